@@ -1,0 +1,195 @@
+"""Every config key with its default, and the defaults of each named part of each section.
+
+A section is the keyword arguments of what it builds, plus `name`, which chooses the part. Recipes
+state differences: `from vit_jax import defaults`. In these tables a type stands for an optional value
+of that type: a placeholder, None until somebody sets it.
+"""
+
+import difflib
+
+from ml_collections import config_dict
+
+RUNS = ('train', 'explore', 'sweep')
+
+_SCHEDULE = dict(
+  learning_rate=1e-3,  # the peak, reached after warm-up
+  schedule='cosine',  # after warm-up: cosine, linear (both to final_fraction) or constant
+  warmup_steps=0,  # linear, from 0
+  final_fraction=0.0,  # the last learning rate, as a fraction of the peak
+  clip_norm=1.0,  # largest global norm of the gradient; 0: no clipping
+  decay_pattern='.*/kernel',  # parameters that decay: a regular expression for the whole name
+  # (pattern, factor) pairs; the first that matches a parameter's whole name multiplies its learning
+  # rate and 0 freezes it: (('head/.*', 1.0), ('.*', 0.0)) trains the head alone.
+  multipliers=(),
+)
+
+PARTS = {
+  'data': {
+    'digits': dict(  # 1,797 real handwritten digits, 8 x 8, that scikit-learn ships
+      image_size=(8, 8),  # (height, width) that the model sees
+      channels=1,
+      resize='bilinear',  # or nearest, bicubic, lanczos; where a picture has another size
+      mean=(0.5,),  # of pixel values in 0..1, one number or one a channel: (x - mean) / std
+      std=(0.5,),
+      test_fraction=0.2,  # stratified by class: 360 of the 1,797
+      validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
+      split_seed=0,
+      rotate=0.0,  # random affine map of a training image: largest angle, degrees
+      scale=0.0,  # largest relative change of size, by axis
+      shear=0.0,  # largest shear, degrees
+      translate=0.0,  # largest shift, as a fraction of the side
+    ),
+  },
+  'model': {
+    'vit': dict(
+      variant='B/16',  # size and patch side; `python -m vit_jax.models` lists them
+      width=int,  # these four replace the variant's own
+      depth=int,
+      num_heads=int,
+      mlp_dim=int,
+      readout='class_token',  # class_token patch sum mean max sum_all mean_all
+      #                         weighted_add weighted_concat attention_pool none
+      patch_index=1,  # readout='patch': 1 (top left) to N (bottom right), row by row
+      readout_weights='free',  # of the weighted mixes: free, or softmax
+      class_token=True,  # whether there is one; the readouts of patches also work without
+      pre_logits=int,  # width of a tanh layer before the head
+      head_bias=0.0,  # initial bias of the head, -10.0 for sigmoid losses with many classes
+      dropout=0.0,
+      attention_dropout=0.0,
+      drop_path=0.0,  # of the last block; earlier blocks linearly less
+      qkv_bias=True,
+      qk_scale=float,  # None: head width ** -0.5
+      embedding_norm=False,  # layer norm after the patch embedding
+      gelu='tanh',  # tanh (official), exact (torch), quick
+      epsilon=1e-6,  # of the layer norms
+      attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
+      remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
+      dtype='float32',  # of the computation; parameters, softmax and loss stay float32
+    ),
+  },
+  'objective': {
+    'classification': dict(
+      loss='softmax',  # or sigmoid
+      label_smoothing=0.0,
+    ),
+  },
+  'optimizer': {
+    'sgd': dict(
+      **_SCHEDULE,
+      weight_decay=0.0,  # coupled: added to the gradient
+      momentum=0.9,
+      nesterov=False,
+      momentum_dtype='float32',  # bfloat16 halves its memory, as in the official code
+    ),
+    'adam': dict(
+      **_SCHEDULE,
+      weight_decay=0.0,  # coupled (L2): added to the gradient, before its moments
+      b1=0.9,
+      b2=0.999,
+      epsilon=1e-8,
+      momentum_dtype='float32',  # of the first moment
+    ),
+    'adamw': dict(
+      **_SCHEDULE,
+      weight_decay=1e-4,  # decoupled, multiplied by the learning rate
+      b1=0.9,
+      b2=0.999,
+      epsilon=1e-8,
+      momentum_dtype='float32',
+    ),
+  },
+  'evaluation': {
+    'classification': dict(
+      batch_size=256,  # of all devices together; the last batch is padded, so any size is exact
+    ),
+  },
+}
+
+
+def get_config() -> config_dict.ConfigDict:
+  """All keys at their defaults, in the order of the program."""
+  config = config_dict.ConfigDict()
+  config.run = 'train'  # train, explore or sweep
+  config.platform = config_dict.placeholder(str)  # cpu, gpu or tpu: refuse to run on another
+  config.seed = 0  # of initial weights, data order, augmentation and dropout
+  config.data = part('data', 'digits')
+  config.model = part('model', 'vit')
+  config.objective = part('objective', 'classification')
+  config.optimizer = part('optimizer', 'adamw')
+  config.init_from = config_dict.placeholder(str)  # a run's folder or a weight file to start from
+  config.ema_decay = 0.0  # of an exponential moving average of the weights, which is then evaluated
+  config.total_steps = 1000
+  config.batch_size = 128  # of all devices together
+  config.accumulation_steps = 1  # parts that a batch is cut into, to save memory
+  config.fsdp = 1  # devices over which the state is sharded; the rest replicate it
+  config.log_every = 50  # these three in steps; 0: never (the last step is always saved)
+  config.eval_every = 200
+  config.checkpoint_every = 200
+  config.keep_checkpoints = 3  # the newest; the best is kept beside them
+  config.evaluation = part('evaluation', 'classification')
+  config.lock()
+  return config
+
+
+# What may differ from the config that a workdir was started with.
+MAY_CHANGE = (
+  'platform',
+  'fsdp',
+  'total_steps',
+  'log_every',
+  'eval_every',
+  'checkpoint_every',
+  'keep_checkpoints',
+  'evaluation.batch_size',
+)
+
+
+def part(section: str, name: str) -> config_dict.ConfigDict:
+  """The defaults of the part `name` of a section.
+
+  Raises:
+    ValueError: no such part; the message has the choices and the nearest spelling.
+  """
+  choose(f'config.{section}.name', name, PARTS[section])
+  values = config_dict.ConfigDict({'name': name})
+  for key, value in PARTS[section][name].items():
+    values[key] = config_dict.placeholder(value) if isinstance(value, type) else value
+  return values
+
+
+def complete(config: config_dict.ConfigDict, names: dict[str, str]) -> config_dict.ConfigDict:
+  """Fills each section from its part's defaults, so that every key can be overridden.
+
+  Args:
+    config: what a recipe's `get_config` returned.
+    names: sections whose part is replaced, such as `{'optimizer': 'sgd'}`; a section that changes
+      its part keeps nothing of the old one.
+
+  Raises:
+    ValueError: an unknown section, part or key, with the nearest spelling.
+  """
+  known = get_config()
+  for key in config:
+    choose('config key', key, list(known))
+  for key in known:
+    if key not in PARTS:
+      known[key] = config.get(key)
+      continue
+    given = config.get(key) or {}
+    name = names.get(key, given.get('name', known[key].name))
+    with known.unlocked():
+      known[key] = part(key, name)
+    if name == given.get('name', name):
+      for field, value in given.items():
+        choose(f'key of config.{key} ({name})', field, list(known[key]))
+        known[key][field] = value
+  return known
+
+
+def choose(what: str, value: str, choices) -> None:
+  """Raises a ValueError with the choices and the nearest spelling unless `value` is among them."""
+  if value in choices:
+    return
+  near = difflib.get_close_matches(str(value), list(choices), n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise ValueError(f'unknown {what} {value!r}; choose from {", ".join(choices)}{hint}')
