@@ -1,0 +1,141 @@
+"""The optimizer from its config section: clip, rule, decay, learning rates by name; and freezing.
+
+Parameters are spoken of by their whole names, 'Transformer/encoderblock_0/LayerNorm_0/scale'.
+"""
+
+from collections.abc import Callable
+import re
+
+from flax import traverse_util
+import jax
+from jax import numpy as jnp
+import optax
+
+Multipliers = tuple[tuple[str, float], ...]
+
+
+def sgd(
+  decay: optax.GradientTransformation, *, momentum: float, nesterov: bool, momentum_dtype: str
+) -> optax.GradientTransformation:
+  """SGD with momentum; decay is added to the gradient."""
+  return optax.chain(decay, optax.trace(momentum, nesterov, jnp.dtype(momentum_dtype)))
+
+
+def adam(
+  decay: optax.GradientTransformation, *, b1: float, b2: float, epsilon: float, momentum_dtype: str
+) -> optax.GradientTransformation:
+  """Adam (arXiv:1412.6980); decay is added to the gradient (L2), as torch's Adam does."""
+  return optax.chain(decay, optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype)))
+
+
+def adamw(
+  decay: optax.GradientTransformation, *, b1: float, b2: float, epsilon: float, momentum_dtype: str
+) -> optax.GradientTransformation:
+  """Adam with decoupled decay (arXiv:1711.05101), multiplied by the learning rate."""
+  return optax.chain(optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype)), decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  'sgd': sgd,
+  'adam': adam,
+  'adamw': adamw,
+}
+SCHEDULES = ('cosine', 'linear', 'constant')
+
+
+def build(
+  name: str,
+  *,
+  total_steps: int,
+  learning_rate: float,
+  schedule: str,
+  warmup_steps: int,
+  final_fraction: float,
+  clip_norm: float,
+  decay_pattern: str,
+  weight_decay: float,
+  multipliers: Multipliers,
+  **rule,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimizer `name` for trees of trainable parameters, and its learning rate by step."""
+  rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, total_steps)
+  decay = optax.add_decayed_weights(
+    weight_decay, mask=lambda tree: by_name(lambda path: bool(match(decay_pattern, path)), tree)
+  )
+  parts = [
+    optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    OPTIMIZERS[name](decay if weight_decay else optax.identity(), **rule),
+    optax.scale_by_learning_rate(rate),
+  ]
+  if multipliers:
+    parts.append(optax.stateless(lambda updates, _: scale_by_name(updates, multipliers)))
+  return optax.chain(*parts), rate
+
+
+def make_schedule(
+  name: str, peak: float, warmup_steps: int, final_fraction: float, total_steps: int
+) -> optax.Schedule:
+  """Linear warm-up from 0, then `name` down to `peak * final_fraction` at the last step.
+
+  Raises:
+    ValueError: no such schedule.
+  """
+  steps = max(1, total_steps - warmup_steps)
+  after = {
+    'cosine': optax.cosine_decay_schedule(peak, steps, final_fraction),
+    'linear': optax.linear_schedule(peak, peak * final_fraction, steps),
+    'constant': optax.constant_schedule(peak),
+  }
+  if name not in after:
+    raise ValueError(f'unknown config.optimizer.schedule {name!r}; choose from {SCHEDULES}')
+  if not warmup_steps:
+    return after[name]
+  # Counted from 1, so that the first step moves too and the peak is reached at `warmup_steps`.
+  warmup = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
+  return optax.join_schedules([warmup, after[name]], [warmup_steps])
+
+
+def match(pattern: str, name: str) -> re.Match | None:
+  return re.fullmatch(pattern, name)
+
+
+def by_name(function: Callable[[str], object], tree):
+  """A tree of `function(name)` in the shape of `tree`."""
+  flat = traverse_util.flatten_dict(tree, sep='/')
+  return traverse_util.unflatten_dict({name: function(name) for name in flat}, sep='/')
+
+
+def multiplier(name: str, multipliers: Multipliers) -> float:
+  """The factor of the first pattern that matches `name`, else 1."""
+  return next((factor for pattern, factor in multipliers if match(pattern, name)), 1.0)
+
+
+def scale_by_name(updates, multipliers: Multipliers):
+  factors = by_name(lambda name: multiplier(name, multipliers), updates)
+  return jax.tree.map(lambda update, factor: update * factor, updates, factors)
+
+
+def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
+  """`params` as (trainable, frozen) trees; a multiplier of 0 freezes.
+
+  Raises:
+    ValueError: a pattern that matches no parameter, or nothing left to train.
+  """
+  flat = traverse_util.flatten_dict(params, sep='/')
+  for pattern, _ in multipliers:
+    if not any(match(pattern, name) for name in flat):
+      raise ValueError(
+        f'config.optimizer.multipliers: {pattern!r} matches no parameter (whole names are matched, '
+        f'such as {next(iter(flat))!r}; see the parameter table)'
+      )
+  trainable = {name: x for name, x in flat.items() if multiplier(name, multipliers)}
+  frozen = {name: x for name, x in flat.items() if name not in trainable}
+  if not trainable:
+    raise ValueError('config.optimizer.multipliers freezes every parameter; nothing is left to train')
+  return tuple(traverse_util.unflatten_dict(part, sep='/') for part in (trainable, frozen))
+
+
+def merge(trainable, frozen):
+  """Undoes `partition`."""
+  flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
+  return traverse_util.unflatten_dict(flat)
