@@ -1,0 +1,278 @@
+"""What a run keeps: the running state (Orbax) and the inference file (weights and their passport).
+
+  checkpoints/<step>/   state and passport; the newest few and the best; written in the background
+  model/weights.npz     the parameters, in the official layout
+  model/model.json      the passport: model section, preprocessing, class names, step, origin
+"""
+
+import json
+import operator
+import pathlib
+import time
+
+from absl import logging
+from flax import traverse_util
+import jax
+from jax import numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vit_jax import defaults
+from vit_jax.formats import official
+
+POLICY = ocp.checkpoint_managers
+
+
+def claim(workdir: pathlib.Path, config: dict) -> None:
+  """Makes `workdir` and writes `config.json`, or compares with the one that is there.
+
+  Raises:
+    ValueError: the folder belongs to another config; lists the keys that differ.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / 'config.json'
+  text = json.dumps(config, indent=2)
+  now = traverse_util.flatten_dict(json.loads(text), sep='.')
+  if path.exists():
+    then = traverse_util.flatten_dict(json.loads(path.read_text()), sep='.')
+    differ = {key for key in now | then if now.get(key) != then.get(key)}
+    refused = sorted(differ - set(defaults.MAY_CHANGE))
+    if refused:
+      rows = [f'  {key}: {then.get(key)!r} there, {now.get(key)!r} now' for key in refused]
+      raise ValueError(
+        f'{workdir} was started with another config:\n' + '\n'.join(rows) + '\nchoose another '
+        f'--workdir, or the values there; only {", ".join(defaults.MAY_CHANGE)} may change'
+      )
+    for key in sorted(differ):
+      logging.info('%s was %r, is now %r', key, then.get(key), now.get(key))
+  write_whole(path, text)
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Replaces a file at once, so that a crash leaves the old one or the new one."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def fingerprint(state) -> int:
+  """A checksum of every bit of a tree of arrays, the same however they are sharded.
+
+  Orbax notices a file that is short or missing, but not a flipped bit (tried with 0.12.8).
+  """
+
+  def add(x) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}').astype(jnp.uint32)
+    # Odd factors, so that values that change places are noticed too; sums of integers are exact.
+    factors = 2 * jax.lax.iota(jnp.uint32, bits.size) + 1
+    return jnp.sum(bits.reshape(-1) * factors, dtype=jnp.uint32)
+
+  return int(sum(jax.jit(lambda tree: jax.tree.map(add, jax.tree.leaves(tree)))(state)))
+
+
+class Checkpoints:
+  """The folder `checkpoints/` of a run; use as a context.
+
+  Args:
+    workdir: the run's folder.
+    keep: how many of the newest stay.
+    best: whether the best by validation accuracy stays beside them.
+    read_only: leave the folder as it is.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, keep: int = 2, best: bool = False, read_only: bool = False
+  ):
+    if keep < 2:
+      raise ValueError(f'config.keep_checkpoints={keep} must be at least 2: one may be damaged')
+    self.folder = workdir.absolute() / 'checkpoints'  # Orbax fails late on a relative path.
+    if not read_only:
+      for step in unreadable_steps(self.folder):
+        self._set_aside(step, 'its metrics or passport cannot be read')
+    accuracy = operator.itemgetter('accuracy')
+    policies = [POLICY.LatestN(keep)] + [POLICY.BestN(get_metric_fn=accuracy, n=1)] * best
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=POLICY.AnyPreservationPolicy(policies),
+        best_fn=accuracy,
+        read_only=read_only,
+        create=not read_only,
+      ),
+      item_names=('state', 'passport'),
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._manager.close()
+
+  def save(
+    self, step: int, state, passport: dict, scores: dict[str, float] | None = None
+  ) -> None:
+    """Starts writing in the background; an error of the save before this one surfaces here."""
+    passport = passport | {'step': step, 'fingerprint': fingerprint(state)}
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), passport=ocp.args.JsonSave(passport)
+    )
+    self._manager.check_for_errors()
+    self._manager.save(step, items, metrics=scores)
+
+  def wait(self) -> None:
+    """Returns when everything is on disk."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+
+  def restore_latest(self, shapes):
+    """The newest readable state, placed as the shapes' shardings say; None where there is none.
+
+    A damaged checkpoint is named, set aside in `checkpoints-damaged/`, and the one before it used.
+
+    Raises:
+      ValueError: there are checkpoints, but none can be read.
+    """
+    damaged = {}
+    for step in self._newest_first():
+      try:
+        state = self._manager.restore(
+          step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        ).state
+        if fingerprint(state) != self._passport(step)['fingerprint']:
+          raise ValueError('its arrays differ from what was saved')
+      except Exception as error:  # Orbax raises many kinds; each means that this one is unusable.
+        damaged[step] = ' '.join(str(error).split())[:300]
+        continue
+      for bad, reason in damaged.items():
+        self._set_aside(bad, reason)
+      self._manager.reload()
+      return state
+    self._refuse(damaged)
+    return None
+
+  def restore_params(self) -> tuple[dict, dict]:
+    """Parameters (numpy) and passport of the best checkpoint, else of the newest readable one.
+
+    Raises:
+      ValueError: there is none, or none can be read.
+    """
+    steps, damaged = self._newest_first(), {}
+    for step in dict.fromkeys([self._manager.best_step() or steps[0], *steps] if steps else []):
+      try:
+        passport = self._passport(step)
+        return self._arrays(step, passport['weights']), passport
+      except Exception as error:  # As above.
+        damaged[step] = ' '.join(str(error).split())[:300]
+        logging.warning('checkpoint %s is damaged: %s', self.folder / str(step), damaged[step])
+    self._refuse(damaged)
+    raise ValueError(f'{self.folder} holds no checkpoint yet: train first, with --mode=train')
+
+  def wanted_step(self) -> int | None:
+    """The step of the best checkpoint, else of the newest."""
+    return self._manager.best_step() or self._manager.latest_step()
+
+  def _newest_first(self) -> list[int]:
+    return sorted(self._manager.all_steps(), reverse=True)
+
+  def _passport(self, step: int) -> dict:
+    items = ocp.args.Composite(passport=ocp.args.JsonRestore())
+    return self._manager.restore(step, args=items).passport
+
+  def _arrays(self, step: int, weights: str) -> dict:
+    """The tree 'params' or 'ema' of a checkpoint alone, as numpy arrays."""
+    name = {'raw': 'params', 'ema': 'ema'}[weights]
+    reader, path = ocp.PyTreeCheckpointer(), self.folder / str(step) / 'state'
+    item = {name: reader.metadata(path).item_metadata.tree[name]}
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True)
+    return reader.restore(path, args=args)[name]
+
+  def _refuse(self, damaged: dict[int, str]) -> None:
+    if damaged:
+      rows = [f'  {step}: {reason}' for step, reason in damaged.items()]
+      raise ValueError(f'no checkpoint in {self.folder} can be read:\n' + '\n'.join(rows))
+
+  def _set_aside(self, step: int, reason: str) -> None:
+    target = self.folder.with_name('checkpoints-damaged') / f'{step}-{time.time_ns()}'
+    target.parent.mkdir(exist_ok=True)
+    logging.warning(
+      'checkpoint %s is damaged (%s); set aside in %s', self.folder / str(step), reason, target
+    )
+    (self.folder / str(step)).rename(target)
+
+
+def unreadable_steps(folder: pathlib.Path) -> list[int]:
+  """Finished checkpoints whose small files are damaged: Orbax cannot open a folder with those."""
+  steps = []
+  for step in (path for path in folder.glob('*') if path.name.isdigit()):
+    try:
+      for name in ('passport/metadata', *(['metrics/metrics'] if (step / 'metrics').exists() else [])):
+        json.loads((step / name).read_text())
+    except (OSError, ValueError):
+      steps.append(int(step.name))
+  return steps
+
+
+def write_model(folder: pathlib.Path, params: dict, passport: dict) -> None:
+  """Writes the inference file; the passport comes last, so that a crash leaves no false pair."""
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / 'partial.npz'
+  official.write(partial, params['model'])
+  (folder / 'model.json').unlink(missing_ok=True)
+  partial.replace(folder / 'weights.npz')
+  write_whole(folder / 'model.json', json.dumps(passport, indent=2))
+
+
+def load(path: pathlib.Path) -> tuple[dict, dict]:
+  """The model's parameters and passport, from a run's folder or its `model/`.
+
+  Of a run, the best checkpoint (by validation accuracy) counts, else the newest.
+
+  Raises:
+    FileNotFoundError: no such path.
+    ValueError: it holds neither a model nor a checkpoint.
+  """
+  if not path.exists():
+    raise FileNotFoundError(f'{path} does not exist')
+  for folder in (path, path / 'model'):
+    if (folder / 'model.json').exists():
+      passport = json.loads((folder / 'model.json').read_text())
+      if folder == path or not is_stale(path, passport['step']):
+        return official.read(folder / 'weights.npz'), passport
+  if not (path / 'checkpoints').exists():
+    raise ValueError(f'{path} holds no checkpoint: neither model/model.json nor checkpoints/')
+  with Checkpoints(path, read_only=True) as checkpoints:
+    params, passport = checkpoints.restore_params()
+  return params['model'], passport
+
+
+def is_stale(workdir: pathlib.Path, step: int) -> bool:
+  """Whether the run has gone on since its inference file was written."""
+  if not (workdir / 'checkpoints').exists():
+    return False
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    return checkpoints.wanted_step() not in (None, step)
+
+
+def adapt(given: dict, shapes: dict, source: str) -> tuple[dict, list[str], list[str]]:
+  """Parameters of `given` for a model of `shapes`; also the names dropped and those left new.
+
+  Readout, pre-logits and head belong to a task: they may be missing, extra or of another shape.
+
+  Raises:
+    ValueError: anything else differs; every difference is listed.
+  """
+  have = traverse_util.flatten_dict(given, sep='/')
+  want = traverse_util.flatten_dict(shapes, sep='/')
+  same = {name for name in have.keys() & want.keys() if have[name].shape == want[name].shape}
+  dropped, new = sorted(have.keys() - same), sorted(want.keys() - same)
+  task = ('head/', 'pre_logits/', 'readout/')
+  wrong = sorted(name for name in {*dropped, *new} if not name.startswith(task))
+  if wrong:
+    rows = [f'  {n}: {shape(have.get(n))} in the file, {shape(want.get(n))} here' for n in wrong]
+    raise ValueError(f'{source} does not fit the model:\n' + '\n'.join(rows))
+  return {name: have[name] for name in same}, dropped, new
+
+
+def shape(x) -> str:
+  return 'nothing' if x is None else str(tuple(x.shape))

@@ -1,0 +1,1 @@
+"""Weight files: names and layouts; arrays in, arrays out."""
