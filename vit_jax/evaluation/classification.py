@@ -1,0 +1,127 @@
+"""Accuracy, loss, per-class results and confusion of a classifier over a whole split."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from vit_jax import figures, metrics, sharding
+from vit_jax.data import Dataset
+from vit_jax.objectives.classification import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """One row an example, in the order of the split."""
+
+  label: np.ndarray
+  prediction: np.ndarray
+  probability: np.ndarray  # of the prediction
+  loss: np.ndarray
+  top5: np.ndarray
+  num_classes: int
+
+  def scores(self) -> dict[str, float]:
+    """What a curve shows."""
+    return {'loss': float(self.loss.mean()), 'accuracy': float(self.correct.mean())}
+
+  @property
+  def correct(self) -> np.ndarray:
+    return self.label == self.prediction
+
+  def confusion(self) -> np.ndarray:
+    """Counts: a row for each true class, a column for each predicted one."""
+    counts = np.zeros((self.num_classes, self.num_classes), int)
+    np.add.at(counts, (self.label, self.prediction), 1)
+    return counts
+
+  def report(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """What `reports/evaluation.json` says; intervals are Wilson's, 95 %."""
+    counts = self.confusion()
+    per_class = [
+      {'class': name, 'n_examples': int(row.sum()), 'correct': int(row[i])}
+      | {'accuracy': row[i] / row.sum() if row.sum() else None}
+      for i, (name, row) in enumerate(zip(class_names, counts, strict=True))
+    ]
+    return {
+      'n_examples': len(self.label),
+      'accuracy': float(self.correct.mean()),
+      'accuracy_interval': list(metrics.wilson(int(self.correct.sum()), len(self.label))),
+      'accuracy_top5': float(self.top5.mean()) if self.num_classes >= 6 else None,
+      'loss': float(self.loss.mean()),
+      'per_class': per_class,
+      'confusion': counts.tolist(),
+    }
+
+
+class Classification:
+  """Evaluates on all devices; the last batch is padded and the padding masked.
+
+  Args:
+    model: the linen model.
+    data: the splits and the preprocessing.
+    mesh: the devices.
+    loss: the objective's loss, here without smoothing.
+    batch_size: of all devices together.
+  """
+
+  def __init__(self, *, model, data: Dataset, mesh, loss: str, batch_size: int):
+    sharding.check_batch('config.evaluation.batch_size', batch_size)
+    self._data, self._mesh, self._batch_size = data, mesh, batch_size
+    self._num_classes = len(data.class_names)
+
+    def forward(params, batch):
+      logits, _ = model.apply({'params': params}, data.preprocess.normalise(batch['image']))
+      ranked = jnp.argsort(-logits, axis=-1, stable=True)[:, :5]
+      return {
+        'label': batch['label'],
+        'prediction': ranked[:, 0],
+        'probability': jax.nn.softmax(logits).max(-1),
+        'loss': cross_entropy(logits, batch['label'], loss),
+        'top5': (ranked == batch['label'][:, None]).any(-1),
+        'mask': batch['mask'],
+      }
+
+    # Replicated outputs: every process sees every row.
+    self._forward = jax.jit(forward, out_shardings=sharding.replicated(mesh))
+
+  def run(self, params, split: str) -> Result:
+    """Evaluates a split.
+
+    Raises:
+      RuntimeError: fewer or more examples were seen than the split has.
+    """
+    rows = []
+    for batch in self._data.epoch(split, self._batch_size):
+      outputs = jax.device_get(self._forward(params, sharding.place_batch(batch, self._mesh)))
+      rows.append({key: value[outputs['mask']] for key, value in outputs.items()})
+    columns = {key: np.concatenate([row[key] for row in rows]) for key in rows[0] if key != 'mask'}
+    expected = len(self._data.splits[split])
+    if len(columns['label']) != expected:
+      raise RuntimeError(f'{split}: evaluated {len(columns["label"])} of {expected} examples')
+    return Result(**columns, num_classes=self._num_classes)
+
+
+def write_report(
+  folder: pathlib.Path, result: Result, data: Dataset, split: str, about: dict[str, Any]
+) -> dict[str, Any]:
+  """Writes `evaluation.json`, the confusion matrix and the most confident mistakes as pictures."""
+  folder.mkdir(parents=True, exist_ok=True)
+  report = about | {'split': split} | result.report(data.class_names)
+  (folder / 'evaluation.json').write_text(json.dumps(report, indent=2) + '\n')
+  figures.confusion(result.confusion(), data.class_names).savefig(folder / 'confusion.png')
+  wrong = np.flatnonzero(~result.correct)
+  worst = wrong[np.argsort(-result.probability[wrong], kind='stable')][:24]
+  images = [data.preprocess.fit(data.splits[split].images[i]) for i in worst]
+  titles = [
+    f'{data.class_names[result.label[i]]} taken for {data.class_names[result.prediction[i]]}\n'
+    f'at {result.probability[i]:.0%}'
+    for i in worst
+  ]
+  heading = f'{len(wrong)} of {len(result.label)} wrong; the most confident mistakes first'
+  figures.gallery(images, titles, heading).savefig(folder / 'mistakes.png')
+  return report

@@ -1,0 +1,97 @@
+"""Arrays in, pictures out: curves, confusion matrix, galleries, patch grids.
+
+Every function returns a Matplotlib figure; the caller saves or shows it. Matplotlib loads on first
+use. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import numpy as np
+
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+  """A figure of so many inches without a window system, and its axes as an array."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def curves(rows: list[dict[str, float]]) -> Any:
+  """Loss and accuracy of every split, and the learning rate, against the step."""
+  panels = {'loss': 'loss', 'accuracy': 'accuracy', 'learning_rate': 'learning rate'}
+  figure, axes = new_figure(13, 3.8, 1, len(panels))
+  splits = list(dict.fromkeys(key.split('/')[0] for row in rows for key in row if '/' in key))
+  for axis, (metric, label) in zip(axes[0], panels.items(), strict=True):
+    for split, colour in zip(splits, COLOURS * 2, strict=False):
+      points = [(row['step'], row[f'{split}/{metric}']) for row in rows if f'{split}/{metric}' in row]
+      if points:
+        marker = 'o' if len(points) < 20 else None
+        axis.plot(*zip(*points, strict=True), color=colour, label=split, marker=marker, ms=4)
+    axis.set(xlabel='step', ylabel=label)
+    axis.grid(alpha=0.3)
+    if axis.lines:
+      axis.legend(frameon=False)
+  return figure
+
+
+def confusion(counts: np.ndarray, names: Sequence[str]) -> Any:
+  """True classes down, predicted classes across; numbers where they fit."""
+  side = min(14.0, max(4.5, 0.5 * len(names) + 1.5))
+  figure, axes = new_figure(side + 0.8, side)
+  axis = axes[0, 0]
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  picture = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+  figure.colorbar(picture, ax=axis, label='share of the true class', shrink=0.8)
+  axis.set(xlabel='predicted', ylabel='true')
+  if len(names) <= 30:
+    rotation = 0 if max(map(len, names)) <= 3 else 60
+    axis.set_xticks(range(len(names)), names, rotation=rotation)
+    axis.set_yticks(range(len(names)), names)
+    for (row, column), count in np.ndenumerate(counts):
+      if count:
+        colour = 'white' if shares[row, column] > 0.5 else 'black'
+        axis.text(column, row, str(count), ha='center', va='center', color=colour, fontsize=9)
+  return figure
+
+
+def gallery(images: Sequence[np.ndarray], titles: Sequence[str], heading: str = '') -> Any:
+  """Pictures in rows of eight, each under its title."""
+  columns = min(8, max(4, len(images)))
+  rows = max(1, math.ceil(len(images) / columns))
+  figure, axes = new_figure(1.6 * columns, 1.95 * rows + 0.4, rows, columns)
+  for axis in axes.flat:
+    axis.axis('off')
+  for axis, image, title in zip(axes.flat, images, titles, strict=False):
+    show(axis, image)
+    axis.set_title(title, fontsize=8)
+  figure.suptitle(heading, fontsize=10)
+  return figure
+
+
+def patches(image: np.ndarray, patch_size: int) -> Any:
+  """An image, and the same image cut into its grid of patches."""
+  grid = (image.shape[0] // patch_size, image.shape[1] // patch_size)
+  figure = new_figure(10, 5, 1, 2)[0]
+  figure.clear()
+  left, right = figure.subfigures(1, 2)
+  axis = left.subplots()
+  show(axis, image)
+  axis.set_title(f'{image.shape[0]} x {image.shape[1]} pixels')
+  right.suptitle(f'{grid[0]} x {grid[1]} = {grid[0] * grid[1]} patches of {patch_size} x {patch_size}')
+  cells = right.subplots(*grid, squeeze=False, gridspec_kw={'wspace': 0.08, 'hspace': 0.08})
+  for (row, column), axis in np.ndenumerate(cells):
+    top, left_edge = row * patch_size, column * patch_size
+    show(axis, image[top : top + patch_size, left_edge : left_edge + patch_size])
+  return figure
+
+
+def show(axis: Any, image: np.ndarray) -> None:
+  """A uint8 picture, grey or RGB, on axes without ticks."""
+  axis.axis('off')
+  grey = image.shape[-1] == 1
+  axis.imshow(image[..., 0] if grey else image, cmap='gray' if grey else None, vmin=0, vmax=255)

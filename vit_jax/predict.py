@@ -1,0 +1,170 @@
+"""A finished run as one function: images in, named outputs out; and the command that prints them.
+
+  python -m vit_jax.predict RUN FILE_OR_FOLDER... [--json] [--top=5]
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+from PIL import Image
+
+from vit_jax import checkpoint, models
+from vit_jax.data import preprocess
+
+Outputs = dict[str, np.ndarray]
+
+
+class Predictor:
+  """A trained model with everything that belongs to it.
+
+  Attributes:
+    model: the linen module; `params` are its parameters (numpy).
+    class_names: in the order of the logits.
+    preprocess: what turns a picture into the model's input, as in training.
+    passport: all that is known of the weights: step, origin, sizes.
+  """
+
+  def __init__(self, params: dict, passport: dict[str, Any]):
+    self.passport = passport
+    self.class_names: list[str] = passport['class_names']
+    settings = {
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in passport['preprocess'].items()
+    }
+    self.preprocess = preprocess.Preprocess(**settings)
+    section = passport['model'] | {'image_size': tuple(passport['model']['image_size'])}
+    self.model = models.build(**section)
+    self.params = params
+    self._forward = functools.cache(self._compile)
+
+  def __call__(self, images, outputs: tuple[str, ...] = ('logits', 'probabilities')) -> Outputs:
+    """Named outputs for a batch of images.
+
+    Args:
+      images: uint8 `B H W C` of any size; float `B H W C`, already normalised; or a path, a Pillow
+        image, or a list of them.
+      outputs: names from `output_names`, such as 'features', 'tokens' or 'block_0/attention_weights'.
+
+    Raises:
+      ValueError: an unreadable image, or an unknown output.
+    """
+    unknown = set(outputs) - set(self.output_names)
+    if unknown:
+      raise ValueError(f'unknown outputs {sorted(unknown)}; choose from {self.output_names}')
+    batch = self._batch(images)
+    return jax.device_get(self._forward(tuple(outputs))(self.params, batch))
+
+  @functools.cached_property
+  def output_names(self) -> list[str]:
+    """Everything that the model returns by name."""
+    image = jax.ShapeDtypeStruct((1, *self.model.image_size, self.model.channels), jnp.float32)
+    return list(jax.eval_shape(self._named, self.params, image))
+
+  def _named(self, params, images):
+    logits, named = self.model.apply({'params': params}, images)
+    return named | {'logits': logits, 'probabilities': jax.nn.softmax(logits)}
+
+  def _compile(self, outputs: tuple[str, ...]):
+    def forward(params, images):
+      if images.dtype == jnp.uint8:
+        images = self.preprocess.normalise(images)
+      named = self._named(params, images)
+      return {name: named[name] for name in outputs}
+
+    return jax.jit(forward)
+
+  def _batch(self, images) -> np.ndarray:
+    if isinstance(images, str | pathlib.Path | Image.Image):
+      images = [images]
+    if isinstance(images, list | tuple):
+      return np.stack([self._one(image) for image in images])
+    images = np.asarray(images)
+    if images.ndim != 4:
+      raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
+    if images.dtype == np.uint8:
+      return np.stack([self.preprocess.fit(image) for image in images])
+    if not np.issubdtype(images.dtype, np.floating):
+      raise ValueError(f'images must be uint8 (0 to 255) or normalised floats, not {images.dtype}')
+    return images.astype(np.float32)
+
+  def _one(self, image) -> np.ndarray:
+    is_path = isinstance(image, str | pathlib.Path)
+    return self.preprocess.open(image) if is_path else self.preprocess.fit(image)
+
+  def top(self, probabilities: np.ndarray, count: int) -> list[dict[str, Any]]:
+    """The `count` likeliest classes of one image."""
+    order = np.argsort(-probabilities, kind='stable')[:count]
+    return [{'class': self.class_names[i], 'probability': float(probabilities[i])} for i in order]
+
+
+def load(path: str | pathlib.Path) -> Predictor:
+  """The model of a run's folder or of its `model/`.
+
+  Raises:
+    FileNotFoundError: no such path.
+    ValueError: it holds no model that can be read.
+  """
+  return Predictor(*checkpoint.load(pathlib.Path(path)))
+
+
+def predict_files(
+  predictor: Predictor, paths: list[pathlib.Path], batch_size: int, count: int, show
+) -> list[str]:
+  """Calls `show(path, predictions)` for each readable file; returns what is wrong with the rest."""
+  broken = []
+  for start in range(0, len(paths), batch_size):
+    images, readable = [], []
+    for path in paths[start : start + batch_size]:
+      try:
+        images.append(predictor.preprocess.open(path))
+        readable.append(path)
+      except (ValueError, OSError) as error:
+        broken.append(str(error))
+    if images:
+      # Padded to one shape, so that the last batch does not compile anew.
+      padding = [images[0]] * (min(batch_size, len(paths)) - len(images))
+      rows = predictor(np.stack(images + padding), ('probabilities',))['probabilities']
+      for path, row in zip(readable, rows, strict=False):
+        show(path, predictor.top(row, count))
+  return broken
+
+
+def show_json(path: pathlib.Path, predictions: list[dict]) -> None:
+  print(json.dumps({'path': str(path), 'predictions': predictions}, ensure_ascii=False))
+
+
+def show_row(path: pathlib.Path, predictions: list[dict]) -> None:
+  cells = [f'{row["class"]:>12} {row["probability"]:7.2%}' for row in predictions]
+  print(f'{path}  ' + '  '.join(cells))
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser('python -m vit_jax.predict', description=__doc__)
+  parser.add_argument('model', help="a run's folder")
+  parser.add_argument('images', nargs='+', help='image files, or folders of them')
+  parser.add_argument('--json', action='store_true', help='one JSON object a line')
+  parser.add_argument('--top', type=int, default=5, help='classes shown for each image')
+  parser.add_argument('--batch_size', type=int, default=32)
+  options = parser.parse_args(arguments)
+  if options.top < 1 or options.batch_size < 1:
+    parser.error('--top and --batch_size must be at least 1')
+  try:
+    predictor = load(options.model)
+    paths = preprocess.find_images(options.images)
+    show = show_json if options.json else show_row
+    broken = predict_files(predictor, paths, options.batch_size, options.top, show)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+  if broken:
+    sys.exit('\n'.join(f'error: {line}' for line in broken))
+
+
+if __name__ == '__main__':
+  main()
