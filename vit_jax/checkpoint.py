@@ -117,7 +117,7 @@ class Checkpoints:
       state=ocp.args.StandardSave(state), passport=ocp.args.JsonSave(passport)
     )
     self._manager.check_for_errors()
-    self._manager.save(step, items, metrics=scores)
+    self._manager.save(step, args=items, metrics=scores)
 
   def wait(self) -> None:
     """Returns when everything is on disk."""

@@ -193,3 +193,16 @@ def choose(what: str, value: str, choices) -> None:
   near = difflib.get_close_matches(str(value), list(choices), n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
   raise ValueError(f'unknown {what} {value!r}; choose from {", ".join(choices)}{hint}')
+
+
+def check_key(config: config_dict.ConfigDict, key: str) -> None:
+  """Raises a ValueError with the nearest spelling unless the dotted `key` exists."""
+  names = {
+    f'{section}.{field}' if isinstance(values, config_dict.ConfigDict) else section
+    for section, values in config.items()
+    for field in (values if isinstance(values, config_dict.ConfigDict) else [''])
+  }
+  if key not in names:
+    near = difflib.get_close_matches(key, names, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else '; see vit_jax/defaults.py'
+    raise ValueError(f'unknown config key {key!r}{hint}')

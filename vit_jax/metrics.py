@@ -1,6 +1,5 @@
 """Numbers of a run: metrics.jsonl, TensorBoard events, progress with a rate and an ETA, curves."""
 
-from collections.abc import Iterator
 import json
 import math
 import pathlib
@@ -8,6 +7,8 @@ import sys
 import time
 
 from absl import logging
+import jax
+from ml_collections import ConfigDict
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -87,6 +88,77 @@ class Progress:
       self._bar.close()
 
 
+def due(every: int, step: int) -> bool:
+  """Whether something with a period is due; 0: never."""
+  return bool(every) and step % every == 0
+
+
+class Recorder:
+  """Reads each step's metrics one step late, so that the device never waits for the host.
+
+  Writes one line a step at most: what training and evaluation say of a step stands together.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path, first: int):
+    self._every, self._last = config.log_every, config.total_steps
+    self._unread: tuple[int, dict] | None = None
+    self._row: dict[str, float] = {}
+    self._step = first
+    self._progress = Progress(first, config.total_steps, config.batch_size)
+    self._writer = Writer(workdir, first) if jax.process_index() == 0 else None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._flush()
+    self._progress.close()
+    if self._writer:
+      self._writer.close()
+
+  def push(self, step: int, values: dict[str, jax.Array]) -> None:
+    """Takes what step `step`, just dispatched, will compute; reads the step before it."""
+    self.settle()
+    self._flush()
+    self._unread = (step, values)
+    self._progress.step()
+
+  def settle(self) -> None:
+    """Waits for the last step's metrics.
+
+    Raises:
+      FloatingPointError: they are not finite; names the step.
+    """
+    if self._unread is None:
+      return
+    (step, values), self._unread = self._unread, None
+    numbers = {f'train/{key}': float(value) for key, value in jax.device_get(values).items()}
+    bad = [key for key, value in numbers.items() if not math.isfinite(value)]
+    if self._every and (due(self._every, step) or step == self._last or bad):
+      rate = self._progress.rate(step)
+      self._step, self._row = step, numbers | {'train/images_per_second': rate}
+      self._progress.report(step, numbers, rate)
+    if bad:
+      raise FloatingPointError(
+        f'step {step}: {", ".join(bad)} not finite; the last checkpoint is kept. Lower the learning '
+        'rate, lengthen the warm-up or clip the gradient, in a new workdir'
+      )
+
+  def add(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+    """Adds evaluations of the step that was settled last, and writes its line."""
+    numbers = {f'{split}/{key}': x for split, row in scores.items() for key, x in row.items()}
+    if numbers:
+      text = '  '.join(f'{key} {value:.4f}' for key, value in numbers.items())
+      self._progress.say(f'step {step}/{self._last}  {text}')
+    self._step, self._row = step, self._row | numbers
+    self._flush()
+
+  def _flush(self) -> None:
+    if self._row and self._writer:
+      self._writer.write(self._step, self._row)
+    self._row = {}
+
+
 def clock(seconds: float) -> str:
   """'1:05:09', '5:09'."""
   minutes, seconds = divmod(math.ceil(seconds), 60)
@@ -100,14 +172,3 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
   centre = (share + z * z / (2 * count)) / (1 + z * z / count)
   spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
   return max(0.0, centre - spread), min(1.0, centre + spread)
-
-
-def finite(values: dict[str, float]) -> bool:
-  return all(math.isfinite(value) for value in values.values())
-
-
-def series(rows: list[dict]) -> Iterator[tuple[str, list[int], list[float]]]:
-  """(name, steps, values) of every metric in the rows of a metrics file."""
-  for key in dict.fromkeys(key for row in rows for key in row if key != 'step'):
-    points = [(row['step'], row[key]) for row in rows if key in row]
-    yield key, [step for step, _ in points], [value for _, value in points]

@@ -60,7 +60,7 @@ def build(
   """The optimizer `name` for trees of trainable parameters, and its learning rate by step."""
   rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, total_steps)
   decay = optax.add_decayed_weights(
-    weight_decay, mask=lambda tree: by_name(lambda path: bool(match(decay_pattern, path)), tree)
+    weight_decay, mask=lambda tree: by_name(lambda name: match(decay_pattern, name), tree)
   )
   parts = [
     optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
@@ -95,8 +95,9 @@ def make_schedule(
   return optax.join_schedules([warmup, after[name]], [warmup_steps])
 
 
-def match(pattern: str, name: str) -> re.Match | None:
-  return re.fullmatch(pattern, name)
+def match(pattern: str, name: str) -> bool:
+  """Whether a pattern covers a parameter's whole name; the model's own go without 'model/'."""
+  return re.fullmatch(pattern, name.removeprefix('model/')) is not None
 
 
 def by_name(function: Callable[[str], object], tree):
@@ -126,7 +127,7 @@ def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
     if not any(match(pattern, name) for name in flat):
       raise ValueError(
         f'config.optimizer.multipliers: {pattern!r} matches no parameter (whole names are matched, '
-        f'such as {next(iter(flat))!r}; see the parameter table)'
+        f'such as "head/kernel"; see the parameter table)'
       )
   trainable = {name: x for name, x in flat.items() if multiplier(name, multipliers)}
   frozen = {name: x for name, x in flat.items() if name not in trainable}

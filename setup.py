@@ -1,0 +1,49 @@
+"""Package definition; the settings of the tools stand in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'vit_jax/__init__.py').read_text())[1]
+
+setuptools.setup(
+  name='vit_jax',
+  version=VERSION,
+  description='Vision Transformers in JAX/Flax: train, resume, fine-tune, and choose what to read',
+  long_description=(HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['vit_jax', 'vit_jax.*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'clu>=0.0.12,<0.1',
+    'flax>=0.12.4,<0.13',
+    'grain>=0.2.15,<0.3',
+    'jax>=0.10.2,<0.11',
+    'jaxtyping>=0.3',
+    'matplotlib>=3.9',
+    'ml-collections>=1.0,<2',
+    'numpy>=2.0',
+    'optax>=0.2.6,<0.3',
+    'orbax-checkpoint>=0.11.33,<0.13',
+    'pillow>=11',
+    'safetensors>=0.5',
+    'scikit-learn>=1.6',
+    'tensorboardX>=2.6.2',
+    'tensorflow-datasets>=4.9.8,<5',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'cuda12': ['jax[cuda12]>=0.10.2,<0.11'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'tfds': ['tensorflow>=2.19'],
+    'torch': ['torch>=2.6,<=2.13.0', 'transformers>=5,<6'],
+    'hub': ['huggingface-hub>=0.30'],
+    'notebooks': ['ipykernel>=6.29', 'nbclient>=0.10'],
+    'test': ['beartype>=0.20', 'ipykernel>=6.29', 'nbclient>=0.10', 'pytest>=8.3'],
+    'dev': ['basedpyright>=1.31', 'ruff>=0.12'],
+  },
+)

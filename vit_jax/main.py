@@ -1,0 +1,109 @@
+"""The command: train, or evaluate what a run left behind, as a config says.
+
+  python -m vit_jax.main --config=configs/vit_digits.py --workdir=runs/digits [--mode=evaluate]
+
+Any key can be overridden: --config.model.readout=mean, --config.optimizer.name=sgd.
+"""
+
+import importlib.util
+import json
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from vit_jax import defaults
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string('workdir', None, 'folder of the run; made when missing', required=True)
+flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'what to do')
+flags.DEFINE_bool('traceback', False, 'show where in the code an error arose')
+
+
+def load_recipe(address: str) -> ConfigDict:
+  """What `get_config` of a recipe returns; `path.py:text` hands it a text.
+
+  Raises:
+    ValueError: no such file, or no `get_config` in it.
+  """
+  path, _, argument = address.partition('.py')
+  path += '.py'
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f'--config={address}: no such recipe; see configs/')
+  spec = importlib.util.spec_from_file_location('recipe', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise ValueError(f'--config={address}: it defines no get_config()')
+  return module.get_config(argument[1:]) if argument else module.get_config()
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Defines the flag `config` from the recipe and the parts that the command line names.
+
+  Raises:
+    ValueError: an unknown key or part, or a value of the wrong type; nothing has run yet.
+  """
+  recipe, rest, given = None, [], []
+  words = iter(argv)
+  for word in words:
+    key, equals, value = re.sub('^--?', '--', word).partition('=')
+    if key == '--config':
+      recipe = value if equals else next(words, '')
+      continue
+    rest.append(word)
+    if key.startswith('--config.'):
+      given.append((key.removeprefix('--config.'), value))
+  if recipe is None:
+    return FLAGS(rest)
+  names = {key.split('.')[0]: value for key, value in given if key.endswith('.name')}
+  config = defaults.complete(load_recipe(recipe), names)
+  for key, _ in given:
+    defaults.check_key(config, key)
+  config_flags.DEFINE_config_dict('config', config, sys_argv=rest)
+  return FLAGS(rest)
+
+
+def run(argv: list[str]) -> None:
+  """Does what the flags say."""
+  if 'config' not in FLAGS:
+    raise ValueError('--config is missing: a recipe such as --config=configs/vit_digits.py')
+  if len(argv) > 1:
+    raise ValueError(f'unexpected {argv[1:]}; options look like --config.total_steps=100')
+  config, workdir = FLAGS.config, pathlib.Path(FLAGS.workdir)
+  defaults.choose('config.run', config.run, defaults.RUNS)
+  if config.run != 'train':
+    raise ValueError(f'config.run={config.run!r} is not built yet; choose train')
+  from vit_jax import train  # JAX loads here, once the command line is known to be sound.
+
+  if FLAGS.mode == 'train':
+    train.train(config, workdir)
+  else:
+    report = train.evaluate(config, workdir)
+    shown = {key: report[key] for key in report if key not in ('per_class', 'confusion')}
+    print(json.dumps(shown, indent=2))
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command; a person's mistake ends it with one line instead of a traceback."""
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  handler.setFormatter(logging.logging.Formatter('%(message)s'))
+  # Libraries, Orbax above all, log hundreds of lines a run: only their warnings pass.
+  handler.addFilter(lambda row: row.levelno >= 30 or 'vit_jax' in pathlib.Path(row.pathname).parts)
+  logging.set_verbosity(logging.INFO)
+  argv = sys.argv if argv is None else argv
+  try:
+    run(parse(argv))
+  except KeyboardInterrupt:
+    sys.exit('stopped before the first step; nothing to save')
+  except (ValueError, TypeError, OSError, FloatingPointError, flags.Error) as error:
+    if '--traceback' in argv:
+      raise
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()

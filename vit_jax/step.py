@@ -1,0 +1,136 @@
+"""The state of a run and the train step: one compiled function (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+import functools
+import pathlib
+from typing import Any
+
+from absl import logging
+from flax import struct, traverse_util
+import jax
+from jax import numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from vit_jax import checkpoint, optim, sharding
+from vit_jax.parts import Parts
+
+
+@struct.dataclass
+class TrainState:
+  """Arrays only: everything else is a function of the config and the step."""
+
+  step: Any
+  params: Any  # {'model': ..., and what the objective adds}
+  opt_state: Any  # of the trainable parameters
+  ema: Any  # a tree like params, or None
+
+
+def fresh_state(config: ConfigDict, parts: Parts) -> TrainState:
+  """The state before step 1, as a function of the seed."""
+  key = jax.random.fold_in(jax.random.key(config.seed), 0)
+  preprocess = parts.data.preprocess
+  batch = {
+    'image': jnp.zeros((1, *preprocess.image_size, preprocess.channels)),
+    'label': jnp.zeros((1,), jnp.int32),
+  }
+  params = parts.objective.init({'params': key, 'dropout': key}, batch, train=False)['params']
+  trainable, _ = optim.partition(params, config.optimizer.multipliers)
+  ema = params if config.ema_decay else None
+  return TrainState(jnp.zeros((), jnp.int32), params, parts.optimizer.init(trainable), ema)
+
+
+def state_shapes(config: ConfigDict, parts: Parts) -> TrainState:
+  """Shapes and shardings of the state; nothing is computed."""
+  shapes = jax.eval_shape(functools.partial(fresh_state, config, parts))
+  shardings = sharding.state_shardings(shapes, parts.mesh)
+  place = functools.partial(jax.ShapeDtypeStruct)
+  return jax.tree.map(lambda x, s: place(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def initial_state(config: ConfigDict, parts: Parts, shapes: TrainState) -> TrainState:
+  """A fresh state, born where it will live; from `config.init_from` where that is set."""
+  given = {}
+  if config.init_from:
+    source, _ = checkpoint.load(pathlib.Path(config.init_from))
+    given, dropped, new = checkpoint.adapt(source, shapes.params['model'], config.init_from)
+    logging.info('from %s: %d arrays', config.init_from, len(given))
+    logging.info('dropped: %s; new: %s', ', '.join(dropped) or '-', ', '.join(new) or '-')
+
+  def init(given):
+    state = fresh_state(config, parts)
+    flat = traverse_util.flatten_dict(state.params['model'], sep='/') | given
+    params = state.params | {'model': traverse_util.unflatten_dict(flat, sep='/')}
+    return state.replace(params=params, ema=params if config.ema_decay else None)
+
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+  return jax.jit(init, out_shardings=shardings)(given)
+
+
+def make_train_step(config: ConfigDict, parts: Parts) -> Callable:
+  """(state, batch) -> (state, metrics); differentiates the trainable parameters only."""
+
+  def loss_fn(trainable, frozen, batch, key):
+    params = optim.merge(trainable, frozen)
+    batch = batch | {'image': parts.data.preprocess.normalise(batch['image'])}
+    return parts.objective.apply({'params': params}, batch, train=True, rngs={'dropout': key})
+
+  differentiate = accumulate(jax.value_and_grad(loss_fn, has_aux=True), config.accumulation_steps)
+
+  def train_step(state: TrainState, batch):
+    step = state.step + 1
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    trainable, frozen = optim.partition(state.params, config.optimizer.multipliers)
+    (loss, values), gradients = differentiate(trainable, frozen, batch, key)
+    updates, opt_state = parts.optimizer.update(gradients, state.opt_state, trainable)
+    trainable = optax.apply_updates(trainable, updates)
+    params = optim.merge(trainable, frozen)
+    ema = state.ema
+    if config.ema_decay:
+      ema = jax.tree.map(lambda old, new: old + (1 - config.ema_decay) * (new - old), ema, params)
+    values = values | {
+      'loss': loss,
+      'gradient_norm': optax.global_norm(gradients),
+      'parameter_norm': optax.global_norm(trainable),
+      'learning_rate': parts.learning_rate(state.step),
+    }
+    return TrainState(step, params, opt_state, ema), values
+
+  return train_step
+
+
+def accumulate(differentiate: Callable, count: int) -> Callable:
+  """The mean of `differentiate` over `count` equal parts of the batch, one after another."""
+  if count == 1:
+    return differentiate
+
+  def accumulated(trainable, frozen, batch, key):
+    # Part i takes every count-th row, so that each device cuts its own rows and none move.
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+    keys = jax.random.split(key, count)
+
+    def body(total, part):
+      return jax.tree.map(jnp.add, total, differentiate(trainable, frozen, *part)), None
+
+    one = jax.tree.map(lambda x: x[0], (parts, keys))
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(differentiate, trainable, frozen, *one)
+    )
+    total, _ = jax.lax.scan(body, zeros, (parts, keys))
+    return jax.tree.map(lambda x: x / count, total)
+
+  return accumulated
+
+
+def compile_step(config: ConfigDict, parts: Parts, shapes: TrainState):
+  """The train step, compiled once and ahead, so that its memory is known before step 1."""
+  preprocess, rows = parts.data.preprocess, config.batch_size
+  place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(parts.mesh))
+  batch = {
+    'image': place((rows, *preprocess.image_size, preprocess.channels), jnp.uint8),
+    'label': place((rows,), jnp.int32),
+  }
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+  outputs = (shardings, sharding.replicated(parts.mesh))
+  step = jax.jit(make_train_step(config, parts), donate_argnums=0, out_shardings=outputs)
+  return step.lower(shapes, batch).compile()
