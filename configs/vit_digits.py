@@ -12,7 +12,7 @@ def get_config():
   config.data.scale = 0.1
   config.data.shear = 5.0
   config.model.variant = 'digits/2'  # 4 x 4 = 16 patches
-  config.model.dropout = 0.1
+  config.model.drop_path = 0.1
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 0.05

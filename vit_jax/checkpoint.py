@@ -151,7 +151,7 @@ class Checkpoints:
     return None
 
   def restore_params(self) -> tuple[dict, dict]:
-    """Parameters (numpy) and passport of the best checkpoint, else of the newest readable one.
+    """The model's parameters (numpy) and passport, of the best checkpoint, else of the newest readable one.
 
     Raises:
       ValueError: there is none, or none can be read.
@@ -160,7 +160,7 @@ class Checkpoints:
     for step in dict.fromkeys([self._manager.best_step() or steps[0], *steps] if steps else []):
       try:
         passport = self._passport(step)
-        return self._arrays(step, passport['weights']), passport
+        return self._arrays(step, passport['weights'])['model'], passport
       except Exception as error:  # As above.
         damaged[step] = ' '.join(str(error).split())[:300]
         logging.warning('checkpoint %s is damaged: %s', self.folder / str(step), damaged[step])
@@ -217,7 +217,7 @@ def write_model(folder: pathlib.Path, params: dict, passport: dict) -> None:
   """Writes the inference file; the passport comes last, so that a crash leaves no false pair."""
   folder.mkdir(parents=True, exist_ok=True)
   partial = folder / 'partial.npz'
-  official.write(partial, params['model'])
+  official.write(partial, params)
   (folder / 'model.json').unlink(missing_ok=True)
   partial.replace(folder / 'weights.npz')
   write_whole(folder / 'model.json', json.dumps(passport, indent=2))
@@ -243,7 +243,7 @@ def load(path: pathlib.Path) -> tuple[dict, dict]:
     raise ValueError(f'{path} holds no checkpoint: neither model/model.json nor checkpoints/')
   with Checkpoints(path, read_only=True) as checkpoints:
     params, passport = checkpoints.restore_params()
-  return params['model'], passport
+  return params, passport
 
 
 def is_stale(workdir: pathlib.Path, step: int) -> bool:

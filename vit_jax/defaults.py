@@ -5,9 +5,9 @@ state differences: `from vit_jax import defaults`. In these tables a type stands
 of that type: a placeholder, None until somebody sets it.
 """
 
-import difflib
-
 from ml_collections import config_dict
+
+from vit_jax.choices import choose
 
 RUNS = ('train', 'explore', 'sweep')
 
@@ -186,15 +186,6 @@ def complete(config: config_dict.ConfigDict, names: dict[str, str]) -> config_di
   return known
 
 
-def choose(what: str, value: str, choices) -> None:
-  """Raises a ValueError with the choices and the nearest spelling unless `value` is among them."""
-  if value in choices:
-    return
-  near = difflib.get_close_matches(str(value), list(choices), n=1)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise ValueError(f'unknown {what} {value!r}; choose from {", ".join(choices)}{hint}')
-
-
 def check_key(config: config_dict.ConfigDict, key: str) -> None:
   """Raises a ValueError with the nearest spelling unless the dotted `key` exists."""
   names = {
@@ -202,7 +193,4 @@ def check_key(config: config_dict.ConfigDict, key: str) -> None:
     for section, values in config.items()
     for field in (values if isinstance(values, config_dict.ConfigDict) else [''])
   }
-  if key not in names:
-    near = difflib.get_close_matches(key, names, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else '; see vit_jax/defaults.py'
-    raise ValueError(f'unknown config key {key!r}{hint}')
+  choose('config key', key, sorted(names))

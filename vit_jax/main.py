@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax import defaults
+from vit_jax.choices import choose
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'folder of the run; made when missing', required=True)
@@ -73,11 +74,12 @@ def run(argv: list[str]) -> None:
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; options look like --config.total_steps=100')
   config, workdir = FLAGS.config, pathlib.Path(FLAGS.workdir)
-  defaults.choose('config.run', config.run, defaults.RUNS)
+  choose('config.run', config.run, defaults.RUNS)
   if config.run != 'train':
     raise ValueError(f'config.run={config.run!r} is not built yet; choose train')
-  from vit_jax import train  # JAX loads here, once the command line is known to be sound.
+  from vit_jax import memory, train  # JAX loads here, once the command line is known to be sound.
 
+  memory.keep_freed()
   if FLAGS.mode == 'train':
     train.train(config, workdir)
   else:

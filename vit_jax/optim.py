@@ -11,6 +11,8 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from vit_jax.choices import choose
+
 Multipliers = tuple[tuple[str, float], ...]
 
 
@@ -40,7 +42,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'adam': adam,
   'adamw': adamw,
 }
-SCHEDULES = ('cosine', 'linear', 'constant')
 
 
 def build(
@@ -86,8 +87,7 @@ def make_schedule(
     'linear': optax.linear_schedule(peak, peak * final_fraction, steps),
     'constant': optax.constant_schedule(peak),
   }
-  if name not in after:
-    raise ValueError(f'unknown config.optimizer.schedule {name!r}; choose from {SCHEDULES}')
+  choose('config.optimizer.schedule', name, after)
   if not warmup_steps:
     return after[name]
   # Counted from 1, so that the first step moves too and the peak is reached at `warmup_steps`.

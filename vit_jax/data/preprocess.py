@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, UInt8
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vit_jax.choices import choose
+
 RESIZE = {
   'nearest': Image.Resampling.NEAREST,
   'bilinear': Image.Resampling.BILINEAR,
@@ -47,8 +49,7 @@ class Preprocess:
         raise ValueError(f'config.data.{key} needs 1 or {self.channels} numbers')
     if 0 in self.std:
       raise ValueError('config.data.std must not be 0: pixel values are divided by it')
-    if self.resize not in RESIZE:
-      raise ValueError(f'unknown config.data.resize {self.resize!r}; choose from {list(RESIZE)}')
+    choose('config.data.resize', self.resize, RESIZE)
 
   def open(self, path: str | pathlib.Path) -> UInt8[np.ndarray, 'H W C']:
     """Reads an image file.

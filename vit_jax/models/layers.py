@@ -22,6 +22,7 @@ GELU: dict[str, Callable] = {
   'quick': lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI
 }
 ATTENTION = ('auto', 'plain', 'cudnn')
+DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 class Dense(nn.Module):

@@ -13,6 +13,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.choices import choose
 from vit_jax.models import layers
 
 
@@ -148,6 +149,8 @@ def build(
   Raises:
     ValueError: the readout needs a class token that is not there, or a patch outside the grid.
   """
+  choose('config.model.readout', name, READOUTS)
+  choose('config.model.readout_weights', weights, WEIGHTS)
   count = grid[0] * grid[1]
   if name == 'patch' and not 1 <= patch_index <= count:
     raise ValueError(

@@ -10,11 +10,12 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.choices import choose
 from vit_jax.models import layers, readout as readouts
 
 # Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560; digits and cifar are ours.
 SIZES = {
-  'digits': dict(width=64, depth=4, mlp_dim=256, num_heads=4),
+  'digits': dict(width=64, depth=4, mlp_dim=128, num_heads=4),
   'cifar': dict(width=192, depth=9, mlp_dim=768, num_heads=3),
   'mu': dict(width=32, depth=1, mlp_dim=128, num_heads=2),
   'Ti': dict(width=192, depth=12, mlp_dim=768, num_heads=3),
@@ -210,6 +211,13 @@ def build(
   Raises:
     ValueError: a size that does not fit: patch and image, heads and width, patch index and grid.
   """
+  choose('config.model.gelu', gelu, layers.GELU)
+  choose('config.model.attention', attention, layers.ATTENTION)
+  choose('config.model.dtype', dtype, layers.DTYPES)
+  rates = dict(dropout=dropout, attention_dropout=attention_dropout, drop_path=drop_path)
+  for key, rate in rates.items():
+    if not 0 <= rate < 1:
+      raise ValueError(f'config.model.{key}={rate} must be in [0, 1)')
   size, patch_size = decode_variant(variant)
   given = dict(width=width, depth=depth, num_heads=num_heads, mlp_dim=mlp_dim)
   size = SIZES[size] | {key: value for key, value in given.items() if value is not None}

@@ -5,6 +5,8 @@ import jax
 from jaxtyping import Array, Float, Int
 import optax
 
+from vit_jax.choices import choose
+
 LOSSES = ('softmax', 'sigmoid')
 
 
@@ -21,8 +23,7 @@ class Classification(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.loss not in LOSSES:
-      raise ValueError(f'unknown config.objective.loss {self.loss!r}; choose from {LOSSES}')
+    choose('config.objective.loss', self.loss, LOSSES)
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(f'config.objective.label_smoothing={self.label_smoothing} must be in [0, 1)')
 

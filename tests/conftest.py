@@ -1,0 +1,68 @@
+"""What the tests share: eight fake devices, strict promotion, a run small enough for seconds."""
+
+import os
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 ' + os.environ.get('XLA_FLAGS', '')
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vit_jax import defaults
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Six steps of the smallest ViT on the digits: the shipped recipe, shrunk.
+SMALL = (
+  '--config.model.variant=mu/4',
+  '--config.model.dropout=0.1',
+  '--config.total_steps=6',
+  '--config.batch_size=16',
+  '--config.log_every=1',
+  '--config.eval_every=3',
+  '--config.checkpoint_every=2',
+)
+
+
+def small_config(**overrides):
+  """A config of six steps; dotted keys override, '__' stands for '.'."""
+  config = defaults.get_config()
+  config.data.rotate = 10.0
+  config.model.variant = 'mu/4'
+  config.model.dropout = 0.1
+  config.model.drop_path = 0.1
+  config.total_steps = 6
+  config.batch_size = 16
+  config.log_every = 1
+  config.eval_every = 3
+  config.checkpoint_every = 2
+  sections = {key.split('__')[0]: value for key, value in overrides.items() if key.endswith('__name')}
+  config = defaults.complete(config, sections)
+  for key, value in overrides.items():
+    config.update_from_flattened_dict({key.replace('__', '.'): value})
+  return config
+
+
+def command(*arguments, module='vit_jax.main', **kwargs):
+  """Runs `python -m module arguments` on one device."""
+  environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+  return subprocess.run(
+    [sys.executable, '-m', module, *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    env=environment,
+    **({'cwd': ROOT, 'timeout': 300} | kwargs),
+  )
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+  """The folder of a finished small run, with a validation split."""
+  from vit_jax import train
+
+  workdir = tmp_path_factory.mktemp('trained')
+  train.train(small_config(data__validation_fraction=0.2), workdir)
+  return workdir

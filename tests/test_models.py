@@ -1,0 +1,301 @@
+"""Models: published counts, names, readouts by hand-made numbers, reach, fused equals plain."""
+
+import json
+
+from conftest import command
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import defaults, models
+from vit_jax.models import layers, readout, vit
+
+# Parameters at 224 px and 1000 classes, counted in timm and torchvision.
+PUBLISHED = {
+  'Ti/16': 5_717_416,
+  'S/32': 22_878_952,
+  'S/16': 22_050_664,
+  'B/32': 88_224_232,
+  'B/16': 86_567_656,
+  'B/8': 86_576_872,
+  'L/32': 306_535_400,
+  'L/16': 304_326_632,
+  'H/14': 632_045_800,
+  'g/14': 1_012_611_432,
+  'G/14': 1_844_440_680,
+}
+
+
+def build(size=(12, 8), channels=3, classes=5, **section):
+  section = {'variant': 'mu/4', **section}
+  known = defaults.part('model', 'vit').to_dict()
+  return models.build(
+    **(known | section), image_size=size, channels=channels, num_classes=classes
+  )
+
+
+def shapes(model):
+  return jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+
+
+def count(model):
+  return sum(x.size for x in jax.tree.leaves(shapes(model)))
+
+
+def normal(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def randomised(model, seed=0):
+  """Parameters without zeros, so that nothing hides behind a zero head."""
+  tree = shapes(model)
+  leaves, structure = jax.tree.flatten(tree)
+  rng = np.random.default_rng(seed)
+  return jax.tree.unflatten(
+    structure, [jnp.asarray(rng.normal(0, 0.1, x.shape), jnp.float32) for x in leaves]
+  )
+
+
+@pytest.mark.parametrize(('variant', 'expected'), PUBLISHED.items())
+def test_published_counts(variant, expected):
+  assert count(build((224, 224), classes=1000, variant=variant)) == expected
+
+
+@pytest.mark.parametrize(
+  ('section', 'size', 'classes', 'expected'),
+  [
+    ({}, 224, 0, 85_798_656),
+    ({}, 224, 21843, 102_595_923),
+    ({'pre_logits': 768}, 224, 21843, 103_186_515),
+    ({'pre_logits': 768}, 224, 1000, 87_158_248),
+    ({}, 384, 1000, 86_859_496),
+    ({'readout': 'weighted_add'}, 224, 3, 85_798_656 + 2_503),
+    ({'readout': 'weighted_concat'}, 224, 3, 85_798_656 + 4_611 + 196),
+    ({'readout': 'mean', 'class_token': False}, 224, 1000, 86_567_656 - 2 * 768),
+  ],
+)
+def test_counts_of_settings(section, size, classes, expected):
+  model = build((size, size), classes=classes, variant='B/16', **section)
+  assert count(model) == expected
+
+
+def test_the_tree_is_the_published_layout():
+  tree = shapes(build((224, 224), classes=21843, variant='B/16', pre_logits=768))
+  block = tree['Transformer']['encoderblock_11']
+  attention = block['MultiHeadDotProductAttention_1']
+  assert set(tree) == {'cls', 'embedding', 'Transformer', 'pre_logits', 'head'}
+  assert set(block) == {'LayerNorm_0', 'MultiHeadDotProductAttention_1', 'LayerNorm_2', 'MlpBlock_3'}
+  assert len(jax.tree.leaves(tree)) == 202
+  assert tree['embedding']['kernel'].shape == (16, 16, 3, 768)
+  assert tree['Transformer']['posembed_input']['pos_embedding'].shape == (1, 197, 768)
+  assert {name: attention[name]['kernel'].shape for name in attention} == {
+    'query': (768, 12, 64),
+    'key': (768, 12, 64),
+    'value': (768, 12, 64),
+    'out': (12, 64, 768),
+  }
+  assert block['MlpBlock_3']['Dense_0']['kernel'].shape == (768, 3072)
+
+
+def test_initialisers():
+  """Standard deviations of the official code: lecun, 0.02, xavier, 1e-6, 0."""
+  tree = models.init(build((32, 32), variant='S/16'), jax.random.key(0))
+  attention = tree['Transformer']['encoderblock_0']['MultiHeadDotProductAttention_1']
+  mlp = tree['Transformer']['encoderblock_0']['MlpBlock_3']['Dense_0']
+  assert np.std(tree['embedding']['kernel']) == pytest.approx((16 * 16 * 3) ** -0.5, rel=0.02)
+  positions = tree['Transformer']['posembed_input']['pos_embedding']
+  assert np.std(positions) == pytest.approx(0.02, rel=0.05)
+  for name in ('query', 'out'):
+    limit = (6 / (384 + 384)) ** 0.5
+    assert np.abs(attention[name]['kernel']).max() == pytest.approx(limit, rel=1e-3)
+  assert np.abs(mlp['kernel']).max() == pytest.approx((6 / (384 + 1536)) ** 0.5, rel=1e-3)
+  assert np.std(mlp['bias']) == pytest.approx(1e-6, rel=0.1)
+  assert not np.any(tree['cls'])
+  assert not np.any(tree['head']['kernel'])
+
+
+TOKENS = jnp.arange(2 * 7 * 4.0).reshape(2, 7, 4) ** 1.5  # 1 + 2 x 3 patches
+PATCHES = TOKENS[:, 1:]
+EXPECTED = {
+  'class_token': TOKENS[:, 0],
+  'patch': PATCHES[:, 4],
+  'sum': PATCHES.sum(1),
+  'mean': PATCHES.mean(1),
+  'max': PATCHES.max(1),
+  'sum_all': TOKENS.sum(1),
+  'mean_all': TOKENS.mean(1),
+  'weighted_add': TOKENS[:, 0] + PATCHES.mean(1),
+  'weighted_concat': jnp.concatenate([TOKENS[:, 0], PATCHES.mean(1)], 1),
+  'none': TOKENS,
+}
+
+
+def make_readout(name, **kwargs):
+  return readout.build(
+    name,
+    **dict(class_token=True, grid=(2, 3), patch_index=5, weights='free', num_heads=2, mlp_dim=8)
+    | dict(gelu='tanh', epsilon=1e-6)
+    | kwargs,
+  )
+
+
+@pytest.mark.parametrize('weights', ['free', 'softmax'])
+@pytest.mark.parametrize('name', EXPECTED)
+def test_readout_definitions(name, weights):
+  part = make_readout(name, weights=weights)
+  features, _ = part.init_with_output(jax.random.key(0), TOKENS)
+  np.testing.assert_allclose(features, EXPECTED[name], rtol=1e-5)
+
+
+def test_attention_pool_reads_patches_only():
+  part = make_readout('attention_pool')
+  features, params = part.init_with_output(jax.random.key(0), TOKENS)
+  changed = TOKENS.at[:, 0].add(1e3)
+  np.testing.assert_array_equal(part.apply(params, changed), features)
+  assert features.shape == (2, 4)
+
+
+@pytest.mark.parametrize('name', [*readout.READOUTS])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_every_readout_trains(name, dtype):
+  """Finite outputs of the right shape; gradients reach every parameter but the keys' biases."""
+  model = build(readout=name, dtype=dtype, embedding_norm=True, pre_logits=6)
+  params, images = randomised(model), normal(3, 12, 8, 3)
+
+  def loss(params):
+    logits, outputs = model.apply({'params': params}, images)
+    assert logits.dtype == jnp.float32
+    assert logits.shape == ((3, 7, 5) if name == 'none' else (3, 5))
+    return (logits**2).mean(), outputs
+
+  gradients, outputs = jax.grad(loss, has_aux=True)(params)
+  assert outputs['tokens'].dtype == dtype
+  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+    assert np.isfinite(gradient).all()
+    if 'key' in str(path) and 'bias' in str(path):
+      continue  # Adding one number to all scores of a query changes nothing.
+    assert np.abs(gradient).max() > 0, path
+
+
+def test_patch_order_is_row_major_and_reach_is_local():
+  """The embedding of patch k sees the pixels of patch k alone."""
+  model = build(size=(12, 8))  # 3 x 2 patches of 4
+  params, images = randomised(model), jnp.ones((1, 12, 8, 3))
+
+  def embed(images, k):
+    return model.apply({'params': params}, images, method='embed')[0, k].sum()
+
+  for k in range(6):
+    seen = np.abs(jax.grad(embed)(images, k)[0]).sum(-1) > 0
+    row, column = divmod(k, 2)
+    expected = np.zeros((12, 8), bool)
+    expected[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = True
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_patch_embedding_is_a_strided_convolution():
+  part = layers.PatchEmbedding(width=6, patch_size=4)
+  images = normal(2, 12, 8, 3)
+  tokens, variables = part.init_with_output(jax.random.key(0), images)
+  expected = jax.lax.conv_general_dilated(
+    images,
+    variables['params']['kernel'],
+    (4, 4),
+    'VALID',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  np.testing.assert_allclose(tokens, expected.reshape(2, 6, 6), atol=1e-5)
+
+
+def test_attention_by_hand_and_weights_on_request():
+  """Attention as ten lines of numpy; asking for the weights leaves the output as it is."""
+  part = layers.Attention(num_heads=2, qk_scale=0.3)
+  x = normal(2, 5, 8)
+  params = jax.tree.map(
+    lambda p: normal(*p.shape, seed=p.size),
+    part.init(jax.random.key(0), x, False)['params'],
+  )
+  q, k, v = (
+    np.einsum('btd,dhe->bhte', x, params[n]['kernel']) + params[n]['bias'][:, None]
+    for n in ('query', 'key', 'value')
+  )
+  scores = np.exp(0.3 * np.einsum('bhte,bhse->bhts', q, k))
+  weights = scores / scores.sum(-1, keepdims=True)
+  expected = np.einsum('bhts,bhse,hed->btd', weights, v, params['out']['kernel'])
+  alone = jax.jit(lambda x: part.apply({'params': params}, x, False)[0])(x)
+  output, given = jax.jit(lambda x: part.apply({'params': params}, x, False))(x)
+  np.testing.assert_allclose(alone, expected + params['out']['bias'], rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(given, weights, atol=1e-5)
+  np.testing.assert_array_equal(alone, output)
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+  x = jnp.ones((4000, 2, 3))
+  y = layers.DropPath(0.25).apply({}, x, True, rngs={'dropout': jax.random.key(0)})
+  assert {tuple(np.unique(row)) for row in np.asarray(y)} == {(0.0,), (np.float32(1 / 0.75),)}
+  assert np.mean(y) == pytest.approx(1, abs=0.03)
+  np.testing.assert_array_equal(layers.DropPath(0.25).apply({}, x, False), x)
+
+
+def test_drop_path_is_linear_in_depth():
+  model = build(variant='digits/4', drop_path=0.3)
+  rates = []
+  original = layers.Block.__post_init__
+
+  def record(block):
+    rates.append(block.drop_path)
+    original(block)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(layers.Block, '__post_init__', record)
+    shapes(model)
+  assert sorted(set(rates)) == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_remat_changes_nothing():
+  images = normal(2, 12, 8, 3)
+  params = randomised(build())
+  grads = [
+    jax.grad(lambda p, m=build(remat=remat): (m.apply({'params': p}, images)[0] ** 2).sum())(params)
+    for remat in (False, True)
+  ]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *grads)
+
+
+@pytest.mark.parametrize(
+  ('section', 'message'),
+  [
+    ({'variant': 'X/16'}, "unknown variant 'X/16'"),
+    ({'variant': 'B16'}, "did you mean 'B/16'"),
+    ({'variant': 'mu/5'}, 'do not divide images of 12 x 8'),
+    ({'num_heads': 3}, 'must divide width=32'),
+    ({'readout': 'patch', 'patch_index': 7}, 'grid of 3 x 2 patches'),
+    ({'readout': 'patch', 'patch_index': 0}, 'choose 1'),
+    ({'class_token': False}, 'reads the class token'),
+    ({'readout': 'men'}, "did you mean 'mean'"),
+    ({'gelu': 'erf'}, 'unknown config.model.gelu'),
+    ({'attention': 'cudnn'}, 'the backend is no GPU'),
+    ({'readout_weights': 'hard'}, 'unknown config.model.readout_weights'),
+    ({'dtype': 'float8'}, 'unknown config.model.dtype'),
+    ({'dropout': 1.5}, 'config.model.dropout=1.5'),
+  ],
+)
+def test_impossible_models_are_refused(section, message):
+  with pytest.raises(ValueError, match=message):
+    build(**section)
+
+
+def test_a_wrong_image_is_refused():
+  model = build()
+  with pytest.raises(ValueError, match=r'\(12, 8, 3\)'):
+    model.apply({'params': randomised(model)}, jnp.zeros((1, 8, 12, 3)))
+
+
+def test_the_list_of_models():
+  done = command('--json', module='vit_jax.models')
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
+  found = {row['variant']: row['parameters'] for row in rows if row['name'] == 'vit'}
+  assert done.returncode == 0
+  assert [row['variant'] for row in rows] == vit.VARIANTS
+  assert found.items() >= PUBLISHED.items()

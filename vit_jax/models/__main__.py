@@ -1,0 +1,53 @@
+"""Lists every model of the house: python -m vit_jax.models [--image_size=224] [--json]."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import jax
+
+from vit_jax import defaults, models
+
+
+def describe(name: str, variant: str, image_size: tuple[int, int], classes: int) -> dict[str, Any]:
+  """Counts of one model, from shapes alone.
+
+  Raises:
+    ValueError: the variant does not fit images of this size.
+  """
+  section = defaults.part('model', name).to_dict() | {'variant': variant}
+  model = models.build(**section, image_size=image_size, channels=3, num_classes=classes)
+  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+  count = sum(x.size for x in jax.tree.leaves(shapes))
+  sizes = {key: getattr(model, key) for key in ('num_tokens', 'width', 'patch_size')}
+  encoder = {key: getattr(model.Transformer, key) for key in ('depth', 'num_heads', 'mlp_dim')}
+  return {'name': name, 'variant': variant, 'parameters': count, **sizes, **encoder}
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser('python -m vit_jax.models', description=__doc__)
+  parser.add_argument('--image_size', type=int, nargs='+', default=[224], help='side, or H W')
+  parser.add_argument('--num_classes', type=int, default=1000)
+  parser.add_argument('--json', action='store_true', help='one JSON object a line')
+  options = parser.parse_args(arguments)
+  size = (options.image_size[0], options.image_size[-1])
+  if not options.json:
+    print(f'{"model":6}{"variant":10}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
+  for name, module in models.MODELS.items():
+    for variant in module.VARIANTS:
+      try:
+        row = describe(name, variant, size, options.num_classes)
+      except ValueError as error:
+        print(f'{name} {variant}: {error}', file=sys.stderr)
+        continue
+      print(json.dumps(row) if options.json else line(row))
+
+
+def line(row: dict[str, Any]) -> str:
+  sizes = f'{row["parameters"]:16,}{row["num_tokens"]:9,}{row["width"]:7}{row["depth"]:7}'
+  return f'{row["name"]:6}{row["variant"]:10}' + sizes
+
+
+if __name__ == '__main__':
+  main()
