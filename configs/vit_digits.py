@@ -8,14 +8,19 @@ from vit_jax import defaults
 
 def get_config():
   config = defaults.get_config()
-  config.data.rotate = 10.0
-  config.data.scale = 0.1
-  config.data.shear = 5.0
+  config.data.rotate = 15.0
+  config.data.scale = 0.15
+  config.data.shear = 10.0
+  config.data.translate = 0.05  # 0.4 of a pixel; whole pixels hurt, the digits fill their frame
   config.model.variant = 'digits/2'  # 4 x 4 = 16 patches
   config.model.drop_path = 0.1
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 100
-  config.optimizer.weight_decay = 0.05
+  config.optimizer.weight_decay = 0.3
+  config.ema_decay = 0.99
   config.total_steps = 1200
   config.batch_size = 128
+  config.log_every = 100
+  config.eval_every = 400
+  config.checkpoint_every = 400
   return config

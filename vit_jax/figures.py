@@ -21,10 +21,10 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def curves(rows: list[dict[str, float]]) -> Any:
+def curves(rows: list[dict[str, Any]]) -> Any:
   """Loss and accuracy of every split, and the learning rate, against the step."""
   panels = {'loss': 'loss', 'accuracy': 'accuracy', 'learning_rate': 'learning rate'}
-  figure, axes = new_figure(13, 3.8, 1, len(panels))
+  figure, axes = new_figure(13.0, 3.8, 1, len(panels))
   splits = list(dict.fromkeys(key.split('/')[0] for row in rows for key in row if '/' in key))
   for axis, (metric, label) in zip(axes[0], panels.items(), strict=True):
     for split, colour in zip(splits, COLOURS * 2, strict=False):
@@ -76,7 +76,7 @@ def gallery(images: Sequence[np.ndarray], titles: Sequence[str], heading: str = 
 def patches(image: np.ndarray, patch_size: int) -> Any:
   """An image, and the same image cut into its grid of patches."""
   grid = (image.shape[0] // patch_size, image.shape[1] // patch_size)
-  figure = new_figure(10, 5, 1, 2)[0]
+  figure = new_figure(10.0, 5.0, 1, 2)[0]
   figure.clear()
   left, right = figure.subfigures(1, 2)
   axis = left.subplots()

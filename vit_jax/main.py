@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> None:
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
   handler.setFormatter(logging.logging.Formatter('%(message)s'))
-  # Libraries, Orbax above all, log hundreds of lines a run: only their warnings pass.
-  handler.addFilter(lambda row: row.levelno >= 30 or 'vit_jax' in pathlib.Path(row.pathname).parts)
+  # Libraries, Orbax above all, log hundreds of lines a run, warnings included: errors pass.
+  handler.addFilter(lambda row: row.levelno >= 40 or 'vit_jax' in pathlib.Path(row.pathname).parts)
   logging.set_verbosity(logging.INFO)
   argv = sys.argv if argv is None else argv
   try:

@@ -5,13 +5,14 @@ import math
 import pathlib
 import sys
 import time
+from typing import Any
 
 from absl import logging
 import jax
 from ml_collections import ConfigDict
 
 
-def read(path: pathlib.Path) -> list[dict]:
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
   """The lines of a metrics file; a half-written last line is left out."""
   if not path.exists():
     return []

@@ -5,10 +5,11 @@ picture stands at which place does not depend on how many processes there are.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import functools
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +22,8 @@ Batch = dict[str, np.ndarray]
 
 
 @functools.lru_cache(maxsize=8)
-def shuffled(size: int, seed: int) -> Sequence[int]:
-  """Endless indices below `size`: every epoch is another permutation."""
+def shuffled(size: int, seed: int) -> Any:
+  """Endless indices below `size`, by position: every epoch is another permutation."""
   import grain  # 0.3 s that prediction need not spend.
 
   return grain.MapDataset.range(size).seed(seed).shuffle().repeat()

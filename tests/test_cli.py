@@ -1,0 +1,211 @@
+"""The commands themselves, as processes: train, resume after kill -9 and SIGTERM, evaluate, predict."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import ROOT, SMALL, command
+import numpy as np
+from PIL import Image
+import pytest
+
+from vit_jax import metrics
+
+RECIPE = f'--config={ROOT}/configs/vit_digits.py'
+
+
+def refused(done, *words):
+  assert done.returncode not in (0, None)
+  assert 'Traceback' not in done.stderr, done.stderr
+  for word in words:
+    assert word in done.stderr, done.stderr
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run through the command, with a relative workdir in another current directory."""
+  folder = tmp_path_factory.mktemp('elsewhere')
+  done = command(RECIPE, '--workdir=runs/a', *SMALL, cwd=folder)
+  assert done.returncode == 0, done.stderr
+  return folder / 'runs/a', done
+
+
+def test_train_writes_the_workdir_and_says_what_it_does(finished):
+  workdir, done = finished
+  for words in ('backend cpu', '2 x 2 patches of 4 px', 'test 360', 'memory: about', 'ETA', 'finished'):
+    assert words in done.stderr
+  for name in ('config.json', 'metrics.jsonl', 'model/weights.npz', 'model/model.json', 'curves.png'):
+    assert (workdir / name).stat().st_size
+  assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['2', '4', '6']
+  assert list((workdir / 'tensorboard').iterdir())
+  rows = metrics.read(workdir / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert {'train/loss', 'test/accuracy'} <= set(rows[-1])
+  assert done.stderr.count('\n') < 250
+
+
+def test_starting_a_finished_run_is_a_no_op(finished):
+  workdir, _ = finished
+  done = command(RECIPE, f'--workdir={workdir}', *SMALL)
+  assert done.returncode == 0
+  assert 'is finished: step 6 of 6' in done.stderr
+
+
+@pytest.mark.parametrize('batch_size', [7, 256])
+def test_evaluate_counts_every_example_once(finished, batch_size):
+  workdir, _ = finished
+  more = (f'--config.evaluation.batch_size={batch_size}', '--mode=evaluate')
+  done = command(RECIPE, f'--workdir={workdir}', *SMALL, *more)
+  assert done.returncode == 0, done.stderr
+  report = json.loads((workdir / 'reports/evaluation.json').read_text())
+  assert report['n_examples'] == 360 == np.sum(report['confusion'])
+  assert report['accuracy'] == pytest.approx(np.trace(report['confusion']) / 360)
+  low, high = report['accuracy_interval']
+  assert low < report['accuracy'] < high
+  last = metrics.read(workdir / 'metrics.jsonl')[-1]
+  assert report['accuracy'] == pytest.approx(last['test/accuracy'])
+  assert report['loss'] == pytest.approx(last['test/loss'], rel=1e-5)
+  assert report['weights'] == 'ema'
+  assert report['step'] == 6
+  assert len(report['per_class']) == 10
+  assert 0 <= report['accuracy_top5'] <= 1
+  for name in ('confusion.png', 'mistakes.png'):
+    assert Image.open(workdir / 'reports' / name).size > (300, 300)
+
+
+def test_predict_files_and_folders(finished, tmp_path):
+  workdir, _ = finished
+  (tmp_path / 'sub folder').mkdir()
+  for name in ('a.png', 'sub folder/ü.JPG'):
+    Image.fromarray(np.full((20, 30, 3), 99, np.uint8)).save(tmp_path / name)
+  (tmp_path / 'notes.txt').write_text('not a picture')
+  done = command(workdir, tmp_path, '--json', module='vit_jax.predict')
+  assert done.returncode == 0, done.stderr
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
+  assert [row['path'] for row in rows] == [str(tmp_path / n) for n in ('a.png', 'sub folder/ü.JPG')]
+  probabilities = [entry['probability'] for entry in rows[0]['predictions']]
+  assert probabilities == sorted(probabilities, reverse=True)
+  done = command(workdir, tmp_path / 'a.png', '--top=10', module='vit_jax.predict')
+  assert done.stdout.count('%') == 10
+
+
+def test_predict_names_a_bad_picture_and_still_shows_the_good_one(finished, tmp_path):
+  workdir, _ = finished
+  Image.new('L', (8, 8)).save(tmp_path / 'good.png')
+  (tmp_path / 'bad.png').write_text('words')
+  done = command(workdir, tmp_path, '--json', module='vit_jax.predict')
+  refused(done, 'bad.png')
+  assert 'good.png' in done.stdout
+  refused(command(workdir, tmp_path / 'none.png', module='vit_jax.predict'), 'does not exist')
+  refused(command(tmp_path, tmp_path / 'good.png', module='vit_jax.predict'), 'no checkpoint')
+
+
+LONG = (*SMALL, '--config.total_steps=4000', '--config.eval_every=0', '--config.checkpoint_every=20')
+
+
+def start(workdir):
+  return subprocess.Popen(
+    [sys.executable, '-m', 'vit_jax.main', RECIPE, f'--workdir={workdir}', *LONG],
+    env=os.environ | {'XLA_FLAGS': ''},
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(workdir, step):
+  deadline = time.time() + 120
+  while time.time() < deadline:
+    if any(row['step'] >= step for row in metrics.read(workdir / 'metrics.jsonl')):
+      return
+    time.sleep(0.1)
+  raise TimeoutError(f'step {step} was not reached')
+
+
+def test_kill_9_then_resume(tmp_path):
+  """The next start goes on from the last checkpoint, and no step is missing or double."""
+  process = start(tmp_path)
+  wait_for_step(tmp_path, 50)
+  process.kill()
+  process.wait()
+  process.stderr.close()
+  saved = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
+  assert saved >= 20
+  done = command(
+    RECIPE, f'--workdir={tmp_path}', *LONG, f'--config.total_steps={saved + 5}'
+  )
+  assert done.returncode == 0, done.stderr
+  steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
+  assert steps == list(range(1, saved + 6))
+
+
+@pytest.mark.parametrize('sign', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
+  process = start(tmp_path)
+  wait_for_step(tmp_path, 5)
+  process.send_signal(sign)
+  _, errors = process.communicate(timeout=60)
+  assert process.returncode == 0, errors
+  assert 'the same command goes on from here' in errors
+  last = metrics.read(tmp_path / 'metrics.jsonl')[-1]['step']
+  assert (tmp_path / 'checkpoints' / str(last)).is_dir()
+  assert json.loads((tmp_path / 'model/model.json').read_text())['step'] == last
+
+
+@pytest.mark.parametrize(
+  ('options', 'words'),
+  [
+    (('--config.totl_steps=3',), ("'totl_steps'", "did you mean 'total_steps'")),
+    (('--config.model.variant=B16',), ("'B16'",)),
+    (('--config.model.readout=men',), ("did you mean 'mean'",)),
+    (('--config.optimizer.name=adamm',), ("did you mean 'adam'",)),
+    (('--config.optimizer.name=sgd', '--config.optimizer.b1=0.5'), ("'optimizer.b1'",)),
+    (('--config.total_steps=many',), ('total_steps',)),
+    (('--config.model.readout=patch', '--config.model.patch_index=9'), ('2 x 2 patches',)),
+    (('--config.model.variant=mu/3',), ('do not divide images of 8 x 8',)),
+    (('--config.model.num_heads=5',), ('must divide width=32',)),
+    (('--config.batch_size=10', '--config.accumulation_steps=3'), ('batch_size=10', 'nearest: 9 or 12')),
+    (('--config.platform=gpu',), ("'gpu' asked for", 'cuda12')),
+    (('--config.fsdp=3',), ('fsdp=3',)),
+    (('--config.init_from=nowhere',), ('nowhere does not exist',)),
+    (('--mode=evaluate',), ('does not exist',)),
+    (('--mode=guess',), ('mode',)),
+    (('stray',), ('stray',)),
+  ],
+  ids=lambda value: ' '.join(value) if value and value[0].startswith('--') else '',
+)
+def test_bad_input_gives_one_clear_error(tmp_path, options, words):
+  done = command(RECIPE, f'--workdir={tmp_path / "w"}', *SMALL, *options)
+  refused(done, 'error: ', *words)
+  assert len(done.stderr.strip().splitlines()) < 12
+  assert not (tmp_path / 'w/checkpoints').exists() or not list((tmp_path / 'w/checkpoints').iterdir())
+
+
+def test_unwritable_workdir(tmp_path):
+  (tmp_path / 'file').write_text('')
+  refused(command(RECIPE, f'--workdir={tmp_path}/file/w', *SMALL), 'error: ', 'file')
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+  """A file size limit stands in for the full disk: the run stops with an error, nothing is lost."""
+  assert command(RECIPE, f'--workdir={tmp_path}', *SMALL).returncode == 0
+  limited = f'ulimit -f 40; exec {sys.executable} -m vit_jax.main {RECIPE} --workdir={tmp_path} '
+  limited += ' '.join((*SMALL, '--config.total_steps=12'))
+  done = subprocess.run(
+    ['bash', '-c', limited], capture_output=True, text=True, cwd=ROOT,
+    env=os.environ | {'XLA_FLAGS': ''}, timeout=200,
+  )  # fmt: skip
+  assert done.returncode != 0
+  done = command(RECIPE, f'--workdir={tmp_path}', *SMALL, '--config.total_steps=7')
+  assert done.returncode == 0, done.stderr
+  steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
+  assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_missing_config_and_recipe(tmp_path):
+  refused(command(f'--workdir={tmp_path}'), '--config')
+  refused(command(f'--workdir={tmp_path}', '--config=configs/none.py'), 'no such recipe')
+  refused(command(RECIPE), '--workdir')

@@ -1,0 +1,136 @@
+"""Recipes and defaults: each recipe builds, each key can be overridden, each key is read."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+
+from conftest import ROOT, small_config
+import jax
+from ml_collections import config_dict
+import pytest
+
+from vit_jax import defaults, main, parts, step, train
+
+RECIPES = sorted((ROOT / 'configs').glob('*.py'))
+PARTS = [(section, name) for section, names in defaults.PARTS.items() for name in names]
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.name)
+def test_recipes_build_and_trace_from_anywhere(path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = defaults.complete(main.load_recipe(str(path)), {})
+  built = parts.build(config)
+  shapes = step.state_shapes(config, built)
+  batch = built.data.batch_at(1, batch_size=config.batch_size, seed=0)
+  state, values = jax.eval_shape(step.make_train_step(config, built), shapes, batch)
+  assert values['loss'].shape == ()
+  assert jax.tree.structure(state) == jax.tree.structure(shapes)
+  assert 'python -m vit_jax.main' in ast.get_docstring(ast.parse(path.read_text()))
+
+
+def sample(value):
+  """Text for the command line, another value of the same type."""
+  if isinstance(value, bool):
+    return 'false' if value else 'true'
+  if isinstance(value, int):
+    return str(value + 1)
+  if isinstance(value, float):
+    return '0.25'
+  return repr(value[::-1]) if isinstance(value, tuple) else 'other'
+
+
+OPTIONAL = {int: '3', float: '0.25', str: 'other'}
+
+
+@pytest.mark.parametrize(('section', 'name'), PARTS)
+def test_every_key_of_every_part_can_be_overridden(section, name):
+  part = defaults.part(section, name)
+  words = [f'--config.{section}.name={name}']
+  for key, value in part.items():
+    if key != 'name':
+      text = OPTIONAL[part.get_type(key)] if value is None else sample(value)
+      words.append(f'--config.{section}.{key}={text}')
+  config = parse(words)
+  changed = {key for key in part if config[section][key] != part[key]}
+  expected = {key for key, value in part.items() if key != 'name' and value != ()}
+  assert expected - changed <= {'mean', 'std', 'image_size'}  # The same both ways round.
+
+
+def test_every_top_level_key_can_be_overridden():
+  config = defaults.get_config()
+  for key, value in config.items():
+    if not isinstance(value, config_dict.ConfigDict):
+      text = OPTIONAL[config.get_type(key)] if value is None else sample(value)
+      assert parse([f'--config.{key}={text}'])[key] != value
+
+
+def parse(words):
+  from absl import flags
+
+  holder = flags.FlagValues()
+  flags.DEFINE_string('workdir', 'w', '', flag_values=holder)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(main, 'FLAGS', holder)
+    main.parse(['main', f'--config={ROOT}/configs/vit_digits.py', *words])
+  return holder.config
+
+
+def test_a_new_part_starts_from_its_own_defaults():
+  config = parse(['--config.optimizer.name=sgd', '--config.optimizer.momentum=0.5'])
+  assert config.optimizer.momentum == 0.5
+  assert config.optimizer.learning_rate == defaults.PARTS['optimizer']['sgd']['learning_rate']
+  assert 'b1' not in config.optimizer
+
+
+class Recording(config_dict.ConfigDict):
+  """Notes which keys are read."""
+
+  def __getitem__(self, key):
+    Recording.read.add(key)
+    return super().__getitem__(key)
+
+  def __getattr__(self, key):
+    Recording.read.add(key)
+    return super().__getattr__(key)
+
+
+def test_every_top_level_key_is_read(tmp_path):
+  """By a run and the command: what only the command reads is named here."""
+  Recording.read = set()
+  config = small_config(total_steps=1, ema_decay=0.5)
+  with config.unlocked():
+    recording = Recording(config)
+  train.train(recording, tmp_path)
+  assert set(config) - Recording.read == {'run'}
+  assert 'config.run' in inspect.getsource(main.run)
+
+
+BUILDERS = {
+  'data': ['vit_jax.data', 'vit_jax.data.sources', 'vit_jax.data.preprocess', 'vit_jax.data.augment'],
+  'model': ['vit_jax.models.vit', 'vit_jax.models.readout', 'vit_jax.models.layers'],
+  'objective': ['vit_jax.objectives.classification'],
+  'optimizer': ['vit_jax.optim'],
+  'evaluation': ['vit_jax.evaluation.classification'],
+}
+
+
+@pytest.mark.parametrize(('section', 'name'), PARTS)
+def test_every_key_of_every_part_is_used(section, name):
+  """Each key is a value somewhere in the code of its part, not only a parameter."""
+  used = set()
+  for module in BUILDERS[section]:
+    source = pathlib.Path(importlib.import_module(module).__file__).read_text()
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        used.add(node.id)
+      elif isinstance(node, ast.Attribute):
+        used.add(node.attr)
+  assert set(defaults.PARTS[section][name]) <= used
+
+
+def test_recipes_refuse_what_nobody_takes():
+  config = defaults.get_config()
+  config.optimizer = dict(name='sgd', momentun=0.5)
+  with pytest.raises(ValueError, match="did you mean 'momentum'"):
+    defaults.complete(config, {})

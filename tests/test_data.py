@@ -1,0 +1,160 @@
+"""Data: splits, order, padding, pictures of every mode, refusals."""
+
+from conftest import small_config
+import numpy as np
+from PIL import Image
+import pytest
+
+from vit_jax import data
+from vit_jax.data import augment, pipeline, preprocess, sources
+
+
+def digits(**overrides):
+  return data.build(**small_config(**{f'data__{key}': x for key, x in overrides.items()}).data)
+
+
+def test_digits_are_the_real_ones_in_a_stratified_split():
+  splits = digits(validation_fraction=0.1).splits
+  assert {name: len(source) for name, source in splits.items()} == {
+    'train': 1293,
+    'validation': 144,
+    'test': 360,
+  }
+  counts = np.bincount(splits['test'].labels)
+  assert counts.min() >= 34
+  assert counts.max() <= 37
+  seen = np.concatenate([np.stack(source.images) for source in splits.values()])
+  from sklearn.datasets import load_digits
+
+  whole = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
+  assert sorted(map(bytes, seen)) == sorted(map(bytes, whole))
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  dataset = digits()
+  again = digits()
+  first = dataset.batch_at(7, batch_size=16, seed=3)
+  for key, value in again.batch_at(7, batch_size=16, seed=3).items():
+    np.testing.assert_array_equal(value, first[key])
+  for other in (dict(step=8, seed=3), dict(step=7, seed=4)):
+    changed = dataset.batch_at(other['step'], batch_size=16, seed=other['seed'])
+    assert not np.array_equal(changed['image'], first['image'])
+
+
+def test_every_epoch_is_a_new_permutation():
+  source = sources.Source(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10))
+  plain = preprocess.Preprocess((1, 1), 1, 'bilinear', (0.0,), (1.0,))
+  labels = np.concatenate(
+    [
+      pipeline.batch_at(source, i, 5, 0, plain, augment.Affine())['label'] for i in range(1, 7)
+    ]
+  ).reshape(3, 10)
+  assert all(sorted(epoch) == list(range(10)) for epoch in labels)
+  assert len({tuple(epoch) for epoch in labels}) == 3
+
+
+@pytest.mark.parametrize('batch_size', [3, 4, 10, 16])
+def test_an_epoch_shows_every_example_once(batch_size):
+  source = sources.Source(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
+  plain = preprocess.Preprocess((1, 1), 1, 'bilinear', (0.0,), (1.0,))
+  batches = list(pipeline.epoch(source, batch_size, plain))
+  assert {len(batch['mask']) for batch in batches} == {batch_size}
+  seen = np.concatenate([batch['image'][batch['mask']].ravel() for batch in batches])
+  np.testing.assert_array_equal(seen, np.arange(10))
+
+
+def test_processes_read_disjoint_shares_of_the_same_batch(monkeypatch):
+  dataset = digits()
+  whole = dataset.batch_at(2, batch_size=16, seed=0)
+  monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 2)
+  shares = []
+  for index in range(2):
+    monkeypatch.setattr(pipeline.jax, 'process_index', lambda index=index: index)
+    shares.append(dataset.batch_at(2, batch_size=16, seed=0))
+  for key in whole:
+    np.testing.assert_array_equal(np.concatenate([share[key] for share in shares]), whole[key])
+
+
+def test_prefetch_keeps_order_and_passes_errors_on():
+  assert list(pipeline.prefetch(lambda i: i * i, range(5))) == [0, 1, 4, 9, 16]
+
+  def fail(i):
+    if i == 3:
+      raise ValueError('bad picture')
+    return i
+
+  got = []
+  with pytest.raises(ValueError, match='bad picture'):
+    got.extend(pipeline.prefetch(fail, range(5)))
+
+
+def test_affine_moves_pixels_but_not_the_picture():
+  image = np.zeros((9, 9, 1), np.uint8)
+  image[4, 4] = 255
+  rng = np.random.default_rng(0)
+  assert augment.Affine()(image, rng) is image
+  turned = augment.Affine(rotate=90.0, scale=0.2, shear=10.0)(image, rng)
+  assert np.unravel_index(turned[..., 0].argmax(), (9, 9)) == (4, 4)  # The centre stays.
+  shifted = np.stack([augment.Affine(translate=0.2)(image, rng) for _ in range(20)])
+  assert len({int(x.argmax()) for x in shifted}) > 5
+
+
+RGB = preprocess.Preprocess((6, 4), 3, 'nearest', (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', '1', 'P', 'CMYK', 'RGBA', 'LA', 'I;16', 'I'])
+def test_every_mode_becomes_the_models(tmp_path, mode):
+  colours = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+  image = Image.fromarray(colours)
+  if mode.startswith('I'):
+    wide = np.asarray(image.convert('L')).astype(np.uint16) * 257
+    image = Image.fromarray(wide if mode == 'I;16' else wide.astype(np.int32))
+  else:
+    image = image.convert(mode)
+  path = tmp_path / ('a.tif' if mode in ('CMYK', 'I') else 'a.png')
+  image.save(path)
+  given = RGB.open(path)
+  expected = image.convert('RGB') if not mode.startswith('I') else Image.fromarray(colours).convert('L')
+  np.testing.assert_array_equal(given, np.asarray(expected.convert('RGB')))
+
+
+def test_orientation_and_transparency(tmp_path):
+  colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+  exif = Image.Exif()
+  exif[0x0112] = 6  # To be turned a quarter to the right.
+  Image.fromarray(colours).save(tmp_path / 'turned.png', exif=exif)
+  np.testing.assert_array_equal(RGB.open(tmp_path / 'turned.png'), np.rot90(colours, -1))
+  Image.new('RGBA', (4, 6), (0, 0, 0, 0)).save(tmp_path / 'clear.png')
+  assert RGB.open(tmp_path / 'clear.png').min() == 255
+
+
+def test_normalise():
+  import jax.numpy as jnp
+
+  values = RGB.normalise(jnp.array([[[[0, 255, 51]]]], jnp.uint8))
+  np.testing.assert_allclose(values.ravel(), [-1, 1, -0.6], atol=1e-6)
+
+
+def test_bad_pictures_are_named(tmp_path):
+  (tmp_path / 'words.png').write_text('not an image')
+  Image.new('RGB', (64, 64), 'red').save(tmp_path / 'cut.png')
+  (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:90])
+  for name in ('words.png', 'cut.png'):
+    with pytest.raises(ValueError, match=name):
+      RGB.open(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    (dict(test_fraction=1.5), 'test_fraction=1.5'),
+    (dict(validation_fraction=0.0001), 'validation_fraction=0.0001 cannot split'),
+    (dict(channels=2), 'channels=2'),
+    (dict(mean=(0.1, 0.2)), 'mean needs 1'),
+    (dict(std=(0.0,)), 'std must not be 0'),
+    (dict(resize='bilinaer'), "did you mean 'bilinear'"),
+  ],
+)
+def test_impossible_data_are_refused(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    digits(**overrides)
