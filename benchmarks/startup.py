@@ -1,13 +1,14 @@
-"""Times a start from nothing to the end of step 1, ours and a plain linen script: one JSON line each.
+"""Times a start up to the end of step 1, ours and a plain linen script: one JSON line each.
 
   python benchmarks/startup.py --variant Ti/16 --rounds 3
 
-Each start is a new process. The plain script is written as google-research/vision_transformer does it:
-everything imported at the top, `model.init` run eagerly, a jitted step that compiles at its first call.
+Each start is a new process. The plain script is written as google-research/vision_transformer does
+it: everything imported at the top, `model.init` run eagerly, a step compiled at its first call.
 Phases in seconds: import, init, compile (ours compiles ahead; plain within its first step), step.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -50,7 +51,7 @@ def plain(variant: str, batch_size: int) -> dict[str, float]:
   import ml_collections  # noqa: F401
   import optax
   import orbax.checkpoint  # noqa: F401
-  import sklearn.datasets  # noqa: F401
+  import sklearn.datasets
   from step import PlainVisionTransformer
   import tensorflow_datasets  # noqa: F401
 
@@ -80,7 +81,7 @@ def plain(variant: str, batch_size: int) -> dict[str, float]:
 
 def phases(marks: list[float]) -> dict[str, float]:
   names = ('import', 'init', 'compile', 'step')
-  spans = [round(b - a, 2) for a, b in zip(marks, marks[1:], strict=False)]
+  spans = [round(b - a, 2) for a, b in itertools.pairwise(marks)]
   return dict(zip(names, spans, strict=True)) | {'total': round(marks[-1] - marks[0], 2)}
 
 
@@ -111,7 +112,9 @@ def main() -> None:
   for case, row in rows.items():
     print(json.dumps({'case': case, 'variant': options.variant, **row}))
   ratio = rows['ours']['total'] / rows['plain']['total']
-  print(json.dumps({'case': 'ratio', 'variant': options.variant, 'ours_over_plain': round(ratio, 2)}))
+  print(
+    json.dumps({'case': 'ratio', 'variant': options.variant, 'ours_over_plain': round(ratio, 2)})
+  )
 
 
 if __name__ == '__main__':

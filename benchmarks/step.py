@@ -1,4 +1,4 @@
-"""Times one step of our ViT and of a plain linen ViT with the same parameters: one JSON line a case.
+"""Times a step of our ViT and of a plain linen ViT with the same parameters: a JSON line a case.
 
   python benchmarks/step.py --variants Ti/16,S/16 --batch_size 8
 

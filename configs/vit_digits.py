@@ -1,6 +1,6 @@
 """ViT on the built-in digits (8 x 8 pixels, 10 classes) from scratch: the first run.
 
-  python -m vit_jax.main --config=configs/vit_digits.py --workdir=runs/digits
+python -m vit_jax.main --config=configs/vit_digits.py --workdir=runs/digits
 """
 
 from vit_jax import defaults

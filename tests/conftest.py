@@ -2,17 +2,21 @@
 
 import os
 
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 ' + os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 ' + os.environ.get(
+  'XLA_FLAGS', ''
+)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import pathlib
 import subprocess
 import sys
 
+from absl import logging
 import pytest
 
 from vit_jax import defaults
 
+logging.set_verbosity(logging.INFO)
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Six steps of the smallest ViT on the digits: the shipped recipe, shrunk.
@@ -39,7 +43,9 @@ def small_config(**overrides):
   config.log_every = 1
   config.eval_every = 3
   config.checkpoint_every = 2
-  sections = {key.split('__')[0]: value for key, value in overrides.items() if key.endswith('__name')}
+  sections = {
+    key.split('__')[0]: value for key, value in overrides.items() if key.endswith('__name')
+  }
   config = defaults.complete(config, sections)
   for key, value in overrides.items():
     config.update_from_flattened_dict({key.replace('__', '.'): value})
@@ -56,6 +62,11 @@ def command(*arguments, module='vit_jax.main', **kwargs):
     env=environment,
     **({'cwd': ROOT, 'timeout': 300} | kwargs),
   )
+
+
+@pytest.fixture(autouse=True)
+def _see_information(caplog):
+  caplog.set_level('INFO', logger='absl')
 
 
 @pytest.fixture(scope='session')

@@ -1,4 +1,4 @@
-"""The house keeps its floors: imports run down only, and heavy packages load where they are used."""
+"""The house keeps its floors: imports run down only, heavy packages load where they are used."""
 
 import ast
 import subprocess
@@ -14,7 +14,8 @@ FLOORS = [
   ['step', 'predict', 'evaluation'],
   ['checkpoint', 'parts'],
   ['models', 'objectives', 'data', 'formats', 'optim', 'sharding', 'metrics', 'figures']
-  + ['defaults', 'interruption', 'memory'],
+  + ['interruption', 'memory'],
+  ['defaults'],
   ['choices'],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

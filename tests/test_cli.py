@@ -1,4 +1,4 @@
-"""The commands themselves, as processes: train, resume after kill -9 and SIGTERM, evaluate, predict."""
+"""The commands themselves, as processes: train, resume after signals, evaluate, predict."""
 
 import json
 import os
@@ -35,9 +35,22 @@ def finished(tmp_path_factory):
 
 def test_train_writes_the_workdir_and_says_what_it_does(finished):
   workdir, done = finished
-  for words in ('backend cpu', '2 x 2 patches of 4 px', 'test 360', 'memory: about', 'ETA', 'finished'):
+  for words in (
+    'backend cpu',
+    '2 x 2 patches of 4 px',
+    'test 360',
+    'memory: about',
+    'ETA',
+    'finished',
+  ):
     assert words in done.stderr
-  for name in ('config.json', 'metrics.jsonl', 'model/weights.npz', 'model/model.json', 'curves.png'):
+  for name in (
+    'config.json',
+    'metrics.jsonl',
+    'model/weights.npz',
+    'model/model.json',
+    'curves.png',
+  ):
     assert (workdir / name).stat().st_size
   assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['2', '4', '6']
   assert list((workdir / 'tensorboard').iterdir())
@@ -103,7 +116,12 @@ def test_predict_names_a_bad_picture_and_still_shows_the_good_one(finished, tmp_
   refused(command(tmp_path, tmp_path / 'good.png', module='vit_jax.predict'), 'no checkpoint')
 
 
-LONG = (*SMALL, '--config.total_steps=4000', '--config.eval_every=0', '--config.checkpoint_every=20')
+LONG = (
+  *SMALL,
+  '--config.total_steps=4000',
+  '--config.eval_every=0',
+  '--config.checkpoint_every=20',
+)
 
 
 def start(workdir):
@@ -134,9 +152,7 @@ def test_kill_9_then_resume(tmp_path):
   process.stderr.close()
   saved = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
   assert saved >= 20
-  done = command(
-    RECIPE, f'--workdir={tmp_path}', *LONG, f'--config.total_steps={saved + 5}'
-  )
+  done = command(RECIPE, f'--workdir={tmp_path}', *LONG, f'--config.total_steps={saved + 5}')
   assert done.returncode == 0, done.stderr
   steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
   assert steps == list(range(1, saved + 6))
@@ -167,7 +183,10 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
     (('--config.model.readout=patch', '--config.model.patch_index=9'), ('2 x 2 patches',)),
     (('--config.model.variant=mu/3',), ('do not divide images of 8 x 8',)),
     (('--config.model.num_heads=5',), ('must divide width=32',)),
-    (('--config.batch_size=10', '--config.accumulation_steps=3'), ('batch_size=10', 'nearest: 9 or 12')),
+    (
+      ('--config.batch_size=10', '--config.accumulation_steps=3'),
+      ('batch_size=10', 'nearest: 9 or 12'),
+    ),
     (('--config.platform=gpu',), ("'gpu' asked for", 'cuda12')),
     (('--config.fsdp=3',), ('fsdp=3',)),
     (('--config.init_from=nowhere',), ('nowhere does not exist',)),
@@ -181,7 +200,9 @@ def test_bad_input_gives_one_clear_error(tmp_path, options, words):
   done = command(RECIPE, f'--workdir={tmp_path / "w"}', *SMALL, *options)
   refused(done, 'error: ', *words)
   assert len(done.stderr.strip().splitlines()) < 12
-  assert not (tmp_path / 'w/checkpoints').exists() or not list((tmp_path / 'w/checkpoints').iterdir())
+  assert not (tmp_path / 'w/checkpoints').exists() or not list(
+    (tmp_path / 'w/checkpoints').iterdir()
+  )
 
 
 def test_unwritable_workdir(tmp_path):

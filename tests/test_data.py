@@ -45,9 +45,7 @@ def test_every_epoch_is_a_new_permutation():
   source = sources.Source(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10))
   plain = preprocess.Preprocess((1, 1), 1, 'bilinear', (0.0,), (1.0,))
   labels = np.concatenate(
-    [
-      pipeline.batch_at(source, i, 5, 0, plain, augment.Affine())['label'] for i in range(1, 7)
-    ]
+    [pipeline.batch_at(source, i, 5, 0, plain, augment.Affine())['label'] for i in range(1, 7)]
   ).reshape(3, 10)
   assert all(sorted(epoch) == list(range(10)) for epoch in labels)
   assert len({tuple(epoch) for epoch in labels}) == 3
@@ -114,7 +112,9 @@ def test_every_mode_becomes_the_models(tmp_path, mode):
   path = tmp_path / ('a.tif' if mode in ('CMYK', 'I') else 'a.png')
   image.save(path)
   given = RGB.open(path)
-  expected = image.convert('RGB') if not mode.startswith('I') else Image.fromarray(colours).convert('L')
+  expected = (
+    image.convert('RGB') if not mode.startswith('I') else Image.fromarray(colours).convert('L')
+  )
   np.testing.assert_array_equal(given, np.asarray(expected.convert('RGB')))
 
 

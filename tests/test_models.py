@@ -30,9 +30,7 @@ PUBLISHED = {
 def build(size=(12, 8), channels=3, classes=5, **section):
   section = {'variant': 'mu/4', **section}
   known = defaults.part('model', 'vit').to_dict()
-  return models.build(
-    **(known | section), image_size=size, channels=channels, num_classes=classes
-  )
+  return models.build(**(known | section), image_size=size, channels=channels, num_classes=classes)
 
 
 def shapes(model):
@@ -85,7 +83,12 @@ def test_the_tree_is_the_published_layout():
   block = tree['Transformer']['encoderblock_11']
   attention = block['MultiHeadDotProductAttention_1']
   assert set(tree) == {'cls', 'embedding', 'Transformer', 'pre_logits', 'head'}
-  assert set(block) == {'LayerNorm_0', 'MultiHeadDotProductAttention_1', 'LayerNorm_2', 'MlpBlock_3'}
+  assert set(block) == {
+    'LayerNorm_0',
+    'MultiHeadDotProductAttention_1',
+    'LayerNorm_2',
+    'MlpBlock_3',
+  }
   assert len(jax.tree.leaves(tree)) == 202
   assert tree['embedding']['kernel'].shape == (16, 16, 3, 768)
   assert tree['Transformer']['posembed_input']['pos_embedding'].shape == (1, 197, 768)

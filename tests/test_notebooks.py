@@ -25,7 +25,9 @@ def test_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv('VIT_JAX_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
   monkeypatch.setenv('XLA_FLAGS', '')
   notebook = nbformat.read(path, as_version=4)
-  nbclient.NotebookClient(notebook, timeout=240, resources={'metadata': {'path': tmp_path}}).execute()
+  nbclient.NotebookClient(
+    notebook, timeout=240, resources={'metadata': {'path': tmp_path}}
+  ).execute()
   pictures = [
     output for cell in notebook.cells for output in cell.get('outputs', [])
     if 'image/png' in output.get('data', {})

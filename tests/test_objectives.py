@@ -28,7 +28,8 @@ def test_sigmoid():
 
 
 @pytest.mark.parametrize(
-  ('section', 'message'), [(dict(loss='sofmax'), "'softmax'"), (dict(label_smoothing=1.0), 'smoothing=1.0')]
+  ('section', 'message'),
+  [(dict(loss='sofmax'), "'softmax'"), (dict(label_smoothing=1.0), 'smoothing=1.0')],
 )
 def test_refusals(section, message):
   with pytest.raises(ValueError, match=message):

@@ -34,7 +34,9 @@ def random_params(model, seed):
   def draw(path, x):
     name = path[-1].key
     if name == 'kernel':
-      fan_in = np.prod(x.shape[:-1]) if path[-2].key not in ('query', 'key', 'value') else x.shape[0]
+      fan_in = (
+        np.prod(x.shape[:-1]) if path[-2].key not in ('query', 'key', 'value') else x.shape[0]
+      )
       return rng.normal(0, fan_in**-0.5, x.shape).astype(np.float32)
     return rng.normal(1.0 if name == 'scale' else 0.0, 0.2, x.shape).astype(np.float32)
 
@@ -46,8 +48,10 @@ def to_huggingface(params, width):
   """Names on disk of ViTForImageClassification (see the layout in vit_jax/models/vit.py)."""
 
   def dense(entry):
-    kernel = entry['kernel'].reshape(-1, entry['bias'].size) if entry['bias'].ndim == 1 else (
-      entry['kernel'].reshape(width, width)
+    kernel = (
+      entry['kernel'].reshape(-1, entry['bias'].size)
+      if entry['bias'].ndim == 1
+      else (entry['kernel'].reshape(width, width))
     )
     return {'weight': kernel.T, 'bias': entry['bias'].reshape(-1)}
 

@@ -1,4 +1,4 @@
-"""The loop's promises: exact resume, one compilation, frozen costs nothing, any devices, no bad step."""
+"""The loop's promises: exact resume, one compilation, free freezing, any devices, no bad step."""
 
 import json
 import shutil
@@ -120,8 +120,8 @@ def test_no_readable_checkpoint_is_an_error(trained, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(trained, workdir)
   for folder in (workdir / 'checkpoints').iterdir():
-    damage(folder, 'bit')
-  with pytest.raises(ValueError, match='no checkpoint in .* can be read'):
+    damage(folder, 'short')
+  with pytest.raises(ValueError, match=r'no checkpoint in .* can be read'):
     train.train(small_config(data__validation_fraction=0.2), workdir)
   assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['2', '4', '6']
 
@@ -162,7 +162,9 @@ def test_the_step_compiles_once(tmp_path, caplog):
   finally:
     jax.config.update('jax_log_compiles', False)
   compiled = [r for r in caplog.records if 'Compiling' in r.message and 'train_step' in r.message]
-  finished = [r for r in caplog.records if 'Finished XLA compilation of jit(train_step)' in r.message]
+  finished = [
+    r for r in caplog.records if 'Finished XLA compilation of jit(train_step)' in r.message
+  ]
   assert len(finished) == 1, [r.message for r in compiled]
 
 
@@ -185,8 +187,10 @@ def test_a_frozen_backbone_costs_one_forward_pass():
 
   key = jax.random.key(0)
   plain = jax.jit(forward).lower(shapes.params['model'], images).compile()
-  flops = {name: f.cost_analysis()['flops'] for name, f in
-           dict(full=full, frozen=frozen, forward=plain).items()}
+  flops = {
+    name: f.cost_analysis()['flops']
+    for name, f in dict(full=full, frozen=frozen, forward=plain).items()
+  }
   assert flops['full'] > 2.5 * flops['forward']
   assert flops['frozen'] < 1.1 * flops['forward']
 
@@ -231,23 +235,26 @@ def test_accumulation_and_sharding_change_nothing():
 
 
 def test_golden_step():
-  """Loss and norms after one step. Changed on purpose? Then say why in the commit and store anew."""
+  """Loss and norms after one step. Changed on purpose? Say why in the commit and store anew."""
   config = small_config(model__dropout=0.0, model__drop_path=0.0, data__rotate=0.0)
   _, losses = run_steps(config, 2)
   assert losses[0] == pytest.approx(np.log(10), abs=1e-5)  # A zero head: ln of the classes.
   assert losses[1] == pytest.approx(GOLDEN, rel=1e-4)
 
 
-GOLDEN = 0.0
+GOLDEN = 2.28895
 
 
 def test_overfits_one_batch():
   config = small_config(
-    model__dropout=0.0, model__drop_path=0.0, optimizer__learning_rate=3e-3, total_steps=100
+    model__dropout=0.0, model__drop_path=0.0, optimizer__learning_rate=1e-2, total_steps=100
   )
   built = parts.build(config)
   shapes = step.state_shapes(config, built)
-  state, train_step = step.initial_state(config, built, shapes), step.compile_step(config, built, shapes)
+  state, train_step = (
+    step.initial_state(config, built, shapes),
+    step.compile_step(config, built, shapes),
+  )
   batch = sharding.place_batch(built.data.batch_at(1, batch_size=16, seed=0), built.mesh)
   for _ in range(100):
     state, values = train_step(state, batch)
@@ -256,7 +263,7 @@ def test_overfits_one_batch():
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
   config = small_config(
-    optimizer__name='sgd', optimizer__learning_rate=1e30, optimizer__clip_norm=0.0,
+    optimizer__name='sgd', optimizer__learning_rate=1e15, optimizer__clip_norm=0.0,
     optimizer__warmup_steps=0, checkpoint_every=1, total_steps=20,
   )  # fmt: skip
   with pytest.raises(FloatingPointError, match=r'step \d+: .* not finite'):

@@ -1,14 +1,15 @@
 """What a run keeps: the running state (Orbax) and the inference file (weights and their passport).
 
-  checkpoints/<step>/   state and passport; the newest few and the best; written in the background
-  model/weights.npz     the parameters, in the official layout
-  model/model.json      the passport: model section, preprocessing, class names, step, origin
+checkpoints/<step>/   state and passport; the newest few and the best; written in the background
+model/weights.npz     the parameters, in the official layout
+model/model.json      the passport: model section, preprocessing, class names, step, origin
 """
 
 import json
 import operator
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 from flax import traverse_util
@@ -108,9 +109,7 @@ class Checkpoints:
   def __exit__(self, *_):
     self._manager.close()
 
-  def save(
-    self, step: int, state, passport: dict, scores: dict[str, float] | None = None
-  ) -> None:
+  def save(self, step: int, state, passport: dict, scores: dict[str, float] | None = None) -> None:
     """Starts writing in the background; an error of the save before this one surfaces here."""
     passport = passport | {'step': step, 'fingerprint': fingerprint(state)}
     items = ocp.args.Composite(
@@ -135,9 +134,8 @@ class Checkpoints:
     damaged = {}
     for step in self._newest_first():
       try:
-        state = self._manager.restore(
-          step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-        ).state
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        state = self._manager.restore(step, args=items)['state']
         if fingerprint(state) != self._passport(step)['fingerprint']:
           raise ValueError('its arrays differ from what was saved')
       except Exception as error:  # Orbax raises many kinds; each means that this one is unusable.
@@ -151,7 +149,7 @@ class Checkpoints:
     return None
 
   def restore_params(self) -> tuple[dict, dict]:
-    """The model's parameters (numpy) and passport, of the best checkpoint, else of the newest readable one.
+    """The model's parameters (numpy) and passport: of the best checkpoint, else of the newest.
 
     Raises:
       ValueError: there is none, or none can be read.
@@ -176,13 +174,14 @@ class Checkpoints:
 
   def _passport(self, step: int) -> dict:
     items = ocp.args.Composite(passport=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=items).passport
+    return self._manager.restore(step, args=items)['passport']
 
   def _arrays(self, step: int, weights: str) -> dict:
     """The tree 'params' or 'ema' of a checkpoint alone, as numpy arrays."""
     name = {'raw': 'params', 'ema': 'ema'}[weights]
     reader, path = ocp.PyTreeCheckpointer(), self.folder / str(step) / 'state'
-    item = {name: reader.metadata(path).item_metadata.tree[name]}
+    metadata: Any = reader.metadata(path).item_metadata
+    item = {name: metadata.tree[name]}
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True)
     return reader.restore(path, args=args)[name]
@@ -206,7 +205,10 @@ def unreadable_steps(folder: pathlib.Path) -> list[int]:
   steps = []
   for step in (path for path in folder.glob('*') if path.name.isdigit()):
     try:
-      for name in ('passport/metadata', *(['metrics/metrics'] if (step / 'metrics').exists() else [])):
+      for name in (
+        'passport/metadata',
+        *(['metrics/metrics'] if (step / 'metrics').exists() else []),
+      ):
         json.loads((step / name).read_text())
     except (OSError, ValueError):
       steps.append(int(step.name))
@@ -262,8 +264,8 @@ def adapt(given: dict, shapes: dict, source: str) -> tuple[dict, list[str], list
   Raises:
     ValueError: anything else differs; every difference is listed.
   """
-  have = traverse_util.flatten_dict(given, sep='/')
-  want = traverse_util.flatten_dict(shapes, sep='/')
+  have: dict[str, Any] = traverse_util.flatten_dict(given, sep='/')
+  want: dict[str, Any] = traverse_util.flatten_dict(shapes, sep='/')
   same = {name for name in have.keys() & want.keys() if have[name].shape == want[name].shape}
   dropped, new = sorted(have.keys() - same), sorted(want.keys() - same)
   task = ('head/', 'pre_logits/', 'readout/')

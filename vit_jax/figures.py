@@ -28,7 +28,9 @@ def curves(rows: list[dict[str, Any]]) -> Any:
   splits = list(dict.fromkeys(key.split('/')[0] for row in rows for key in row if '/' in key))
   for axis, (metric, label) in zip(axes[0], panels.items(), strict=True):
     for split, colour in zip(splits, COLOURS * 2, strict=False):
-      points = [(row['step'], row[f'{split}/{metric}']) for row in rows if f'{split}/{metric}' in row]
+      points = [
+        (row['step'], row[f'{split}/{metric}']) for row in rows if f'{split}/{metric}' in row
+      ]
       if points:
         marker = 'o' if len(points) < 20 else None
         axis.plot(*zip(*points, strict=True), color=colour, label=split, marker=marker, ms=4)
@@ -82,7 +84,9 @@ def patches(image: np.ndarray, patch_size: int) -> Any:
   axis = left.subplots()
   show(axis, image)
   axis.set_title(f'{image.shape[0]} x {image.shape[1]} pixels')
-  right.suptitle(f'{grid[0]} x {grid[1]} = {grid[0] * grid[1]} patches of {patch_size} x {patch_size}')
+  right.suptitle(
+    f'{grid[0]} x {grid[1]} = {grid[0] * grid[1]} patches of {patch_size} x {patch_size}'
+  )
   cells = right.subplots(*grid, squeeze=False, gridspec_kw={'wspace': 0.08, 'hspace': 0.08})
   for (row, column), axis in np.ndenumerate(cells):
     top, left_edge = row * patch_size, column * patch_size

@@ -21,7 +21,9 @@ class Interruption:
   def _ask(self, number, _):
     self.requested = True
     self._restore()
-    logging.info('%s: saving after this step; once more to stop at once', signal.Signals(number).name)
+    logging.info(
+      '%s: saving after this step; once more to stop at once', signal.Signals(number).name
+    )
 
   def _restore(self):
     for sig, handler in self._handlers.items():

@@ -7,15 +7,17 @@ Any key can be overridden: --config.model.readout=mean, --config.optimizer.name=
 
 import importlib.util
 import json
+from logging import Formatter
 import pathlib
 import re
 import sys
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import config_flags
 
 from vit_jax import defaults
 from vit_jax.choices import choose
+from vit_jax.defaults import Config
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'folder of the run; made when missing', required=True)
@@ -23,7 +25,7 @@ flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'what to do')
 flags.DEFINE_bool('traceback', False, 'show where in the code an error arose')
 
 
-def load_recipe(address: str) -> ConfigDict:
+def load_recipe(address: str) -> Config:
   """What `get_config` of a recipe returns; `path.py:text` hands it a text.
 
   Raises:
@@ -34,6 +36,7 @@ def load_recipe(address: str) -> ConfigDict:
   if not pathlib.Path(path).is_file():
     raise ValueError(f'--config={address}: no such recipe; see configs/')
   spec = importlib.util.spec_from_file_location('recipe', path)
+  assert spec is not None and spec.loader is not None  # Never for a path that ends in .py.
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
@@ -63,7 +66,7 @@ def parse(argv: list[str]) -> list[str]:
   config = defaults.complete(load_recipe(recipe), names)
   for key, _ in given:
     defaults.check_key(config, key)
-  config_flags.DEFINE_config_dict('config', config, sys_argv=rest)
+  config_flags.DEFINE_config_dict('config', config, flag_values=FLAGS, sys_argv=rest)
   return FLAGS(rest)
 
 
@@ -92,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
   """Runs the command; a person's mistake ends it with one line instead of a traceback."""
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
-  handler.setFormatter(logging.logging.Formatter('%(message)s'))
+  handler.setFormatter(Formatter('%(message)s'))
   # Libraries, Orbax above all, log hundreds of lines a run, warnings included: errors pass.
   handler.addFilter(lambda row: row.levelno >= 40 or 'vit_jax' in pathlib.Path(row.pathname).parts)
   logging.set_verbosity(logging.INFO)

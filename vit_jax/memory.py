@@ -1,4 +1,4 @@
-"""Host memory of CPU runs: keeps what the C library frees, because XLA asks for it again each step."""
+"""Host memory of CPU runs: keeps what the C library frees, as XLA asks for it again each step."""
 
 import ctypes
 import sys

@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import logging
 import jax
-from ml_collections import ConfigDict
+
+from vit_jax.defaults import Config
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ class Recorder:
   Writes one line a step at most: what training and evaluation say of a step stands together.
   """
 
-  def __init__(self, config: ConfigDict, workdir: pathlib.Path, first: int):
+  def __init__(self, config: Config, workdir: pathlib.Path, first: int):
     self._every, self._last = config.log_every, config.total_steps
     self._unread: tuple[int, dict] | None = None
     self._row: dict[str, float] = {}
@@ -141,8 +142,8 @@ class Recorder:
       self._progress.report(step, numbers, rate)
     if bad:
       raise FloatingPointError(
-        f'step {step}: {", ".join(bad)} not finite; the last checkpoint is kept. Lower the learning '
-        'rate, lengthen the warm-up or clip the gradient, in a new workdir'
+        f'step {step}: {", ".join(bad)} not finite; the last checkpoint is kept. Lower the '
+        'learning rate, lengthen the warm-up or clip the gradient, in a new workdir'
       )
 
   def add(self, step: int, scores: dict[str, dict[str, float]]) -> None:

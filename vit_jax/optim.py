@@ -27,14 +27,18 @@ def adam(
   decay: optax.GradientTransformation, *, b1: float, b2: float, epsilon: float, momentum_dtype: str
 ) -> optax.GradientTransformation:
   """Adam (arXiv:1412.6980); decay is added to the gradient (L2), as torch's Adam does."""
-  return optax.chain(decay, optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype)))
+  return optax.chain(
+    decay, optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype))
+  )
 
 
 def adamw(
   decay: optax.GradientTransformation, *, b1: float, b2: float, epsilon: float, momentum_dtype: str
 ) -> optax.GradientTransformation:
   """Adam with decoupled decay (arXiv:1711.05101), multiplied by the learning rate."""
-  return optax.chain(optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype)), decay)
+  return optax.chain(
+    optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype)), decay
+  )
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -132,8 +136,11 @@ def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
   trainable = {name: x for name, x in flat.items() if multiplier(name, multipliers)}
   frozen = {name: x for name, x in flat.items() if name not in trainable}
   if not trainable:
-    raise ValueError('config.optimizer.multipliers freezes every parameter; nothing is left to train')
-  return tuple(traverse_util.unflatten_dict(part, sep='/') for part in (trainable, frozen))
+    raise ValueError(
+      'config.optimizer.multipliers freezes every parameter; nothing is left to train'
+    )
+  unflatten = traverse_util.unflatten_dict
+  return unflatten(trainable, sep='/'), unflatten(frozen, sep='/')
 
 
 def merge(trainable, frozen):

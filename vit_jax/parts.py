@@ -1,14 +1,14 @@
-"""What a config builds: mesh, data, model, objective, optimizer; and the passport of its weights."""
+"""What a config builds: mesh, data, model, objective, optimizer; the passport of its weights."""
 
 import dataclasses
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 import optax
 
 import vit_jax
 from vit_jax import data, models, objectives, optim, sharding
+from vit_jax.defaults import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Parts:
   learning_rate: optax.Schedule
 
 
-def build(config: ConfigDict) -> Parts:
+def build(config: Config) -> Parts:
   """Every part, from its section of the config.
 
   Raises:
@@ -45,7 +45,7 @@ def build(config: ConfigDict) -> Parts:
   return Parts(mesh, dataset, model, objective, optimizer, learning_rate)
 
 
-def model_section(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
+def model_section(config: Config, dataset: data.Dataset) -> dict[str, Any]:
   """The model's arguments: its section, and what the data decide."""
   return config.model.to_dict() | {
     'image_size': dataset.preprocess.image_size,
@@ -58,12 +58,12 @@ def check_platform(platform: str | None) -> None:
   if platform and jax.default_backend() != platform:
     raise ValueError(
       f'config.platform={platform!r} asked for, but JAX found {jax.default_backend()!r} '
-      f"({jax.devices()[0].device_kind}); install the matching extra (pip install -e '.[cuda12]' or "
-      "'.[tpu]') and check the driver, or leave config.platform unset"
+      f"({jax.devices()[0].device_kind}); install the matching extra (pip install -e '.[cuda12]' "
+      "or '.[tpu]') and check the driver, or leave config.platform unset"
     )
 
 
-def passport(config: ConfigDict, parts: Parts) -> dict[str, Any]:
+def passport(config: Config, parts: Parts) -> dict[str, Any]:
   """What the weights need to be used elsewhere."""
   return {
     'format': 1,

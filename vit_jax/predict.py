@@ -1,6 +1,6 @@
 """A finished run as one function: images in, named outputs out; and the command that prints them.
 
-  python -m vit_jax.predict RUN FILE_OR_FOLDER... [--json] [--top=5]
+python -m vit_jax.predict RUN FILE_OR_FOLDER... [--json] [--top=5]
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Predictor:
   def __init__(self, params: dict, passport: dict[str, Any]):
     self.passport = passport
     self.class_names: list[str] = passport['class_names']
-    settings = {
+    settings: dict[str, Any] = {
       key: tuple(value) if isinstance(value, list) else value
       for key, value in passport['preprocess'].items()
     }
@@ -50,7 +50,7 @@ class Predictor:
     Args:
       images: uint8 `B H W C` of any size; float `B H W C`, already normalised; or a path, a Pillow
         image, or a list of them.
-      outputs: names from `output_names`, such as 'features', 'tokens' or 'block_0/attention_weights'.
+      outputs: some of `output_names`: 'features', 'tokens', 'block_0/attention_weights', ...
 
     Raises:
       ValueError: an unreadable image, or an unknown output.
@@ -68,7 +68,8 @@ class Predictor:
     return list(jax.eval_shape(self._named, self.params, image))
 
   def _named(self, params, images):
-    logits, named = self.model.apply({'params': params}, images)
+    outputs: Any = self.model.apply({'params': params}, images)
+    logits, named = outputs
     return named | {'logits': logits, 'probabilities': jax.nn.softmax(logits)}
 
   def _compile(self, outputs: tuple[str, ...]):

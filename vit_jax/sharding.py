@@ -1,7 +1,7 @@
 """The mesh of devices, and where the batch and the state lie on it.
 
-One mesh with axes `data` and `fsdp`: a batch is cut over both, the state over `fsdp` alone. The same
-code serves one CPU, several GPUs, a TPU slice, or several processes.
+One mesh with axes `data` and `fsdp`: a batch is cut over both, the state over `fsdp` alone. The
+same code serves one CPU, several GPUs, a TPU slice, or several processes.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""The state of a run and the train step: one compiled function (state, batch) -> (state, metrics)."""
+"""The state of a run, and the train step: one function (state, batch) -> (state, metrics)."""
 
 from collections.abc import Callable
 import functools
@@ -9,10 +9,10 @@ from absl import logging
 from flax import struct, traverse_util
 import jax
 from jax import numpy as jnp
-from ml_collections import ConfigDict
 import optax
 
 from vit_jax import checkpoint, optim, sharding
+from vit_jax.defaults import Config
 from vit_jax.parts import Parts
 
 
@@ -26,7 +26,7 @@ class TrainState:
   ema: Any  # a tree like params, or None
 
 
-def fresh_state(config: ConfigDict, parts: Parts) -> TrainState:
+def fresh_state(config: Config, parts: Parts) -> TrainState:
   """The state before step 1, as a function of the seed."""
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   preprocess = parts.data.preprocess
@@ -40,7 +40,7 @@ def fresh_state(config: ConfigDict, parts: Parts) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, parts.optimizer.init(trainable), ema)
 
 
-def state_shapes(config: ConfigDict, parts: Parts) -> TrainState:
+def state_shapes(config: Config, parts: Parts) -> TrainState:
   """Shapes and shardings of the state; nothing is computed."""
   shapes = jax.eval_shape(functools.partial(fresh_state, config, parts))
   shardings = sharding.state_shardings(shapes, parts.mesh)
@@ -48,7 +48,7 @@ def state_shapes(config: ConfigDict, parts: Parts) -> TrainState:
   return jax.tree.map(lambda x, s: place(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def initial_state(config: ConfigDict, parts: Parts, shapes: TrainState) -> TrainState:
+def initial_state(config: Config, parts: Parts, shapes: TrainState) -> TrainState:
   """A fresh state, born where it will live; from `config.init_from` where that is set."""
   given = {}
   if config.init_from:
@@ -61,13 +61,14 @@ def initial_state(config: ConfigDict, parts: Parts, shapes: TrainState) -> Train
     state = fresh_state(config, parts)
     flat = traverse_util.flatten_dict(state.params['model'], sep='/') | given
     params = state.params | {'model': traverse_util.unflatten_dict(flat, sep='/')}
-    return state.replace(params=params, ema=params if config.ema_decay else None)
+    ema = params if config.ema_decay else None
+    return TrainState(state.step, params, state.opt_state, ema)
 
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(init, out_shardings=shardings)(given)
 
 
-def make_train_step(config: ConfigDict, parts: Parts) -> Callable:
+def make_train_step(config: Config, parts: Parts) -> Callable:
   """(state, batch) -> (state, metrics); differentiates the trainable parameters only."""
 
   def loss_fn(trainable, frozen, batch, key):
@@ -122,7 +123,7 @@ def accumulate(differentiate: Callable, count: int) -> Callable:
   return accumulated
 
 
-def compile_step(config: ConfigDict, parts: Parts, shapes: TrainState):
+def compile_step(config: Config, parts: Parts, shapes: TrainState):
   """The train step, compiled once and ahead, so that its memory is known before step 1."""
   preprocess, rows = parts.data.preprocess, config.batch_size
   place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(parts.mesh))

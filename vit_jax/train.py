@@ -7,16 +7,16 @@ from typing import Any
 from absl import logging
 from clu import parameter_overview
 import jax
-from ml_collections import ConfigDict
 
 from vit_jax import checkpoint, data, evaluation, metrics, predict, sharding
+from vit_jax.defaults import Config
 from vit_jax.interruption import Interruption
 from vit_jax.metrics import Recorder, due
 from vit_jax.parts import Parts, build, check_platform, passport
 from vit_jax.step import TrainState, compile_step, initial_state, state_shapes
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: Config, workdir: pathlib.Path) -> None:
   """Trains as `config` says, going on from the newest checkpoint in `workdir`.
 
   Raises:
@@ -56,7 +56,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
   finish(config, workdir, step)
 
 
-def training_batches(config: ConfigDict, parts: Parts, first: int):
+def training_batches(config: Config, parts: Parts, first: int):
   """(step, batch on the devices) from `first + 1` on, made ahead in a thread."""
 
   def make(step: int):
@@ -66,7 +66,7 @@ def training_batches(config: ConfigDict, parts: Parts, first: int):
   return data.pipeline.prefetch(make, range(first + 1, config.total_steps + 1))
 
 
-def splits_due(config: ConfigDict, parts: Parts, step: int, scheduled: bool) -> list[str]:
+def splits_due(config: Config, parts: Parts, step: int, scheduled: bool) -> list[str]:
   """All but train when evaluation is due and at the end; validation with every checkpoint.
 
   A checkpoint that an interruption asks for is not scheduled: it leaves no trace in the metrics,
@@ -78,13 +78,13 @@ def splits_due(config: ConfigDict, parts: Parts, step: int, scheduled: bool) -> 
   return [split for split in splits if split == 'validation' and scheduled]
 
 
-def make_evaluator(config: ConfigDict, model, dataset: data.Dataset, mesh):
+def make_evaluator(config: Config, model, dataset: data.Dataset, mesh):
   return evaluation.build(
     model=model, data=dataset, mesh=mesh, loss=config.objective.loss, **config.evaluation
   )
 
 
-def finish(config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
+def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
   """Writes the inference file and the curves from what is on disk, and says where things are."""
   from vit_jax import figures
 
@@ -101,7 +101,7 @@ def finish(config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
   )
 
 
-def describe(config: ConfigDict, parts: Parts, state: TrainState, train_step) -> None:
+def describe(config: Config, parts: Parts, state: TrainState, train_step) -> None:
   """The first lines of a run."""
   device = jax.devices()[0]
   logging.info(
@@ -138,7 +138,7 @@ def describe(config: ConfigDict, parts: Parts, state: TrainState, train_step) ->
     logging.info('warm-up of %d steps fills the run', config.optimizer.warmup_steps)
 
 
-def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Evaluates the model of a run on the test split; writes `reports/`.
 
   Raises:
@@ -148,7 +148,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   predictor = predict.load(workdir)
   dataset = data.build(**config.data)
   if list(dataset.class_names) != predictor.class_names:
-    raise ValueError(f'the data have classes {dataset.class_names}, the model {predictor.class_names}')
+    raise ValueError(
+      f'the data have classes {dataset.class_names}, the model {predictor.class_names}'
+    )
   dataset = dataclasses.replace(dataset, preprocess=predictor.preprocess)
   mesh = sharding.make_mesh(config.fsdp)
   params = jax.device_put(predictor.params, sharding.replicated(mesh))

@@ -10,7 +10,9 @@ import numpy as np
 
 from vit_jax.data import augment, pipeline, preprocess, sources
 
-DATASETS: dict[str, Callable[..., sources.Splits]] = {'digits': sources.digits}
+DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
+  'digits': sources.digits
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ def build(
   return Dataset(
     splits,
     class_names,
-    preprocess.Preprocess(tuple(image_size), channels, resize, tuple(mean), tuple(std)),
+    preprocess.Preprocess(
+      (image_size[0], image_size[1]), channels, resize, tuple(mean), tuple(std)
+    ),
     augment.Affine(rotate, scale, shear, translate),
   )

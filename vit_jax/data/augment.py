@@ -36,7 +36,9 @@ class Affine:
     sizes = np.diag([1 + self.scale * scale_x, 1 + self.scale * scale_y])
     matrix = rotation @ np.array([[1.0, math.tan(slant)], [0.0, 1.0]]) @ sizes
     centre = np.array([width / 2, height / 2])
-    offset = centre - matrix @ centre + self.translate * np.array([shift_x * width, shift_y * height])
+    offset = (
+      centre - matrix @ centre + self.translate * np.array([shift_x * width, shift_y * height])
+    )
     rows = (*matrix[0], offset[0], *matrix[1], offset[1])
     planes = [
       Image.fromarray(plane).transform(

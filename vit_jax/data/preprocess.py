@@ -1,4 +1,4 @@
-"""From any picture to the model's input: upright, right mode, resized, later normalised on the device.
+"""From any picture to the model's input: upright, right mode, resized; normalised on the device.
 
 These settings travel with the weights, so `predict` sees what training saw.
 """
@@ -20,7 +20,9 @@ RESIZE = {
   'lanczos': Image.Resampling.LANCZOS,
 }
 # As Image.init() would list them, but without loading every plug-in at import.
-SUFFIXES = frozenset('.bmp .gif .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp'.split())
+SUFFIXES = frozenset(
+  ['.bmp', '.gif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Preprocess:
         return image
       image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     image = convert(ImageOps.exif_transpose(image), 'L' if self.channels == 1 else 'RGB')
-    if image.size != self.image_size[::-1]:
-      image = image.resize(self.image_size[::-1], RESIZE[self.resize])
+    height, width = self.image_size
+    if image.size != (width, height):
+      image = image.resize((width, height), RESIZE[self.resize])
     return np.asarray(image).reshape(*self.image_size, self.channels)
 
   def normalise(self, images: UInt8[Array, 'B H W C']) -> Float[Array, 'B H W C']:

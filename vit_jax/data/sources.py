@@ -60,6 +60,8 @@ def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source,
       np.arange(len(source)), test_size=fraction, stratify=source.labels, random_state=seed
     )
   except ValueError as error:
-    raise ValueError(f'config.data.{key}={fraction} cannot split {len(source)} images: {error}')
+    raise ValueError(
+      f'config.data.{key}={fraction} cannot split {len(source)} images: {error}'
+    ) from None
   first, second = (source.take(np.sort(part)) for part in parts)
   return first, second

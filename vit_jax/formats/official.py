@@ -4,6 +4,7 @@ Our tree has the same names (`vit_jax/models/vit.py`), so reading and writing ne
 """
 
 import pathlib
+from typing import Any
 import zipfile
 
 from flax import traverse_util
@@ -25,4 +26,5 @@ def read(path: pathlib.Path) -> dict:
 
 def write(path: pathlib.Path, params: dict) -> None:
   """Writes a tree of arrays, uncompressed: weights hardly shrink."""
-  np.savez(path, **traverse_util.flatten_dict(params, sep='/'))
+  arrays: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
+  np.savez(path, **arrays)

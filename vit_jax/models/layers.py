@@ -1,7 +1,8 @@
-"""Parts of a Transformer encoder in the fast form: patch embedding, attention, MLP, drop path, block.
+"""Parts of a Transformer encoder in the fast form: patch embedding, attention, MLP, block.
 
-Letters in annotations: `B` batch, `H W` height and width, `C` channels, `P` patch side, `N` patches,
-`T` tokens (patches and class token), `D` width, `M` MLP width, `h` heads, `d` width of a head.
+Letters in annotations: `B` batch, `H W` height and width, `C` channels, `P` patch side, `N`
+patches, `T` tokens (patches and class token), `D` width, `M` MLP width, `h` heads, `d` width
+of a head.
 
 Parameters carry the names and shapes of the published `.npz` files (arXiv:2010.11929); how they are
 multiplied is ours: one product for query, key and value, heads before tokens, two-dimensional
@@ -44,7 +45,7 @@ class Dense(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-  """Images -> one vector a patch, row by row: a strided convolution written as one matrix product."""
+  """Images -> one vector a patch, row by row: a strided convolution as one matrix product."""
 
   width: int
   patch_size: int
@@ -145,8 +146,7 @@ class Attention(nn.Module):
     width = x.shape[-1]
     shape = (width, self.num_heads, width // self.num_heads)
     parts = [
-      HeadProjection(shape, 1, self.qkv_bias, name=name)()
-      for name in ('query', 'key', 'value')
+      HeadProjection(shape, 1, self.qkv_bias, name=name)() for name in ('query', 'key', 'value')
     ]
     kernel = jnp.concatenate([kernel.reshape(width, width) for kernel, _ in parts], axis=1)
     y = x.reshape(-1, width) @ kernel.astype(self.dtype)

@@ -1,7 +1,7 @@
 """The Vision Transformer: patches -> class token, positions, blocks -> readout -> head.
 
-"An Image is Worth 16x16 Words" (arXiv:2010.11929). The parameter tree is the layout of the published
-`.npz` files, odd numbers included, so official weights need no table of names.
+"An Image is Worth 16x16 Words" (arXiv:2010.11929). The parameter tree is the layout of the
+published `.npz` files, odd numbers included, so official weights need no table of names.
 """
 
 import difflib
@@ -11,7 +11,8 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.choices import choose
-from vit_jax.models import layers, readout as readouts
+from vit_jax.models import layers
+from vit_jax.models import readout as readouts
 
 # Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560; digits and cifar are ours.
 SIZES = {
@@ -28,7 +29,7 @@ SIZES = {
 }
 # Any size goes with any patch side ('S/4'); these are the ones that are listed.
 VARIANTS = ['digits/2', 'cifar/4', 'mu/16']
-VARIANTS += [f'{size}/{patch}' for size in 'Ti S B L H'.split() for patch in (8, 14, 16, 32)]
+VARIANTS += [f'{size}/{patch}' for size in ['Ti', 'S', 'B', 'L', 'H'] for patch in (8, 14, 16, 32)]
 VARIANTS += ['g/14', 'G/14']
 
 
@@ -120,7 +121,9 @@ class VisionTransformer(nn.Module):
   def setup(self):
     self.embedding = layers.PatchEmbedding(self.width, self.patch_size, self.dtype)
     if self.embedding_norm:
-      self.patch_norm = nn.LayerNorm(self.Transformer.epsilon, dtype=self.dtype, name='embedding_norm')
+      self.patch_norm = nn.LayerNorm(
+        self.Transformer.epsilon, dtype=self.dtype, name='embedding_norm'
+      )
     if self.class_token:
       self.cls = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
     if self.pre_logits:
@@ -157,9 +160,7 @@ class VisionTransformer(nn.Module):
       x = jnp.concatenate([cls, x], axis=1)
     return self.Transformer(x, train)
 
-  def read(
-    self, tokens: Float[Array, 'B T D']
-  ) -> tuple[Float[Array, 'B ... K'], dict[str, Array]]:
+  def read(self, tokens: Float[Array, 'B T D']) -> tuple[Float[Array, 'B ... K'], dict[str, Array]]:
     """Tokens -> logits in float32; features and pre-logits by name."""
     features = x = self.readout(tokens).astype(jnp.float32)
     if self.pre_logits:
@@ -232,7 +233,7 @@ def build(
     raise ValueError(f'{num_heads=} must divide {width=}')
   layers.uses_cudnn(attention, dtype, width // num_heads, attention_dropout)
   return VisionTransformer(
-    image_size=tuple(image_size),
+    image_size=(image_size[0], image_size[1]),
     channels=channels,
     patch_size=patch_size,
     width=width,

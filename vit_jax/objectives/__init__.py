@@ -9,9 +9,7 @@ from flax import linen as nn
 
 from vit_jax.objectives import classification
 
-OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
-  'classification': classification.Classification
-}
+OBJECTIVES: dict[str, Callable[..., nn.Module]] = {'classification': classification.Classification}
 
 
 def build(name: str, *, model: nn.Module, **section) -> nn.Module:
