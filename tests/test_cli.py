@@ -89,6 +89,12 @@ def test_evaluate_counts_every_example_once(finished, batch_size):
     assert Image.open(workdir / 'reports' / name).size > (300, 300)
 
 
+def test_evaluate_refuses_another_model(finished):
+  workdir, _ = finished
+  other = ('--config.model.readout=mean', '--mode=evaluate')
+  refused(command(RECIPE, f'--workdir={workdir}', *SMALL, *other), "readout: 'class_token' there")
+
+
 def test_predict_files_and_folders(finished, tmp_path):
   workdir, _ = finished
   (tmp_path / 'sub folder').mkdir()

@@ -135,6 +135,15 @@ def test_a_finished_run_is_a_no_op(trained, caplog):
   assert {p for p in before if before[p] != after.get(p) and p.is_file()} == set()
 
 
+def test_a_run_killed_before_its_model_was_written_gets_one(trained, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir)
+  shutil.rmtree(workdir / 'model')
+  train.train(small_config(data__validation_fraction=0.2), workdir)
+  whole, again = (np.load(folder / 'model/weights.npz') for folder in (trained, workdir))
+  assert_equal(dict(whole), dict(again))
+
+
 def test_a_changed_config_is_refused(trained):
   with pytest.raises(ValueError, match=r'(?s)model.dropout: 0.1 there, 0.3 now.*seed: 0 there, 1'):
     train.train(small_config(seed=1, model__dropout=0.3, data__validation_fraction=0.2), trained)

@@ -22,6 +22,8 @@ from vit_jax import defaults
 from vit_jax.formats import official
 
 POLICY = ocp.checkpoint_managers
+# Orbax logs hundreds of lines a run, warnings about nothing included; its errors are raised anyway.
+logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
 
 
 def claim(workdir: pathlib.Path, config: dict) -> None:
@@ -236,11 +238,10 @@ def load(path: pathlib.Path) -> tuple[dict, dict]:
   """
   if not path.exists():
     raise FileNotFoundError(f'{path} does not exist')
-  for folder in (path, path / 'model'):
-    if (folder / 'model.json').exists():
-      passport = json.loads((folder / 'model.json').read_text())
-      if folder == path or not is_stale(path, passport['step']):
-        return official.read(folder / 'weights.npz'), passport
+  folder = path if (path / 'model.json').exists() else path / 'model'
+  if folder == path or has_current_model(path):
+    passport = json.loads((folder / 'model.json').read_text())
+    return official.read(folder / 'weights.npz'), passport
   if not (path / 'checkpoints').exists():
     raise ValueError(f'{path} holds no checkpoint: neither model/model.json nor checkpoints/')
   with Checkpoints(path, read_only=True) as checkpoints:
@@ -248,12 +249,13 @@ def load(path: pathlib.Path) -> tuple[dict, dict]:
   return params, passport
 
 
-def is_stale(workdir: pathlib.Path, step: int) -> bool:
-  """Whether the run has gone on since its inference file was written."""
-  if not (workdir / 'checkpoints').exists():
-    return False
+def has_current_model(workdir: pathlib.Path) -> bool:
+  """Whether there is an inference file and the run has not gone on since it was written."""
+  path = workdir / 'model/model.json'
+  if not path.exists() or not (workdir / 'checkpoints').exists():
+    return path.exists()
   with Checkpoints(workdir, read_only=True) as checkpoints:
-    return checkpoints.wanted_step() not in (None, step)
+    return checkpoints.wanted_step() in (None, json.loads(path.read_text())['step'])
 
 
 def adapt(given: dict, shapes: dict, source: str) -> tuple[dict, list[str], list[str]]:

@@ -7,9 +7,10 @@ Any key can be overridden: --config.model.readout=mean, --config.optimizer.name=
 
 import importlib.util
 import json
-from logging import Formatter
+from logging import Formatter, getLogger
 import pathlib
 import re
+import signal
 import sys
 
 from absl import flags, logging
@@ -96,14 +97,14 @@ def main(argv: list[str] | None = None) -> None:
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
   handler.setFormatter(Formatter('%(message)s'))
-  # Libraries, Orbax above all, log hundreds of lines a run, warnings included: errors pass.
-  handler.addFilter(lambda row: row.levelno >= 40 or 'vit_jax' in pathlib.Path(row.pathname).parts)
+  getLogger('jax').setLevel('WARNING')  # Else it lists the backends that are not there.
   logging.set_verbosity(logging.INFO)
   argv = sys.argv if argv is None else argv
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C; the loop takes both over.
   try:
     run(parse(argv))
   except KeyboardInterrupt:
-    sys.exit('stopped before the first step; nothing to save')
+    sys.exit('stopped; what was saved before stays')
   except (ValueError, TypeError, OSError, FloatingPointError, flags.Error) as error:
     if '--traceback' in argv:
       raise

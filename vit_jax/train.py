@@ -32,6 +32,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     first = step = int(state.step)
     if first >= config.total_steps:
       logging.info('%s is finished: step %d of %d', workdir, first, config.total_steps)
+      if not checkpoint.has_current_model(workdir):  # Killed after its last checkpoint.
+        finish(config, workdir, first)
       return
     train_step = compile_step(config, parts, shapes)
     describe(config, parts, state, train_step)
@@ -146,6 +148,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """
   check_platform(config.platform)
   predictor = predict.load(workdir)
+  there = predictor.passport['model']
+  differ = [key for key, value in config.model.items() if there.get(key) != value]
+  if differ:
+    rows = ', '.join(f'{key}: {there.get(key)!r} there' for key in differ)
+    raise ValueError(f'the config describes another model than {workdir} holds ({rows})')
   dataset = data.build(**config.data)
   if list(dataset.class_names) != predictor.class_names:
     raise ValueError(
