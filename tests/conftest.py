@@ -1,9 +1,11 @@
-"""What the tests share: eight fake devices, strict promotion, a run small enough for seconds."""
+"""What the tests share: eight fake devices, a run small enough for seconds, the command."""
 
 import os
 
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 ' + os.environ.get(
-  'XLA_FLAGS', ''
+# XLA aborts the process when a device waits 40 s for the others: eight of them may on two busy cores.
+os.environ['XLA_FLAGS'] = (
+  '--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600 '
+  + os.environ.get('XLA_FLAGS', '')
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
