@@ -13,7 +13,7 @@ from vit_jax.defaults import Config
 from vit_jax.interruption import Interruption
 from vit_jax.metrics import Recorder, due
 from vit_jax.parts import Parts, build, check_platform, passport
-from vit_jax.step import TrainState, compile_step, initial_state, state_shapes
+from vit_jax.step import TrainState, prepare, state_shapes
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -28,14 +28,14 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   has_validation = 'validation' in parts.data.splits
   with checkpoint.Checkpoints(workdir, config.keep_checkpoints, has_validation) as checkpoints:
     shapes = state_shapes(config, parts)
-    state = checkpoints.restore_latest(shapes) or initial_state(config, parts, shapes)
-    first = step = int(state.step)
+    state = checkpoints.restore_latest(shapes)
+    first = step = int(state.step) if state else 0
     if first >= config.total_steps:
       logging.info('%s is finished: step %d of %d', workdir, first, config.total_steps)
       if not checkpoint.has_current_model(workdir):  # Killed after its last checkpoint.
         finish(config, workdir, first)
       return
-    train_step = compile_step(config, parts, shapes)
+    state, train_step = prepare(config, parts, shapes, state)
     describe(config, parts, state, train_step)
     evaluator = make_evaluator(config, parts.model, parts.data, parts.mesh)
     with Recorder(config, workdir, first) as recorder, Interruption() as interruption:
