@@ -95,7 +95,8 @@ def damage(folder, how):
     files[-1].write_bytes(files[-1].read_bytes()[:100])
   elif how == 'bit':
     content = bytearray(files[-1].read_bytes())
-    content[len(content) // 2] ^= 1
+    for place in range(256, len(content), 512):  # Any one place may be padding.
+      content[place] ^= 1
     files[-1].write_bytes(content)
   elif how == 'missing':
     shutil.rmtree(folder / 'state')
