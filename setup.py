@@ -35,6 +35,8 @@ setuptools.setup(
     'tensorboardX>=2.6.2',
     'tensorflow-datasets>=4.9.8,<5',
     'tqdm>=4.66',
+    # Regions of JPEG files; elsewhere Pillow decodes them whole, to the same pixels.
+    'turbojpeg==0.0.2; platform_system == "Linux" and platform_machine == "x86_64"',
   ],
   extras_require={
     'cuda12': ['jax[cuda12]>=0.10.2,<0.11'],

@@ -16,7 +16,7 @@ FLOORS = [
   ['models', 'objectives', 'data', 'formats', 'optim', 'sharding', 'metrics', 'figures']
   + ['interruption', 'memory'],
   ['defaults'],
-  ['choices'],
+  ['choices', 'distributed', 'progress'],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / 'vit_jax').rglob('*.py'))

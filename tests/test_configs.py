@@ -98,6 +98,8 @@ BUILDERS = {
     'vit_jax.data.sources',
     'vit_jax.data.preprocess',
     'vit_jax.data.augment',
+    'vit_jax.data.folder',
+    'vit_jax.data.tfds',
   ],
   'model': ['vit_jax.models.vit', 'vit_jax.models.readout', 'vit_jax.models.layers'],
   'objective': ['vit_jax.objectives.classification'],

@@ -1,5 +1,7 @@
 """Data: splits, order, padding, pictures of every mode, refusals."""
 
+import dataclasses
+
 from conftest import small_config
 import numpy as np
 from PIL import Image
@@ -23,7 +25,9 @@ def test_digits_are_the_real_ones_in_a_stratified_split():
   counts = np.bincount(splits['test'].labels)
   assert counts.min() >= 34
   assert counts.max() <= 37
-  seen = np.concatenate([np.stack(source.images) for source in splits.values()])
+  seen = np.concatenate(
+    [np.stack(source.read(np.arange(len(source)))[0]) for source in splits.values()]
+  )
   from sklearn.datasets import load_digits
 
   whole = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
@@ -41,24 +45,44 @@ def test_batches_are_a_function_of_seed_and_step():
     assert not np.array_equal(changed['image'], first['image'])
 
 
-def test_every_epoch_is_a_new_permutation():
-  source = sources.Source(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10))
+def numbered(size):
+  """Pictures of one pixel whose value is their number."""
+  pixels = np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1)
   plain = preprocess.Preprocess((1, 1), 1, 'bilinear', (0.0,), (1.0,))
-  labels = np.concatenate(
-    [pipeline.batch_at(source, i, 5, 0, plain, augment.Affine())['label'] for i in range(1, 7)]
-  ).reshape(3, 10)
+  source = sources.Listed(pixels, np.arange(size, dtype=np.int32))
+  return data.Dataset({'train': source, 'test': source}, ('a', 'b'), plain, augment.Augment())
+
+
+def test_every_epoch_is_a_new_permutation():
+  batches = [numbered(10).batch_at(i, batch_size=5, seed=0) for i in range(1, 7)]
+  labels = np.concatenate([batch['label'] for batch in batches]).reshape(3, 10)
   assert all(sorted(epoch) == list(range(10)) for epoch in labels)
   assert len({tuple(epoch) for epoch in labels}) == 3
+  assert all(batch['mask'].all() for batch in batches)
+  np.testing.assert_array_equal(batches[0]['image'].ravel(), batches[0]['label'])
+
+
+def test_whole_epochs_end_with_a_smaller_batch():
+  """The study's 225 pictures in batches of 32: eight batches an epoch, the last of one."""
+  dataset = dataclasses.replace(numbered(225), whole_epochs=True)
+  epochs = [
+    [dataset.batch_at(8 * epoch + i, batch_size=32, seed=0) for i in range(1, 9)]
+    for epoch in range(2)
+  ]
+  for epoch in epochs:
+    assert [batch['mask'].sum() for batch in epoch] == [32] * 7 + [1]
+    seen = np.concatenate([batch['label'][batch['mask']] for batch in epoch])
+    np.testing.assert_array_equal(np.sort(seen), np.arange(225))
+  assert not np.array_equal(epochs[0][0]['label'], epochs[1][0]['label'])
 
 
 @pytest.mark.parametrize('batch_size', [3, 4, 10, 16])
 def test_an_epoch_shows_every_example_once(batch_size):
-  source = sources.Source(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
-  plain = preprocess.Preprocess((1, 1), 1, 'bilinear', (0.0,), (1.0,))
-  batches = list(pipeline.epoch(source, batch_size, plain))
+  batches = list(numbered(10).epoch('test', batch_size))
   assert {len(batch['mask']) for batch in batches} == {batch_size}
-  seen = np.concatenate([batch['image'][batch['mask']].ravel() for batch in batches])
-  np.testing.assert_array_equal(seen, np.arange(10))
+  for key in ('image', 'label', 'index'):
+    seen = np.concatenate([batch[key][batch['mask']].ravel() for batch in batches])
+    np.testing.assert_array_equal(seen, np.arange(10))
 
 
 def test_processes_read_disjoint_shares_of_the_same_batch(monkeypatch):
@@ -90,11 +114,11 @@ def test_affine_moves_pixels_but_not_the_picture():
   image = np.zeros((9, 9, 1), np.uint8)
   image[4, 4] = 255
   rng = np.random.default_rng(0)
-  assert augment.Affine()(image, rng) is image
-  turned = augment.Affine(rotate=90.0, scale=0.2, shear=10.0)(image, rng)
+  assert augment.Augment().affine(image, rng) is image
+  turned = augment.Augment(rotate=90.0, scale=0.2, shear=10.0).affine(image, rng)
   assert np.unravel_index(turned[..., 0].argmax(), (9, 9)) == (4, 4)  # The centre stays.
-  shifted = np.stack([augment.Affine(translate=0.2)(image, rng) for _ in range(20)])
-  assert len({int(x.argmax()) for x in shifted}) > 5
+  shift = augment.Augment(translate=0.2)
+  assert len({int(shift.affine(image, rng).argmax()) for _ in range(20)}) > 5
 
 
 RGB = preprocess.Preprocess((6, 4), 3, 'nearest', (0.5,), (0.5,))
@@ -111,7 +135,7 @@ def test_every_mode_becomes_the_models(tmp_path, mode):
     image = image.convert(mode)
   path = tmp_path / ('a.tif' if mode in ('CMYK', 'I') else 'a.png')
   image.save(path)
-  given = RGB.open(path)
+  given = RGB(path)
   expected = (
     image.convert('RGB') if not mode.startswith('I') else Image.fromarray(colours).convert('L')
   )
@@ -123,9 +147,9 @@ def test_orientation_and_transparency(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6  # To be turned a quarter to the right.
   Image.fromarray(colours).save(tmp_path / 'turned.png', exif=exif)
-  np.testing.assert_array_equal(RGB.open(tmp_path / 'turned.png'), np.rot90(colours, -1))
+  np.testing.assert_array_equal(RGB(tmp_path / 'turned.png'), np.rot90(colours, -1))
   Image.new('RGBA', (4, 6), (0, 0, 0, 0)).save(tmp_path / 'clear.png')
-  assert RGB.open(tmp_path / 'clear.png').min() == 255
+  assert RGB(tmp_path / 'clear.png').min() == 255
 
 
 def test_normalise():
@@ -141,7 +165,7 @@ def test_bad_pictures_are_named(tmp_path):
   (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:90])
   for name in ('words.png', 'cut.png'):
     with pytest.raises(ValueError, match=name):
-      RGB.open(tmp_path / name)
+      RGB(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +173,7 @@ def test_bad_pictures_are_named(tmp_path):
   [
     (dict(test_fraction=1.5), 'test_fraction=1.5'),
     (dict(validation_fraction=0.0001), 'validation_fraction=0.0001 cannot split'),
-    (dict(channels=2), 'channels=2'),
+    (dict(channels=0), 'channels=0'),
     (dict(mean=(0.1, 0.2)), 'mean needs 1'),
     (dict(std=(0.0,)), 'std must not be 0'),
     (dict(resize='bilinaer'), "did you mean 'bilinear'"),

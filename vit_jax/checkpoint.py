@@ -19,7 +19,7 @@ from jax import numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax import defaults
+from vit_jax import defaults, distributed
 from vit_jax.formats import official
 
 POLICY = ocp.checkpoint_managers
@@ -49,7 +49,8 @@ def claim(workdir: pathlib.Path, config: dict) -> None:
       )
     for key in sorted(differ):
       logging.info('%s was %r, is now %r', key, then.get(key), now.get(key))
-  write_whole(path, text)
+  if distributed.is_first():
+    write_whole(path, text)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -99,6 +100,7 @@ class Checkpoints:
     if not read_only:
       for step in unreadable_steps(self.folder):
         self._set_aside(step, 'its metrics or passport cannot be read')
+      distributed.barrier('checkpoints looked at')
     accuracy = operator.itemgetter('accuracy')
     policies = [POLICY.LatestN(keep)] + [POLICY.BestN(get_metric_fn=accuracy, n=1)] * best
     self._manager = ocp.CheckpointManager(
@@ -142,16 +144,21 @@ class Checkpoints:
     """
     damaged = {}
     for step in self._newest_first():
+      state, reason = None, 'another process cannot read it'
       try:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         state = self._manager.restore(step, args=items)['state']
-        if fingerprint(state) != self._passport(step)['fingerprint']:
-          raise ValueError('its arrays differ from what was saved')
       except Exception as error:  # Orbax raises many kinds; each means that this one is unusable.
-        damaged[step] = ' '.join(str(error).split())[:300]
+        reason = ' '.join(str(error).split())[:300]
+      if not distributed.all_agree(state is not None):
+        damaged[step] = reason
         continue
-      for bad, reason in damaged.items():
-        self._set_aside(bad, reason)
+      if fingerprint(state) != self._passport(step)['fingerprint']:
+        damaged[step] = 'its arrays differ from what was saved'
+        continue
+      for bad, why in damaged.items():
+        self._set_aside(bad, why)
+      distributed.barrier('damaged checkpoints set aside')
       self._manager.reload()
       return state
     self._refuse(damaged)
@@ -202,6 +209,8 @@ class Checkpoints:
 
   def _set_aside(self, step: int, reason: str) -> None:
     target = self.folder.with_name('checkpoints-damaged') / f'{step}-{time.time_ns()}'
+    if not distributed.is_first():
+      return
     target.parent.mkdir(exist_ok=True)
     logging.warning(
       'checkpoint %s is damaged (%s); set aside in %s', self.folder / str(step), reason, target

@@ -27,21 +27,58 @@ _SCHEDULE = dict(
   multipliers=(),
 )
 
+_PICTURES = dict(
+  image_size=(224, 224),  # (height, width) that the model sees
+  channels=3,  # 1 grey, 3 RGB, 4 RGBA; other numbers for pictures from arrays (.npy)
+  fit='squash',  # evaluation and prediction: squash the whole picture, or crop its centre
+  resize_small=int,  # fit='crop': the shorter side before the crop; None: image_size / 0.875
+  resize='bilinear',  # or nearest, bicubic, lanczos; where a picture has another size
+  mean=(0.5,),  # of pixel values in 0..1, one number or one a channel: (x - mean) / std; 0.5 and
+  std=(0.5,),  # 0.5 give -1..1, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) ImageNet's
+  crop='none',  # training: none (as evaluation), random_resized, padded
+  crop_area=(0.05, 1.0),  # random_resized: smallest and largest share of the picture's area
+  crop_ratio=(3 / 4, 4 / 3),  # random_resized: smallest and largest width over height
+  crop_padding=4,  # padded: black border, pixels
+  flip=False,  # mirror every second training picture, left to right
+  rotate=0.0,  # random affine map of a training picture: largest angle, degrees
+  scale=0.0,  # largest relative change of size, by axis
+  shear=0.0,  # largest shear, degrees
+  translate=0.0,  # largest shift, as a fraction of the side
+  whole_epochs=False,  # end an epoch with a smaller batch instead of in the middle of one
+  validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
+  split_seed=0,
+  threads=int,  # that decode pictures; None: one a core
+)
+
 PARTS = {
   'data': {
-    'digits': dict(  # 1,797 real handwritten digits, 8 x 8, that scikit-learn ships
-      image_size=(8, 8),  # (height, width) that the model sees
+    'digits': _PICTURES
+    | dict(  # 1,797 real handwritten digits, 8 x 8, that scikit-learn ships
+      image_size=(8, 8),
       channels=1,
-      resize='bilinear',  # or nearest, bicubic, lanczos; where a picture has another size
-      mean=(0.5,),  # of pixel values in 0..1, one number or one a channel: (x - mean) / std
-      std=(0.5,),
       test_fraction=0.2,  # stratified by class: 360 of the 1,797
-      validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
-      split_seed=0,
-      rotate=0.0,  # random affine map of a training image: largest angle, degrees
-      scale=0.0,  # largest relative change of size, by axis
-      shear=0.0,  # largest shear, degrees
-      translate=0.0,  # largest shift, as a fraction of the side
+    ),
+    'folder': _PICTURES
+    | dict(  # path/train/CLASS/PICTURE and path/test/CLASS/PICTURE, or path/CLASS/PICTURE
+      path=str,  # a folder, an archive of one, or an http(s) address of an archive
+      sha256=str,  # of the archive; an address needs it
+      test_folder='test',  # 'val' for ImageNet's layout
+      test_fraction=0.2,  # where there is no test folder: taken from train by split_seed
+      on_error='error',  # a file that cannot be read: error, or skip (count and names are logged)
+      decode_below=5000,  # fewer files than this are all decoded once; of more, headers are read
+      crop='random_resized',
+      flip=True,
+    ),
+    'tfds': _PICTURES
+    | dict(  # any TFDS set that is prepared as array_record
+      dataset=str,  # its name, 'cifar10' or 'cifar10:3.0.2'
+      data_dir=str,  # where TFDS sets are; None: ~/tensorflow_datasets
+      train_split='train',  # slices work: 'train[:90%]'
+      test_split='test',
+      image_key='image',
+      label_key='label',
+      crop='random_resized',
+      flip=True,
     ),
   },
   'model': {
@@ -145,6 +182,7 @@ MAY_CHANGE = (
   'checkpoint_every',
   'keep_checkpoints',
   'evaluation.batch_size',
+  'data.threads',
 )
 
 

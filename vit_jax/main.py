@@ -16,7 +16,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from vit_jax import defaults
+from vit_jax import defaults, distributed
 from vit_jax.choices import choose
 from vit_jax.defaults import Config
 
@@ -24,6 +24,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'folder of the run; made when missing', required=True)
 flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'what to do')
 flags.DEFINE_bool('traceback', False, 'show where in the code an error arose')
+flags.DEFINE_string('coordinator', None, 'several processes: HOST:PORT where process 0 listens')
+flags.DEFINE_integer('num_processes', None, 'several processes: how many there are')
+flags.DEFINE_integer('process_id', None, 'several processes: which one this is, from 0')
 
 
 def load_recipe(address: str) -> Config:
@@ -81,6 +84,7 @@ def run(argv: list[str]) -> None:
   choose('config.run', config.run, defaults.RUNS)
   if config.run != 'train':
     raise ValueError(f'config.run={config.run!r} is not built yet; choose train')
+  distributed.connect(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
   from vit_jax import memory, train  # JAX loads here, once the command line is known to be sound.
 
   memory.keep_freed()
@@ -89,7 +93,8 @@ def run(argv: list[str]) -> None:
   else:
     report = train.evaluate(config, workdir)
     shown = {key: report[key] for key in report if key not in ('per_class', 'confusion')}
-    print(json.dumps(shown, indent=2))
+    if shown:  # Process 0 has it.
+      print(json.dumps(shown, indent=2))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
   except (ValueError, TypeError, OSError, FloatingPointError, flags.Error) as error:
     if '--traceback' in argv:
       raise
+    if distributed.several() and not isinstance(error, FloatingPointError):
+      distributed.stop(distributed.explain(error))
     sys.exit(f'error: {error}')
 
 

@@ -11,6 +11,7 @@ from absl import logging
 import jax
 
 from vit_jax.defaults import Config
+from vit_jax.progress import clock
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -159,13 +160,6 @@ class Recorder:
     if self._row and self._writer:
       self._writer.write(self._step, self._row)
     self._row = {}
-
-
-def clock(seconds: float) -> str:
-  """'1:05:09', '5:09'."""
-  minutes, seconds = divmod(math.ceil(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:

@@ -85,19 +85,15 @@ class Predictor:
     if isinstance(images, str | pathlib.Path | Image.Image):
       images = [images]
     if isinstance(images, list | tuple):
-      return np.stack([self._one(image) for image in images])
+      return np.stack([self.preprocess(image) for image in images])
     images = np.asarray(images)
     if images.ndim != 4:
       raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
     if images.dtype == np.uint8:
-      return np.stack([self.preprocess.fit(image) for image in images])
+      return np.stack([self.preprocess(image) for image in images])
     if not np.issubdtype(images.dtype, np.floating):
       raise ValueError(f'images must be uint8 (0 to 255) or normalised floats, not {images.dtype}')
     return images.astype(np.float32)
-
-  def _one(self, image) -> np.ndarray:
-    is_path = isinstance(image, str | pathlib.Path)
-    return self.preprocess.open(image) if is_path else self.preprocess.fit(image)
 
   def top(self, probabilities: np.ndarray, count: int) -> list[dict[str, Any]]:
     """The `count` likeliest classes of one image."""
@@ -124,7 +120,7 @@ def predict_files(
     images, readable = [], []
     for path in paths[start : start + batch_size]:
       try:
-        images.append(predictor.preprocess.open(path))
+        images.append(predictor.preprocess(path))
         readable.append(path)
       except (ValueError, OSError) as error:
         broken.append(str(error))

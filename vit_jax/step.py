@@ -30,10 +30,10 @@ class TrainState:
 def fresh_state(config: Config, parts: Parts) -> TrainState:
   """The state before step 1, as a function of the seed."""
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
-  preprocess = parts.data.preprocess
   batch = {
-    'image': jnp.zeros((1, *preprocess.image_size, preprocess.channels)),
+    'image': jnp.zeros((1, *parts.data.image_shape)),
     'label': jnp.zeros((1,), jnp.int32),
+    'weight': jnp.ones((1,)),
   }
   params = parts.objective.init({'params': key, 'dropout': key}, batch, train=False)['params']
   trainable, _ = optim.partition(params, config.optimizer.multipliers)
@@ -85,6 +85,8 @@ def make_train_step(config: Config, parts: Parts) -> Callable:
   def train_step(state: TrainState, batch):
     step = state.step + 1
     key = jax.random.fold_in(jax.random.key(config.seed), step)
+    # Weights of mean 1 before the batch is cut: a mean of parts is then the mean of the real rows.
+    batch = batch | {'weight': batch['mask'] / batch['mask'].mean()}
     trainable, frozen = optim.partition(state.params, config.optimizer.multipliers)
     (loss, values), gradients = differentiate(trainable, frozen, batch, key)
     updates, opt_state = parts.optimizer.update(gradients, state.opt_state, trainable)
@@ -129,12 +131,11 @@ def accumulate(differentiate: Callable, count: int) -> Callable:
 
 def compile_step(config: Config, parts: Parts, shapes: TrainState):
   """The train step, compiled once and ahead, so that its memory is known before step 1."""
-  preprocess, rows = parts.data.preprocess, config.batch_size
-  place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(parts.mesh))
-  batch = {
-    'image': place((rows, *preprocess.image_size, preprocess.channels), jnp.uint8),
-    'label': place((rows,), jnp.int32),
-  }
+  rows = sharding.batch_sharding(parts.mesh)
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
+    parts.data.batch_shapes(config.batch_size),
+  )
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   outputs = (shardings, sharding.replicated(parts.mesh))
   step = jax.jit(make_train_step(config, parts), donate_argnums=0, out_shardings=outputs)

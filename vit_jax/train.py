@@ -8,7 +8,7 @@ from absl import logging
 from clu import parameter_overview
 import jax
 
-from vit_jax import checkpoint, data, evaluation, metrics, predict, sharding
+from vit_jax import checkpoint, data, distributed, evaluation, metrics, predict, sharding
 from vit_jax.defaults import Config
 from vit_jax.interruption import Interruption
 from vit_jax.metrics import Recorder, due
@@ -38,21 +38,23 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     state, train_step = prepare(config, parts, shapes, state)
     describe(config, parts, state, train_step)
     evaluator = make_evaluator(config, parts.model, parts.data, parts.mesh)
-    with Recorder(config, workdir, first) as recorder, Interruption() as interruption:
+    together = distributed.Together()
+    with Recorder(config, workdir, first) as recorder, Interruption() as interruption, together:
       for step, batch in training_batches(config, parts, first):
         state, values = train_step(state, batch)
         recorder.push(step, values)
+        interrupted = interruption.requested()
         scheduled = due(config.checkpoint_every, step) or step == config.total_steps
         splits = splits_due(config, parts, step, scheduled)
-        if splits or scheduled or interruption.requested:
+        if splits or scheduled or interrupted:
           recorder.settle()  # What is not finite is neither evaluated nor saved.
           weights = (state.ema if config.ema_decay else state.params)['model']
           scores = {split: evaluator.run(weights, split).scores() for split in splits}
           recorder.add(step, scores)
-        if scheduled or interruption.requested:
+        if scheduled or interrupted:
           best = scores.get('validation') if scheduled else None
           checkpoints.save(step, state, passport(config, parts), best)
-        if interruption.requested:
+        if interrupted:
           break
     checkpoints.wait()
   finish(config, workdir, step)
@@ -90,9 +92,11 @@ def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
   """Writes the inference file and the curves from what is on disk, and says where things are."""
   from vit_jax import figures
 
-  if jax.process_index() == 0:
-    checkpoint.write_model(workdir / 'model', *checkpoint.load(workdir))
+  loaded = checkpoint.load(workdir)  # By every process, as Orbax wants it.
+  if distributed.is_first():
+    checkpoint.write_model(workdir / 'model', *loaded)
     figures.curves(metrics.read(workdir / 'metrics.jsonl')).savefig(workdir / 'curves.png')
+  distributed.barrier('model written')
   done = step == config.total_steps
   logging.info(
     '%s at step %d of %d; %s',
@@ -116,15 +120,14 @@ def describe(config: Config, parts: Parts, state: TrainState, train_step) -> Non
   )
   logging.info('%s', parameter_overview.get_parameter_overview(state.params['model']))
   logging.info('config:\n%s', config)
-  grid, preprocess = parts.model.grid, parts.data.preprocess
+  grid = parts.model.grid
   logging.info(
     'tokens: %d x %d patches of %d px%s = %d, from images of %d x %d x %d',
     *grid,
     parts.model.patch_size,
     ' and a class token' if parts.model.class_token else '',
     parts.model.num_tokens,
-    *preprocess.image_size,
-    preprocess.channels,
+    *parts.data.image_shape,
   )
   sizes = ', '.join(f'{name} {len(source)}' for name, source in parts.data.splits.items())
   names = parts.data.class_names
@@ -141,7 +144,7 @@ def describe(config: Config, parts: Parts, state: TrainState, train_step) -> Non
 
 
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
-  """Evaluates the model of a run on the test split; writes `reports/`.
+  """Evaluates the model of a run on the test split; process 0 writes and returns the report.
 
   Raises:
     ValueError: no checkpoint, or other classes than the model's.
@@ -163,4 +166,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   params = jax.device_put(predictor.params, sharding.replicated(mesh))
   result = make_evaluator(config, predictor.model, dataset, mesh).run(params, 'test')
   about = {key: predictor.passport[key] for key in ('step', 'weights')}
-  return evaluation.classification.write_report(workdir / 'reports', result, dataset, 'test', about)
+  write = evaluation.classification.write_report
+  return (
+    write(workdir / 'reports', result, dataset, 'test', about) if distributed.is_first() else {}
+  )

@@ -1,38 +1,90 @@
 """Data sets by name: splits, class names, and batches that are a pure function of (seed, step).
 
-A new one is a loader in `sources.py` and one line here.
+A new one is a loader and one line here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
+import functools
 
+import jax
+from jax import numpy as jnp
 import numpy as np
 
-from vit_jax.data import augment, pipeline, preprocess, sources
+from vit_jax.data import pipeline, sources
+from vit_jax.data.augment import Augment
+from vit_jax.data.folder import folder
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.tfds import tfds
 
 DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
-  'digits': sources.digits
+  'digits': sources.digits,
+  'folder': folder,
+  'tfds': tfds,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """The splits of a data set and how its pictures become the model's input."""
+  """The splits of a data set and how its pictures become the model's input.
+
+  Attributes:
+    whole_epochs: whether an epoch ends with a smaller batch instead of in the middle of one.
+    threads: that decode; None: one a core.
+  """
 
   splits: sources.Splits
   class_names: tuple[str, ...]
-  preprocess: preprocess.Preprocess
-  augment: augment.Affine
+  preprocess: Preprocess
+  augment: Augment
+  whole_epochs: bool = False
+  threads: int | None = None
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels) of the model's input."""
+    return (*self.preprocess.image_size, self.preprocess.channels)
+
+  def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of the global training batch."""
+    shape = jax.ShapeDtypeStruct
+    return {
+      'image': shape((batch_size, *self.image_shape), jnp.uint8),
+      'label': shape((batch_size,), jnp.int32),
+      'mask': shape((batch_size,), jnp.bool_),
+    }
 
   def batch_at(self, step: int, *, batch_size: int, seed: int) -> dict[str, np.ndarray]:
-    """The training batch of a step counted from 1: 'image' uint8 `B H W C`, 'label' int32 `B`."""
-    return pipeline.batch_at(
-      self.splits['train'], step, batch_size, seed, self.preprocess, self.augment
+    """The training batch of a step counted from 1, this process's rows: 'image' uint8 `B H W C`,
+    'label' int32 `B`, 'mask' bool `B`: which rows are real."""
+    return pipeline.training_batch(
+      self.splits['train'],
+      step,
+      batch_size=batch_size,
+      seed=seed,
+      whole_epochs=self.whole_epochs,
+      shape=self.image_shape,
+      threads=self.threads,
+      make=lambda picture, rng: self.augment(picture, rng, self.preprocess),
     )
 
-  def epoch(self, split: str, batch_size: int):
+  def epoch(self, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """One pass over a split in order; the last batch is padded, 'mask' says which rows are real."""
-    return pipeline.epoch(self.splits[split], batch_size, self.preprocess)
+    source = self.splits[split]
+    make = functools.partial(
+      pipeline.evaluation_batch,
+      source,
+      batch_size=batch_size,
+      shape=self.image_shape,
+      threads=self.threads,
+      make=self.preprocess,
+    )
+    return pipeline.prefetch(make, range(-(-len(source) // batch_size)))
+
+  def picture(self, split: str, index: int) -> np.ndarray:
+    """One picture as evaluation sees it."""
+    found, _ = self.splits[split].read(np.array([index]))
+    return self.preprocess(found[0])
 
 
 def build(
@@ -40,22 +92,39 @@ def build(
   *,
   image_size: tuple[int, int],
   channels: int,
+  fit: str,
+  resize_small: int | None,
   resize: str,
   mean: tuple[float, ...],
   std: tuple[float, ...],
+  crop: str,
+  crop_area: tuple[float, float],
+  crop_ratio: tuple[float, float],
+  crop_padding: int,
+  flip: bool,
   rotate: float,
   scale: float,
   shear: float,
   translate: float,
+  whole_epochs: bool,
+  threads: int | None,
   **source,
 ) -> Dataset:
-  """The data set `name`; what is left of its section goes to its loader in `sources.py`."""
-  splits, class_names = DATASETS[name](**source)
-  return Dataset(
-    splits,
-    class_names,
-    preprocess.Preprocess(
-      (image_size[0], image_size[1]), channels, resize, tuple(mean), tuple(std)
-    ),
-    augment.Affine(rotate, scale, shear, translate),
+  """The data set `name`; what is left of its section goes to its loader."""
+  if threads is not None and threads < 1:
+    raise ValueError(f'config.data.threads={threads} must be at least 1')
+  size = (image_size[0], image_size[1])
+  preprocess = Preprocess(size, channels, resize, tuple(mean), tuple(std), fit, resize_small)
+  augment = Augment(
+    crop,
+    (crop_area[0], crop_area[1]),
+    (crop_ratio[0], crop_ratio[1]),
+    crop_padding,
+    flip,
+    rotate,
+    scale,
+    shear,
+    translate,
   )
+  splits, class_names = DATASETS[name](**source)
+  return Dataset(splits, class_names, preprocess, augment, whole_epochs, threads)

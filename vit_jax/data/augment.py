@@ -1,4 +1,4 @@
-"""Random changes of training pictures: each is `(image, rng) -> image`, chosen in the config."""
+"""Random changes of training pictures: crop, flip, affine map; chosen in the config."""
 
 import dataclasses
 import math
@@ -7,29 +7,94 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
+from vit_jax.choices import choose
+from vit_jax.data import jpeg, pictures
+from vit_jax.data.preprocess import Preprocess
+
+CROPS = ('none', 'random_resized', 'padded')
+
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
-  """A random rotation, scaling, shear and shift about the centre, bilinear, black outside.
+class Augment:
+  """How a training picture becomes the model's input; all at their defaults: as in evaluation.
 
   Attributes:
-    rotate: largest angle in degrees, either way.
-    scale: largest relative change of size, for each axis.
-    shear: largest shear in degrees.
-    translate: largest shift as a fraction of the side, for each axis.
+    crop: 'random_resized' cuts out a random region and resizes it (Inception crop,
+      arXiv:1409.4842); 'padded' adds a black border and cuts out a window of the image's size.
+    crop_area: smallest and largest area of the region, as a share of the picture's.
+    crop_ratio: smallest and largest width over height.
+    crop_padding: width of the border in pixels.
+    flip: whether to mirror every second picture, left to right.
+    rotate: largest angle in degrees, either way, of an affine map about the centre.
+    scale: its largest relative change of size, for each axis.
+    shear: its largest shear in degrees.
+    translate: its largest shift as a fraction of the side, for each axis.
   """
 
+  crop: str = 'none'
+  crop_area: tuple[float, float] = (0.05, 1.0)
+  crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  crop_padding: int = 4
+  flip: bool = False
   rotate: float = 0.0
   scale: float = 0.0
   shear: float = 0.0
   translate: float = 0.0
 
+  def __post_init__(self):
+    choose('config.data.crop', self.crop, CROPS)
+    for key, largest in (('crop_area', 1.0), ('crop_ratio', math.inf)):
+      low, high = getattr(self, key)
+      if not 0 < low <= high <= largest:
+        raise ValueError(
+          f'config.data.{key}={getattr(self, key)} must be (smallest, largest), above 0'
+          + (' and at most 1' if largest == 1 else '')
+        )
+    if self.crop_padding < 0:
+      raise ValueError(f'config.data.crop_padding={self.crop_padding} must not be negative')
+
   def __call__(
-    self, image: UInt8[np.ndarray, 'H W C'], rng: np.random.Generator
+    self, picture: pictures.Picture, rng: np.random.Generator, preprocess: Preprocess
   ) -> UInt8[np.ndarray, 'H W C']:
+    """One training picture; `rng` decides."""
+    if self.crop == 'random_resized':
+      pixels = pictures.read(
+        picture, preprocess.channels, lambda height, width: self.region(height, width, rng)
+      )
+      pixels = preprocess.resized(pixels, preprocess.image_size)
+    else:
+      pixels = preprocess(picture)
+    if self.crop == 'padded':
+      border = (self.crop_padding, self.crop_padding)
+      top, left = rng.integers(0, 2 * self.crop_padding + 1, 2)
+      height, width = preprocess.image_size
+      pixels = np.pad(pixels, (border, border, (0, 0)))[top : top + height, left : left + width]
+    if self.flip and rng.random() < 0.5:
+      pixels = pixels[:, ::-1]
+    return self.affine(pixels, rng)
+
+  def region(self, height: int, width: int, rng: np.random.Generator) -> jpeg.Region:
+    """A region of random area and ratio; the largest centred one where ten tries do not fit."""
+    low, high = np.log(self.crop_ratio)
+    for _ in range(10):
+      area = height * width * rng.uniform(*self.crop_area)
+      ratio = math.exp(rng.uniform(low, high))
+      rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+      if 0 < rows <= height and 0 < columns <= width:
+        top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
+        return int(top), int(left), rows, columns
+    ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])
+    rows = min(height, max(1, round(width / ratio)))
+    columns = min(width, max(1, round(height * ratio)))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+  def affine(
+    self, pixels: UInt8[np.ndarray, 'H W C'], rng: np.random.Generator
+  ) -> UInt8[np.ndarray, 'H W C']:
+    """A random rotation, scaling, shear and shift, bilinear, black outside."""
     if not (self.rotate or self.scale or self.shear or self.translate):
-      return image
-    height, width, _ = image.shape
+      return pixels
+    height, width, _ = pixels.shape
     rotate, shear, scale_x, scale_y, shift_x, shift_y = rng.uniform(-1, 1, 6)
     angle, slant = math.radians(self.rotate * rotate), math.radians(self.shear * shear)
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -44,6 +109,6 @@ class Affine:
       Image.fromarray(plane).transform(
         (width, height), Image.Transform.AFFINE, rows, Image.Resampling.BILINEAR
       )
-      for plane in np.moveaxis(image, -1, 0)
+      for plane in np.moveaxis(pixels, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)

@@ -1,24 +1,27 @@
 """Which examples, in which order, with which changes: a pure function of (seed, step).
 
 Nothing is saved and nothing skipped on resume. Each process reads only its share of a batch: which
-picture stands at which place does not depend on how many processes there are.
+picture stands at which place does not depend on how many processes there are. Threads decode into
+one array a batch; pixels stay uint8 until they are on the device.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
 import functools
-import math
+import os
 from typing import Any
 
 import jax
+from jaxtyping import UInt8
 import numpy as np
 
-from vit_jax.data.augment import Affine
-from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.pictures import Damaged, Picture
 from vit_jax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
+# Pictures that a thread takes at a time: enough to hide the hand-over, few enough to share evenly.
+CHUNK = 8
 
 
 @functools.lru_cache(maxsize=8)
@@ -29,44 +32,121 @@ def shuffled(size: int, seed: int) -> Any:
   return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
 
 
-def process_share(batch_size: int) -> range:
+def process_share(batch_size: int) -> np.ndarray:
   """The rows of a global batch that this process reads."""
   size = batch_size // jax.process_count()
-  return range(jax.process_index() * size, (jax.process_index() + 1) * size)
+  return np.arange(size) + jax.process_index() * size
 
 
-def batch_at(
-  source: Source, step: int, batch_size: int, seed: int, preprocess: Preprocess, augment: Affine
+def training_places(
+  step: int, rows: np.ndarray, batch_size: int, size: int, whole_epochs: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """Positions in the endless order, and which of them are real.
+
+  With `whole_epochs` an epoch ends with a smaller batch, filled up with rows that are not real;
+  else the next epoch begins in the middle of a batch.
+  """
+  if not whole_epochs:
+    return (step - 1) * batch_size + rows, np.ones(len(rows), bool)
+  epoch, batch = divmod(step - 1, -(-size // batch_size))
+  places = batch * batch_size + rows
+  return epoch * size + np.where(places < size, places, 0), places < size
+
+
+def training_batch(
+  source: Source,
+  step: int,
+  *,
+  batch_size: int,
+  seed: int,
+  whole_epochs: bool,
+  shape: tuple[int, ...],
+  threads: int | None,
+  make: Callable[[Picture, np.random.Generator], np.ndarray],
 ) -> Batch:
   """This process's rows of the training batch of `step`, counted from 1."""
-  order = shuffled(len(source), seed)
   rows = process_share(batch_size)
-  indices = [order[(step - 1) * batch_size + row] for row in rows]
+  places, mask = training_places(step, rows, batch_size, len(source), whole_epochs)
+  order = shuffled(len(source), seed)
+  indices = np.array([order[place] for place in places])
   # One generator for each (seed, step, row): a picture's crop is the same on any number of hosts.
-  images = [
-    augment(preprocess.fit(source.images[i]), np.random.default_rng((seed, step, row)))
-    for i, row in zip(indices, rows, strict=True)
-  ]
-  return {'image': np.stack(images), 'label': source.labels[indices]}
+  images, labels = load(
+    source, indices, shape, threads,
+    lambda picture, i: make(picture, np.random.default_rng((seed, step, rows[i]))),
+  )  # fmt: skip
+  return {'image': images, 'label': labels, 'mask': mask}
 
 
-def epoch(source: Source, batch_size: int, preprocess: Preprocess) -> Iterator[Batch]:
-  """This process's rows of every batch of one pass; padding repeats example 0 under mask False."""
-  for start in range(0, math.ceil(len(source) / batch_size) * batch_size, batch_size):
-    places = np.array([start + row for row in process_share(batch_size)])
-    mask = places < len(source)
-    indices = np.where(mask, places, 0)
-    images = np.stack([preprocess.fit(source.images[i]) for i in indices])
-    yield {'image': images, 'label': source.labels[indices], 'mask': mask, 'index': indices}
+def evaluation_batch(
+  source: Source,
+  number: int,
+  *,
+  batch_size: int,
+  shape: tuple[int, ...],
+  threads: int | None,
+  make: Callable[[Picture], np.ndarray],
+) -> Batch:
+  """This process's rows of batch `number`, from 0, of one pass in order.
+
+  The last batch is filled up with example 0 under mask False; 'index' says which example is where.
+  """
+  places = number * batch_size + process_share(batch_size)
+  mask = places < len(source)
+  indices = np.where(mask, places, 0)
+  images, labels = load(source, indices, shape, threads, lambda picture, _: make(picture))
+  return {'image': images, 'label': labels, 'mask': mask, 'index': indices.astype(np.int32)}
 
 
-def prefetch(make: Callable[[int], object], steps: range, ahead: int = 2) -> Iterator:
-  """`make(step)` for each step in order, up to `ahead` of them made beforehand in a thread."""
-  with futures.ThreadPoolExecutor(1, 'prefetch') as pool:
-    waiting: deque[futures.Future] = deque()
+def cores() -> int:
+  """Those that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+@functools.cache
+def workers(threads: int | None) -> futures.ThreadPoolExecutor:
+  """The threads that decode."""
+  return futures.ThreadPoolExecutor(threads or cores(), 'decode')
+
+
+def load(
+  source: Source,
+  indices: np.ndarray,
+  shape: tuple[int, ...],
+  threads: int | None,
+  make: Callable[[Picture, int], np.ndarray],
+) -> tuple[UInt8[np.ndarray, 'B H W C'], np.ndarray]:
+  """`make(picture, row)` for each index, into one array; and the labels.
+
+  Raises:
+    Damaged: a picture that cannot be read; names it.
+  """
+  images = np.empty((len(indices), *shape), np.uint8)
+  labels = np.empty(len(indices), np.int32)
+
+  def fill(start: int) -> None:
+    chunk = indices[start : start + CHUNK]
+    found, labels[start : start + CHUNK] = source.read(chunk)
+    for row, picture in enumerate(found, start):
+      try:
+        images[row] = make(picture, row)
+      except Damaged as error:
+        where = '' if isinstance(picture, str) else f'{source.name(int(indices[row]))}: '
+        raise Damaged(where + str(error)) from None
+
+  list(workers(threads).map(fill, range(0, len(indices), CHUNK)))
+  return images, labels
+
+
+def prefetch(make: Callable[[int], Any], steps: range, ahead: int = 2) -> Iterator:
+  """`make(step)` for each step in order, up to `ahead` of them being made beforehand in threads."""
+  pool = futures.ThreadPoolExecutor(ahead, 'prefetch')
+  waiting: deque[futures.Future] = deque()
+  try:
     for step in steps:
       waiting.append(pool.submit(make, step))
       if len(waiting) > ahead:
         yield waiting.popleft().result()
     while waiting:
       yield waiting.popleft().result()
+  finally:
+    pool.shutdown(cancel_futures=True)

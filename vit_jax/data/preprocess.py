@@ -1,4 +1,4 @@
-"""From any picture to the model's input: upright, right mode, resized; normalised on the device.
+"""From any picture to the model's input: fitted to its size; normalised on the device.
 
 These settings travel with the weights, so `predict` sees what training saw.
 """
@@ -9,9 +9,10 @@ import pathlib
 from jax import numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from vit_jax.choices import choose
+from vit_jax.data import pictures
 
 RESIZE = {
   'nearest': Image.Resampling.NEAREST,
@@ -19,10 +20,7 @@ RESIZE = {
   'bicubic': Image.Resampling.BICUBIC,
   'lanczos': Image.Resampling.LANCZOS,
 }
-# As Image.init() would list them, but without loading every plug-in at import.
-SUFFIXES = frozenset(
-  ['.bmp', '.gif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
-)
+FITS = ('squash', 'crop')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +29,14 @@ class Preprocess:
 
   Attributes:
     image_size: (height, width) in pixels.
-    channels: 1 (grey) or 3 (RGB).
-    resize: the filter where a picture has another size; the whole picture is squashed.
+    channels: 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA), or any number for pictures from arrays.
+    resize: the filter where a picture has another size; all but 'nearest' smooth when shrinking.
     mean: subtracted from pixel values in 0..1; one number, or one a channel.
     std: divided by afterwards.
+    fit: 'squash' resizes the whole picture; 'crop' resizes its shorter side to `resize_small` and
+      takes the centre.
+    resize_small: pixels, for images as wide as high; None: 1 / 0.875 of the shorter side of
+      `image_size`.
   """
 
   image_size: tuple[int, int]
@@ -42,61 +44,64 @@ class Preprocess:
   resize: str
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  fit: str = 'squash'
+  resize_small: int | None = None
 
   def __post_init__(self):
-    if self.channels not in (1, 3):
-      raise ValueError(f'config.data.channels={self.channels} must be 1 (grey) or 3 (RGB)')
+    if self.channels < 1:
+      raise ValueError(f'config.data.channels={self.channels} must be at least 1')
     for key in ('mean', 'std'):
       if len(getattr(self, key)) not in (1, self.channels):
         raise ValueError(f'config.data.{key} needs 1 or {self.channels} numbers')
     if 0 in self.std:
       raise ValueError('config.data.std must not be 0: pixel values are divided by it')
     choose('config.data.resize', self.resize, RESIZE)
+    choose('config.data.fit', self.fit, FITS)
+    if self.resize_small is not None and self.resize_small < min(self.image_size):
+      raise ValueError(
+        f'config.data.resize_small={self.resize_small} must be at least the shorter side of '
+        f'config.data.image_size={self.image_size}'
+      )
 
-  def open(self, path: str | pathlib.Path) -> UInt8[np.ndarray, 'H W C']:
-    """Reads an image file.
+  def __call__(self, picture: pictures.Picture) -> UInt8[np.ndarray, 'H W C']:
+    """Any picture, as evaluation and prediction see it.
 
     Raises:
-      ValueError: not an image, or a damaged one; names the file.
+      pictures.Damaged: not an image, or a broken one; names the file.
     """
-    try:
-      with Image.open(path) as image:
-        return self.fit(image)
-    except UnidentifiedImageError:
-      raise ValueError(f'{path}: not an image that Pillow can read') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-      if isinstance(error, OSError) and error.errno:
-        raise
-      raise ValueError(f'{path}: damaged image ({error})') from None
-
-  def fit(self, image: Image.Image | np.ndarray) -> UInt8[np.ndarray, 'H W C']:
-    """Any picture, upright, in the model's mode and size."""
-    if isinstance(image, np.ndarray):
-      if image.shape == (*self.image_size, self.channels):
-        return image
-      image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    image = convert(ImageOps.exif_transpose(image), 'L' if self.channels == 1 else 'RGB')
+    if isinstance(picture, Image.Image):
+      picture = pictures.upright(picture)
+    pixels = pictures.read(picture, self.channels)
+    if self.fit == 'squash' or pixels.shape[:2] == self.image_size:
+      return self.resized(pixels, self.image_size)
     height, width = self.image_size
-    if image.size != (width, height):
-      image = image.resize((width, height), RESIZE[self.resize])
-    return np.asarray(image).reshape(*self.image_size, self.channels)
+    small = self.resize_small or round(min(height, width) / 0.875)
+    # The scale at which the picture covers the enlarged window; a side at a time, as torchvision.
+    scale = small / min(height, width) * max(height / pixels.shape[0], width / pixels.shape[1])
+    size = (
+      max(height, int(pixels.shape[0] * scale + 1e-6)),
+      max(width, int(pixels.shape[1] * scale + 1e-6)),
+    )
+    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+    return self.resized(pixels, size)[top : top + height, left : left + width]
+
+  def resized(
+    self, pixels: UInt8[np.ndarray, 'H W C'], size: tuple[int, int]
+  ) -> UInt8[np.ndarray, 'h w C']:
+    """Pixels at another (height, width)."""
+    if pixels.shape[:2] == tuple(size):
+      return pixels
+    if pixels.shape[-1] not in (1, 3, 4):  # Pillow's resizing knows 'L', 'RGB' and 'RGBA'.
+      bands = np.split(pixels, pixels.shape[-1], axis=-1)
+      return np.concatenate([self.resized(band, size) for band in bands], axis=-1)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = image.resize((size[1], size[0]), RESIZE[self.resize])
+    return np.asarray(image).reshape(*size, -1)
 
   def normalise(self, images: UInt8[Array, 'B H W C']) -> Float[Array, 'B H W C']:
     """0..255 -> (x / 255 - mean) / std, in float32 on the device."""
     mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
     return (images.astype(jnp.float32) / 255 - mean) / std
-
-
-def convert(image: Image.Image, mode: str) -> Image.Image:
-  """To 'L' or 'RGB': 16-bit values are scaled, transparent pixels stand on white."""
-  if image.mode.startswith('I'):
-    values = np.asarray(image)
-    scale = 257 if values.max(initial=0) > 255 else 1
-    image = Image.fromarray((values // scale).clip(0, 255).astype(np.uint8))
-  if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
-    image = image.convert('RGBA')
-    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-  return image.convert(mode)
 
 
 def find_images(paths: list[str]) -> list[pathlib.Path]:
@@ -109,8 +114,9 @@ def find_images(paths: list[str]) -> list[pathlib.Path]:
   for path in map(pathlib.Path, paths):
     if not path.exists():
       raise FileNotFoundError(f'{path} does not exist')
-    inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
+    known = pictures.suffixes()
+    inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in known and p.is_file())
     if path.is_dir() and not inside:
-      raise FileNotFoundError(f'{path} holds no image; suffixes: {" ".join(sorted(SUFFIXES))}')
+      raise FileNotFoundError(f'{path} holds no image; suffixes: {" ".join(sorted(known))}')
     found += inside if path.is_dir() else [path]
   return found

@@ -1,26 +1,55 @@
-"""Where pictures come from: random access by index, labels known beforehand, splits by a seed."""
+"""Where pictures come from: random access by index; splits by a seed; the built-in digits."""
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from vit_jax.data.pictures import Picture
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Labelled pictures in an order of their own."""
+
+  def __len__(self) -> int: ...
+
+  def read(self, indices: np.ndarray) -> tuple[Sequence[Picture], np.ndarray]:
+    """The pictures, still encoded, and labels (int32) at some indices; from any thread."""
+    ...
+
+  def name(self, index: int) -> str:
+    """What to call a picture in a message."""
+    ...
+
+  def take(self, indices: np.ndarray) -> 'Source':
+    """A part of it."""
+    ...
+
+
+Splits = dict[str, Source]
+
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """Labelled pictures: `images[i]` is uint8, (height, width, channels), with label `labels[i]`."""
+class Listed:
+  """Pictures in a list or array (pixels or file names), with labels known beforehand."""
 
-  images: Sequence[np.ndarray] | np.ndarray
+  images: Sequence[Picture] | np.ndarray
   labels: np.ndarray
 
   def __len__(self) -> int:
     return len(self.labels)
 
-  def take(self, indices: np.ndarray) -> 'Source':
-    return Source([self.images[i] for i in indices], self.labels[indices])
+  def read(self, indices: np.ndarray) -> tuple[Sequence[Picture], np.ndarray]:
+    return [self.images[i] for i in indices], self.labels[indices]
 
+  def name(self, index: int) -> str:
+    image = self.images[index]
+    return image if isinstance(image, str) else f'picture {index}'
 
-Splits = dict[str, Source]
+  def take(self, indices: np.ndarray) -> 'Listed':
+    return Listed([self.images[i] for i in indices], self.labels[indices])
 
 
 def digits(
@@ -31,22 +60,23 @@ def digits(
 
   pixels, labels = load_digits(return_X_y=True)
   images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)  # 0..16 -> 0..255
-  whole = Source(images, labels.astype(np.int32))
+  whole = Listed(images, labels.astype(np.int32))
   rest, test = split(whole, test_fraction, split_seed, 'test_fraction')
-  splits = {'train': rest, 'test': test}
-  return with_validation(splits, validation_fraction, split_seed), tuple('0123456789')
+  splits = with_validation(rest, validation_fraction, split_seed)
+  return splits | {'test': test}, tuple('0123456789')
 
 
-def with_validation(splits: Splits, fraction: float, seed: int) -> Splits:
-  """Moves a seeded share of each class from 'train' into 'validation'; 0: none."""
+def with_validation(train: Source, fraction: float, seed: int) -> Splits:
+  """'train', and 'validation' with a seeded share of it; 0: none."""
   if not fraction:
-    return splits
-  train, validation = split(splits['train'], fraction, seed, 'validation_fraction')
-  return {'train': train, 'validation': validation, 'test': splits['test']}
+    return {'train': train}
+  train, validation = split(train, fraction, seed, 'validation_fraction')
+  return {'train': train, 'validation': validation}
 
 
 def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source, Source]:
-  """Two parts with the same share of every class, the second of `fraction` (rounded up).
+  """Two parts, the second of `fraction` (rounded up); with the same share of every class where
+  labels are known beforehand.
 
   Raises:
     ValueError: `fraction` is not between 0 and 1, or leaves a part without some class.
@@ -55,9 +85,10 @@ def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source,
 
   if not 0 < fraction < 1:
     raise ValueError(f'config.data.{key}={fraction} must lie between 0 and 1')
+  labels = source.labels if isinstance(source, Listed) else None
   try:
     parts = train_test_split(
-      np.arange(len(source)), test_size=fraction, stratify=source.labels, random_state=seed
+      np.arange(len(source)), test_size=fraction, stratify=labels, random_state=seed
     )
   except ValueError as error:
     raise ValueError(

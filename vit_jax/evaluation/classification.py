@@ -84,6 +84,7 @@ class Classification:
         'loss': cross_entropy(logits, batch['label'], loss),
         'top5': (ranked == batch['label'][:, None]).any(-1),
         'mask': batch['mask'],
+        'index': batch['index'],
       }
 
     # Replicated outputs: every process sees every row.
@@ -100,9 +101,11 @@ class Classification:
       outputs = jax.device_get(self._forward(params, sharding.place_batch(batch, self._mesh)))
       rows.append({key: value[outputs['mask']] for key, value in outputs.items()})
     columns = {key: np.concatenate([row[key] for row in rows]) for key in rows[0] if key != 'mask'}
-    expected = len(self._data.splits[split])
-    if len(columns['label']) != expected:
-      raise RuntimeError(f'{split}: evaluated {len(columns["label"])} of {expected} examples')
+    expected, seen = len(self._data.splits[split]), columns.pop('index')
+    if not np.array_equal(np.sort(seen), np.arange(expected)):
+      raise RuntimeError(f'{split}: evaluated {len(np.unique(seen))} of {expected} examples')
+    # In the order of the split: devices may hold a batch's rows in another order.
+    columns = {key: value[np.argsort(seen)] for key, value in columns.items()}
     return Result(**columns, num_classes=self._num_classes)
 
 
@@ -116,7 +119,7 @@ def write_report(
   figures.confusion(result.confusion(), data.class_names).savefig(folder / 'confusion.png')
   wrong = np.flatnonzero(~result.correct)
   worst = wrong[np.argsort(-result.probability[wrong], kind='stable')][:24]
-  images = [data.preprocess.fit(data.splits[split].images[i]) for i in worst]
+  images = [data.picture(split, int(i)) for i in worst]
   titles = [
     f'{data.class_names[result.label[i]]} taken for {data.class_names[result.prediction[i]]}\n'
     f'at {result.probability[i]:.0%}'

@@ -11,7 +11,7 @@ LOSSES = ('softmax', 'sigmoid')
 
 
 class Classification(nn.Module):
-  """Images and labels -> loss and accuracy, each a mean over the batch.
+  """Images, labels and weights of mean 1 -> loss and accuracy, each a mean over the batch.
 
   `loss='sigmoid'` sums independent binary losses over the classes, as the paper's ImageNet-21k
   pre-training does.
@@ -37,8 +37,9 @@ class Classification(nn.Module):
         'one a token; choose another readout'
       )
     losses = cross_entropy(logits, batch['label'], self.loss, self.label_smoothing)
-    accuracy = (logits.argmax(-1) == batch['label']).mean()
-    return losses.mean(), {'accuracy': accuracy}
+    correct = logits.argmax(-1) == batch['label']
+    weight = batch['weight']
+    return (losses * weight).mean(), {'accuracy': (correct * weight).mean()}
 
 
 def cross_entropy(

@@ -1,0 +1,140 @@
+"""Pictures in any form (file, bytes, array, Pillow image) -> upright uint8 pixels."""
+
+from collections.abc import Callable
+import functools
+import io
+import pathlib
+import struct
+import zlib
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vit_jax.data import jpeg
+
+Picture = str | pathlib.Path | bytes | np.ndarray | Image.Image
+# Pillow's modes by number of channels; with any other number a picture must be an array.
+MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
+# By EXIF orientation; 1 is upright.
+TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's plug-ins raise on broken files.
+BROKEN = (
+  OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error,
+  zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class Damaged(ValueError):
+  """A picture that cannot be read; says why, and which file where that is known."""
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+  """Of every format that Pillow reads, in lower case; and '.npy', for any number of channels."""
+  Image.init()
+  known = Image.registered_extensions()
+  return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN) | {'.npy'}
+
+
+def read(
+  picture: Picture, channels: int, choose: Callable[[int, int], jpeg.Region] | None = None
+) -> UInt8[np.ndarray, 'H W C']:
+  """The pixels of a picture, or of the region that `choose(height, width)` picks.
+
+  Raises:
+    Damaged: not an image, or a broken one.
+    ValueError: an array of another number of channels.
+    OSError: the file cannot be opened.
+  """
+  if isinstance(picture, str | pathlib.Path):
+    data = pathlib.Path(picture).read_bytes()
+    try:
+      return read(data, channels, choose)
+    except Damaged as error:
+      raise Damaged(f'{picture}: {error}') from None
+  if isinstance(picture, bytes):
+    pixels = jpeg.decode(picture, choose or whole) if channels == 3 else None
+    if pixels is not None:
+      return pixels
+    picture = decode(picture)
+  pixels = convert(picture, channels)
+  top, left, height, width = (choose or whole)(*pixels.shape[:2])
+  return pixels[top : top + height, left : left + width]
+
+
+def whole(height: int, width: int) -> jpeg.Region:
+  return 0, 0, height, width
+
+
+def decode(data: bytes) -> Image.Image | np.ndarray:
+  """The content of a file, upright.
+
+  Raises:
+    Damaged: not an image, or a broken one.
+  """
+  try:
+    if data.startswith(b'\x93NUMPY'):
+      return np.load(io.BytesIO(data), allow_pickle=False)
+    image = Image.open(io.BytesIO(data))
+    image.load()
+  except UnidentifiedImageError:
+    raise Damaged('not an image that Pillow can read') from None
+  except BROKEN as error:
+    raise Damaged(f'damaged image ({error})') from None
+  return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+  """Turned as its EXIF orientation asks; an invalid one is ignored."""
+  try:
+    orientation = image.getexif().get(jpeg.ORIENTATION)
+  except BROKEN:
+    return image
+  return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def convert(picture: Image.Image | np.ndarray, channels: int) -> UInt8[np.ndarray, 'H W C']:
+  """To the asked number of channels: grey values are repeated, transparent pixels stand on white.
+
+  Raises:
+    ValueError: an array of another number of channels, or not uint8.
+  """
+  if isinstance(picture, np.ndarray):
+    if picture.dtype != np.uint8 or picture.ndim != 3:
+      raise ValueError(
+        f'an array of pixels must be uint8 (height, width, channels), not {picture.dtype} '
+        f'{picture.shape}'
+      )
+    if picture.shape[-1] == channels:
+      return picture
+    if picture.shape[-1] not in MODES or channels not in MODES:
+      raise ValueError(
+        f'a picture has {picture.shape[-1]} channels, config.data.channels={channels}'
+      )
+    picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+  if channels not in MODES:
+    raise ValueError(f'config.data.channels={channels}: give such pictures as .npy files')
+  pixels = np.asarray(to_mode(picture, MODES[channels]))
+  return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+  """To 'L', 'LA', 'RGB' or 'RGBA': 16-bit values are scaled to 8 bits."""
+  if image.mode.startswith('I'):
+    values = np.asarray(image)
+    scale = 257 if values.max(initial=0) > 255 else 1
+    image = Image.fromarray((values // scale).clip(0, 255).astype(np.uint8))
+  see_through = image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info
+  if see_through and mode in ('L', 'RGB'):
+    image = image.convert('RGBA')
+    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+  return image if image.mode == mode else image.convert(mode)
