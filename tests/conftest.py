@@ -14,6 +14,8 @@ import subprocess
 import sys
 
 from absl import logging
+import numpy as np
+from PIL import Image
 import pytest
 
 from vit_jax import defaults
@@ -64,6 +66,31 @@ def command(*arguments, module='vit_jax.main', **kwargs):
     env=environment,
     **({'cwd': ROOT, 'timeout': 300} | kwargs),
   )
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _own_cache(tmp_path_factory):
+  """Downloads and checks of files are remembered here, not in the user's cache."""
+  os.environ['VIT_JAX_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+
+def real_data(name):
+  """A folder of real data, where the machine has them."""
+  root = os.environ.get('VIT_JAX_TEST_DATA')
+  if not root or not (pathlib.Path(root) / name).is_dir():
+    pytest.skip(f'no {name} below the folder that VIT_JAX_TEST_DATA names')
+  return pathlib.Path(root) / name
+
+
+def make_folder(root, counts, size=(12, 10)):
+  """Class folders of PNG files: {'train/cat': 3, ...}; pixels depend on name and number."""
+  for name, count in counts.items():
+    (root / name).mkdir(parents=True)
+    for i in range(count):
+      rng = np.random.default_rng([*name.encode(), i])
+      pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+      Image.fromarray(pixels).save(root / name / f'{i}.png')
+  return root
 
 
 @pytest.fixture(autouse=True)

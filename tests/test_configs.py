@@ -4,7 +4,7 @@ import ast
 import importlib
 import pathlib
 
-from conftest import ROOT
+from conftest import ROOT, make_folder, real_data
 import jax
 from ml_collections import config_dict
 import pytest
@@ -19,6 +19,12 @@ PARTS = [(section, name) for section, names in defaults.PARTS.items() for name i
 def test_recipes_build_and_trace_from_anywhere(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config = defaults.complete(main.load_recipe(str(path)), {})
+  if config.data.name == 'folder':
+    config.data.path = str(
+      make_folder(tmp_path / 'data', {'train/a': 6, 'train/b': 6, 'test/a': 1})
+    )
+  if config.data.name == 'tfds':
+    config.data.data_dir = str(real_data('tfds'))
   built = parts.build(config)
   shapes = step.state_shapes(config, built)
   batch = built.data.batch_at(1, batch_size=config.batch_size, seed=0)
@@ -101,7 +107,7 @@ BUILDERS = {
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
   ],
-  'model': ['vit_jax.models.vit', 'vit_jax.models.readout', 'vit_jax.models.layers'],
+  'model': [f'vit_jax.models.{name}' for name in ('vit', 'encoder', 'readout', 'layers')],
   'objective': ['vit_jax.objectives.classification'],
   'optimizer': ['vit_jax.optim'],
   'evaluation': ['vit_jax.evaluation.classification'],

@@ -4,7 +4,6 @@ import dataclasses
 
 from conftest import small_config
 import numpy as np
-from PIL import Image
 import pytest
 
 from vit_jax import data
@@ -108,64 +107,6 @@ def test_prefetch_keeps_order_and_passes_errors_on():
   got = []
   with pytest.raises(ValueError, match='bad picture'):
     got.extend(pipeline.prefetch(fail, range(5)))
-
-
-def test_affine_moves_pixels_but_not_the_picture():
-  image = np.zeros((9, 9, 1), np.uint8)
-  image[4, 4] = 255
-  rng = np.random.default_rng(0)
-  assert augment.Augment().affine(image, rng) is image
-  turned = augment.Augment(rotate=90.0, scale=0.2, shear=10.0).affine(image, rng)
-  assert np.unravel_index(turned[..., 0].argmax(), (9, 9)) == (4, 4)  # The centre stays.
-  shift = augment.Augment(translate=0.2)
-  assert len({int(shift.affine(image, rng).argmax()) for _ in range(20)}) > 5
-
-
-RGB = preprocess.Preprocess((6, 4), 3, 'nearest', (0.5,), (0.5,))
-
-
-@pytest.mark.parametrize('mode', ['RGB', 'L', '1', 'P', 'CMYK', 'RGBA', 'LA', 'I;16', 'I'])
-def test_every_mode_becomes_the_models(tmp_path, mode):
-  colours = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
-  image = Image.fromarray(colours)
-  if mode.startswith('I'):
-    wide = np.asarray(image.convert('L')).astype(np.uint16) * 257
-    image = Image.fromarray(wide if mode == 'I;16' else wide.astype(np.int32))
-  else:
-    image = image.convert(mode)
-  path = tmp_path / ('a.tif' if mode in ('CMYK', 'I') else 'a.png')
-  image.save(path)
-  given = RGB(path)
-  expected = (
-    image.convert('RGB') if not mode.startswith('I') else Image.fromarray(colours).convert('L')
-  )
-  np.testing.assert_array_equal(given, np.asarray(expected.convert('RGB')))
-
-
-def test_orientation_and_transparency(tmp_path):
-  colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-  exif = Image.Exif()
-  exif[0x0112] = 6  # To be turned a quarter to the right.
-  Image.fromarray(colours).save(tmp_path / 'turned.png', exif=exif)
-  np.testing.assert_array_equal(RGB(tmp_path / 'turned.png'), np.rot90(colours, -1))
-  Image.new('RGBA', (4, 6), (0, 0, 0, 0)).save(tmp_path / 'clear.png')
-  assert RGB(tmp_path / 'clear.png').min() == 255
-
-
-def test_normalise():
-  import jax.numpy as jnp
-
-  values = RGB.normalise(jnp.array([[[[0, 255, 51]]]], jnp.uint8))
-  np.testing.assert_allclose(values.ravel(), [-1, 1, -0.6], atol=1e-6)
-
-
-def test_bad_pictures_are_named(tmp_path):
-  (tmp_path / 'words.png').write_text('not an image')
-  Image.new('RGB', (64, 64), 'red').save(tmp_path / 'cut.png')
-  (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:90])
-  for name in ('words.png', 'cut.png'):
-    with pytest.raises(ValueError, match=name):
-      RGB(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ PARTS = {
       pre_logits=int,  # width of a tanh layer before the head
       head_bias=0.0,  # initial bias of the head, -10.0 for sigmoid losses with many classes
       dropout=0.0,
-      attention_dropout=0.0,
+      attention_dropout=0.0,  # of the attention weights
+      projection_dropout=float,  # of attention's output; None: as dropout
       drop_path=0.0,  # of the last block; earlier blocks linearly less
       qkv_bias=True,
       qk_scale=float,  # None: head width ** -0.5
@@ -106,6 +107,7 @@ PARTS = {
       attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
       remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
       dtype='float32',  # of the computation; parameters, softmax and loss stay float32
+      initialisers='official',  # or torch: what its layers start with by default
     ),
   },
   'objective': {

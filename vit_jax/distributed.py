@@ -14,7 +14,6 @@ import sys
 import threading
 from typing import NoReturn
 
-CONNECT_TIMEOUT = 60  # seconds for all processes to come together
 HEARTBEAT_TIMEOUT = 15  # seconds of silence after which a process counts as dead; all stop in 30
 # What the runtimes say when the other end of a connection is gone.
 LOST = re.compile(
@@ -22,8 +21,12 @@ LOST = re.compile(
 )
 
 
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Joins this process to its run; without arguments only where a launcher started several.
+def connect(
+  coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
+) -> None:
+  """Joins this process to its run; without the first three only where a launcher started several.
+
+  Ends the process with a message when they have not come together after `timeout` seconds.
 
   Raises:
     ValueError: some of the three are missing or impossible.
@@ -33,8 +36,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
   if len(missing) == 3 and not launched():
     return
   if 0 < len(missing) < 3:
-    raise ValueError(f'{", ".join(missing)} missing: give --coordinator, --num_processes and '
-                     '--process_id, or none of them')  # fmt: skip
+    raise ValueError(f'{", ".join(missing)} missing; all three belong together')
   if coordinator and not re.fullmatch(r'.+:\d+', coordinator):
     raise ValueError(f'--coordinator={coordinator} must be HOST:PORT')
   if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
@@ -45,20 +47,21 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
   # The loop answers SIGTERM itself; see interruption.py.
   jax.config.update('jax_enable_preemption_service', False)
   # JAX would abort with a stack trace, so we give up before it does.
-  where = coordinator or 'the address that the launcher names'
-  reason = f'the {num_processes or ""} processes did not meet at {where}'
-  watch = threading.Timer(CONNECT_TIMEOUT, stop, [
-    f'{reason} within {CONNECT_TIMEOUT} s; is process 0 running, and can its port be reached?'
-  ])  # fmt: skip
+  where, count = coordinator or 'the address that the launcher names', num_processes or 'all'
+  reason = (
+    f'{count} processes did not meet at {where} within {timeout} s (--connect_timeout); is process '
+    '0 running, are all others, and can the port be reached?'
+  )
+  watch = threading.Timer(timeout, stop, [reason])
   watch.daemon = True
   watch.start()
   jax.distributed.initialize(
     coordinator,
     num_processes,
     process_id,
-    initialization_timeout=10 * CONNECT_TIMEOUT,
+    initialization_timeout=10 * timeout,
     heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
-    shutdown_timeout_seconds=CONNECT_TIMEOUT,
+    shutdown_timeout_seconds=timeout,
   )
   watch.cancel()
   if jax.local_device_count() * jax.process_count() != jax.device_count():

@@ -27,6 +27,7 @@ flags.DEFINE_bool('traceback', False, 'show where in the code an error arose')
 flags.DEFINE_string('coordinator', None, 'several processes: HOST:PORT where process 0 listens')
 flags.DEFINE_integer('num_processes', None, 'several processes: how many there are')
 flags.DEFINE_integer('process_id', None, 'several processes: which one this is, from 0')
+flags.DEFINE_integer('connect_timeout', 300, 'seconds for all processes to come together')
 
 
 def load_recipe(address: str) -> Config:
@@ -84,7 +85,11 @@ def run(argv: list[str]) -> None:
   choose('config.run', config.run, defaults.RUNS)
   if config.run != 'train':
     raise ValueError(f'config.run={config.run!r} is not built yet; choose train')
-  distributed.connect(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+  distributed.connect(
+    FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout
+  )
+  if distributed.several() and not distributed.is_first():
+    logging.set_verbosity(logging.WARNING)  # Process 0 tells what happens.
   from vit_jax import memory, train  # JAX loads here, once the command line is known to be sound.
 
   memory.keep_freed()

@@ -15,7 +15,7 @@ from jax import numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vit_jax import checkpoint, models
+from vit_jax import checkpoint, defaults, models
 from vit_jax.data import preprocess
 
 Outputs = dict[str, np.ndarray]
@@ -40,6 +40,7 @@ class Predictor:
     }
     self.preprocess = preprocess.Preprocess(**settings)
     section = passport['model'] | {'image_size': tuple(passport['model']['image_size'])}
+    section = defaults.part('model', section['name']).to_dict() | section  # Keys of later versions.
     self.model = models.build(**section)
     self.params = params
     self._forward = functools.cache(self._compile)

@@ -11,16 +11,14 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from vit_jax.data import pipeline, sources
+from vit_jax.data import folder, pipeline, sources, tfds
 from vit_jax.data.augment import Augment
-from vit_jax.data.folder import folder
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.data.tfds import tfds
 
 DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
   'digits': sources.digits,
-  'folder': folder,
-  'tfds': tfds,
+  'folder': folder.load,
+  'tfds': tfds.load,
 }
 
 

@@ -19,7 +19,7 @@ ON_ERROR = ('error', 'skip')
 Files = dict[str, list[str]]  # class name -> paths
 
 
-def folder(
+def load(
   *,
   path: str | None,
   sha256: str | None,

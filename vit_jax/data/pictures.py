@@ -5,6 +5,7 @@ import functools
 import io
 import pathlib
 import struct
+import warnings
 import zlib
 
 from jaxtyping import UInt8
@@ -31,6 +32,10 @@ BROKEN = (
   OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error,
   zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+
+
+# Such metadata are ignored, as the picture can be read.
+warnings.filterwarnings('ignore', 'Corrupt EXIF data', UserWarning)
 
 
 class Damaged(ValueError):
@@ -117,9 +122,8 @@ def convert(picture: Image.Image | np.ndarray, channels: int) -> UInt8[np.ndarra
     if picture.shape[-1] == channels:
       return picture
     if picture.shape[-1] not in MODES or channels not in MODES:
-      raise ValueError(
-        f'a picture has {picture.shape[-1]} channels, config.data.channels={channels}'
-      )
+      given = picture.shape[-1]
+      raise ValueError(f'a picture has {given} channels, not config.data.channels={channels}')
     picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
   if channels not in MODES:
     raise ValueError(f'config.data.channels={channels}: give such pictures as .npy files')

@@ -37,7 +37,7 @@ class Prepared:
     return dataclasses.replace(self, indices=self.indices[indices])
 
 
-def tfds(
+def load(
   *,
   dataset: str | None,
   data_dir: str | None,

@@ -17,6 +17,8 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from vit_jax.models import initialisers
+
 GELU: dict[str, Callable] = {
   'tanh': lambda x: jax.nn.gelu(x, approximate=True),  # Flax, official code, big_vision
   'exact': lambda x: jax.nn.gelu(x, approximate=False),  # timm, torchvision, transformers
@@ -24,6 +26,7 @@ GELU: dict[str, Callable] = {
 }
 ATTENTION = ('auto', 'plain', 'cudnn')
 DTYPES = ('float32', 'bfloat16', 'float16')
+Init = Callable[[str, int], Callable]  # of a role and its fan-in; see initialisers.py
 
 
 class Dense(nn.Module):
@@ -50,15 +53,16 @@ class PatchEmbedding(nn.Module):
   width: int
   patch_size: int
   dtype: str = 'float32'
+  initial: Init = initialisers.official
 
   @nn.compact
   def __call__(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
     batch, height, width, channels = images.shape
     side = self.patch_size
     grid = (height // side, width // side)
-    shape = (side, side, channels, self.width)
-    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.width,))
+    shape, fan_in = (side, side, channels, self.width), side * side * channels
+    kernel = self.param('kernel', self.initial('embedding', fan_in), shape)
+    bias = self.param('bias', self.initial('embedding_bias', fan_in), (self.width,))
     patches = images.reshape(batch, grid[0], side, grid[1], side, channels)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * channels)
     tokens = patches.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
@@ -75,15 +79,18 @@ class HeadProjection(nn.Module):
   shape: tuple[int, int, int]
   inputs: int
   use_bias: bool = True
+  initial: Init = initialisers.official
 
   @nn.compact
   def __call__(self) -> tuple[Array, Array]:
     flat = (math.prod(self.shape[: self.inputs]), math.prod(self.shape[self.inputs :]))
-    xavier = nn.initializers.xavier_uniform()
-    kernel = self.param('kernel', lambda key: xavier(key, flat).reshape(self.shape))
+    role = 'projection' if self.inputs == 1 else 'output'
+    draw = self.initial(role, flat[0])
+    kernel = self.param('kernel', lambda key: draw(key, flat).reshape(self.shape))
     if not self.use_bias:
       return kernel, jnp.zeros(self.shape[self.inputs :])
-    return kernel, self.param('bias', nn.initializers.zeros, self.shape[self.inputs :])
+    bias = self.initial(f'{role}_bias', flat[0])
+    return kernel, self.param('bias', bias, self.shape[self.inputs :])
 
 
 def uses_cudnn(implementation: str, dtype: str, head_dim: int, dropout: float) -> bool:
@@ -113,6 +120,7 @@ class Attention(nn.Module):
   dropout: float = 0.0
   implementation: str = 'auto'
   dtype: str = 'float32'
+  initial: Init = initialisers.official
 
   @nn.compact
   def __call__(
@@ -137,7 +145,7 @@ class Attention(nn.Module):
       # Dividing d columns after the product is cheaper than dividing T columns before it.
       y = jnp.matmul(exponents.astype(self.dtype), value, preferred_element_type=jnp.float32)
       y = (y / total).astype(self.dtype).transpose(0, 2, 1, 3)
-    kernel, bias = HeadProjection((heads, head_dim, width), inputs=2, name='out')()
+    kernel, bias = HeadProjection((heads, head_dim, width), 2, initial=self.initial, name='out')()
     y = y.reshape(-1, width) @ kernel.reshape(-1, width).astype(self.dtype)
     return (y + bias.astype(self.dtype)).reshape(x.shape), weights
 
@@ -146,7 +154,8 @@ class Attention(nn.Module):
     width = x.shape[-1]
     shape = (width, self.num_heads, width // self.num_heads)
     parts = [
-      HeadProjection(shape, 1, self.qkv_bias, name=name)() for name in ('query', 'key', 'value')
+      HeadProjection(shape, 1, self.qkv_bias, self.initial, name=name)()
+      for name in ('query', 'key', 'value')
     ]
     kernel = jnp.concatenate([kernel.reshape(width, width) for kernel, _ in parts], axis=1)
     y = x.reshape(-1, width) @ kernel.astype(self.dtype)
@@ -162,14 +171,18 @@ class MlpBlock(nn.Module):
   dropout: float = 0.0
   gelu: str = 'tanh'
   dtype: str = 'float32'
+  initial: Init = initialisers.official
 
   @nn.compact
   def __call__(self, x: Float[Array, '... D'], train: bool) -> Float[Array, '... D']:
-    init = nn.initializers.normal(stddev=1e-6)
-    y = Dense(self.mlp_dim, dtype=self.dtype, bias_init=init, name='Dense_0')(x)
+    y = self.dense(self.mlp_dim, x.shape[-1], 'Dense_0')(x)
     y = nn.Dropout(self.dropout)(GELU[self.gelu](y), deterministic=not train)
-    y = Dense(x.shape[-1], dtype=self.dtype, bias_init=init, name='Dense_1')(y)
+    y = self.dense(x.shape[-1], self.mlp_dim, 'Dense_1')(y)
     return nn.Dropout(self.dropout)(y, deterministic=not train)
+
+  def dense(self, features: int, fan_in: int, name: str) -> Dense:
+    kernel, bias = self.initial('mlp', fan_in), self.initial('mlp_bias', fan_in)
+    return Dense(features, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)
 
 
 class DropPath(nn.Module):
@@ -192,6 +205,7 @@ class Block(nn.Module):
   mlp_dim: int
   dropout: float = 0.0
   attention_dropout: float = 0.0
+  projection_dropout: float = 0.0
   drop_path: float = 0.0
   qkv_bias: bool = True
   qk_scale: float | None = None
@@ -199,6 +213,7 @@ class Block(nn.Module):
   epsilon: float = 1e-6
   attention: str = 'auto'
   dtype: str = 'float32'
+  initial: Init = initialisers.official
 
   @nn.compact
   def __call__(
@@ -212,11 +227,15 @@ class Block(nn.Module):
       self.attention_dropout,
       self.attention,
       self.dtype,
+      self.initial,
       name='MultiHeadDotProductAttention_1',
     )(y, train)
-    attended = nn.Dropout(self.dropout)(y, deterministic=not train)
+    attended = nn.Dropout(self.projection_dropout)(y, deterministic=not train)
     x = x + DropPath(self.drop_path)(attended, train)
     y = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='LayerNorm_2')(x)
-    y = MlpBlock(self.mlp_dim, self.dropout, self.gelu, self.dtype, name='MlpBlock_3')(y, train)
+    mlp = MlpBlock(
+      self.mlp_dim, self.dropout, self.gelu, self.dtype, self.initial, name='MlpBlock_3'
+    )
+    y = mlp(y, train)
     x = x + DropPath(self.drop_path)(y, train)
     return x, {'attention_weights': weights, 'attention': attended, 'mlp': y, 'tokens': x}

@@ -7,13 +7,13 @@ published `.npz` files, odd numbers included, so official weights need no table 
 import difflib
 
 from flax import linen as nn
-import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.choices import choose
-from vit_jax.models import layers
+from vit_jax.models import encoder, initialisers, layers
 from vit_jax.models import readout as readouts
+from vit_jax.models.initialisers import INITIALISERS
 
 # Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560; digits and cifar are ours.
 SIZES = {
@@ -34,79 +34,6 @@ VARIANTS += [f'{size}/{patch}' for size in ['Ti', 'S', 'B', 'L', 'H'] for patch 
 VARIANTS += ['g/14', 'G/14']
 
 
-class PositionEmbedding(nn.Module):
-  """A learned vector for each token, the class token's first, normal(0.02) (table 8, '1-D')."""
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    init = nn.initializers.normal(stddev=0.02)
-    return x + self.param('pos_embedding', init, (1, *x.shape[1:])).astype(x.dtype)
-
-
-class Encoder(nn.Module):
-  """Positions -> dropout -> blocks -> layer norm; every intermediate is returned by name."""
-
-  depth: int
-  num_heads: int
-  mlp_dim: int
-  dropout: float = 0.0
-  attention_dropout: float = 0.0
-  drop_path: float = 0.0
-  qkv_bias: bool = True
-  qk_scale: float | None = None
-  gelu: str = 'tanh'
-  epsilon: float = 1e-6
-  attention: str = 'auto'
-  remat: bool = False
-  dtype: str = 'float32'
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'B T D'], train: bool
-  ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
-    x = PositionEmbedding(name='posembed_input')(x)
-    outputs = {'embedded': x}
-    x = nn.Dropout(self.dropout)(x, deterministic=not train)
-    if self.is_initializing():
-      self.draw_blocks(x)
-    for i in range(self.depth):
-      x, named = self.block(i, name=f'encoderblock_{i}')(x, train)
-      outputs |= {f'block_{i}/{name}': value for name, value in named.items()}
-    x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='encoder_norm')(x)
-    return x, outputs | {'tokens': x}
-
-  def block(self, index: int, **kwargs) -> nn.Module:
-    """Block `index`, counted from 0."""
-    make = nn.remat(layers.Block, static_argnums=(2,)) if self.remat else layers.Block
-    return make(
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_dim,
-      dropout=self.dropout,
-      attention_dropout=self.attention_dropout,
-      # Linear in depth: the first block is never dropped, the last one at the full rate.
-      drop_path=self.drop_path * index / max(1, self.depth - 1),
-      qkv_bias=self.qkv_bias,
-      qk_scale=self.qk_scale,
-      gelu=self.gelu,
-      epsilon=self.epsilon,
-      attention=self.attention,
-      dtype=self.dtype,
-      **kwargs,
-    )
-
-  def draw_blocks(self, x: Float[Array, 'B T D']) -> None:
-    """Draws the parameters of all blocks at once.
-
-    One random program for each kind of array instead of one for each array: XLA compiles the
-    initialisation of Ti/16 in half the time (4.2 to 2.2 s on two cores).
-    """
-    one, keys = self.block(0, parent=None), jax.random.split(self.make_rng('params'), self.depth)
-    drawn = jax.vmap(lambda key: one.init(key, x, False)['params'])(keys)
-    for i in range(self.depth):
-      own = jax.tree.map(lambda array, i=i: array[i], drawn)
-      self.put_variable('params', f'encoderblock_{i}', own)
-
-
 class VisionTransformer(nn.Module):
   """ViT in three stages, each callable alone: `embed`, `encode`, `read`.
 
@@ -119,13 +46,14 @@ class VisionTransformer(nn.Module):
   patch_size: int
   width: int
   num_classes: int
-  Transformer: Encoder  # The published name of the encoder.
+  Transformer: encoder.Encoder  # The published name of the encoder.
   readout: readouts.Readout
   class_token: bool = True
   pre_logits: int | None = None
   embedding_norm: bool = False
   head_bias: float = 0.0
   dtype: str = 'float32'
+  initial: layers.Init = initialisers.official
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -137,22 +65,23 @@ class VisionTransformer(nn.Module):
     return self.grid[0] * self.grid[1] + self.class_token
 
   def setup(self):
-    self.embedding = layers.PatchEmbedding(self.width, self.patch_size, self.dtype)
+    self.embedding = layers.PatchEmbedding(self.width, self.patch_size, self.dtype, self.initial)
     if self.embedding_norm:
       self.patch_norm = nn.LayerNorm(
         self.Transformer.epsilon, dtype=self.dtype, name='embedding_norm'
       )
     if self.class_token:
-      self.cls = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
+      self.cls = self.param('cls', self.initial('cls', self.width), (1, 1, self.width))
     if self.pre_logits:
-      init = nn.initializers.lecun_normal()
-      self.pre_logits_layer = layers.Dense(self.pre_logits, kernel_init=init, name='pre_logits')
-    if self.num_classes:
-      self.head = layers.Dense(
-        self.num_classes,
-        kernel_init=nn.initializers.zeros,
-        bias_init=nn.initializers.constant(self.head_bias),
+      kernel, bias = (self.initial(role, self.width) for role in ('pre_logits', 'pre_logits_bias'))
+      self.pre_logits_layer = layers.Dense(
+        self.pre_logits, kernel_init=kernel, bias_init=bias, name='pre_logits'
       )
+    if self.num_classes:
+      kernel, bias = (self.initial(role, self.width) for role in ('head', 'head_bias'))
+      if self.head_bias:
+        bias = nn.initializers.constant(self.head_bias)
+      self.head = layers.Dense(self.num_classes, kernel_init=kernel, bias_init=bias)
 
   def embed(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
     """Normalised images -> patch embeddings, row by row.
@@ -213,6 +142,7 @@ def build(
   head_bias: float,
   dropout: float,
   attention_dropout: float,
+  projection_dropout: float | None,
   drop_path: float,
   qkv_bias: bool,
   qk_scale: float | None,
@@ -222,6 +152,7 @@ def build(
   attention: str,
   remat: bool,
   dtype: str,
+  initialisers: str,
 ) -> VisionTransformer:
   """A ViT of `variant` such as 'B/16' for images of (height, width) and `channels`.
 
@@ -233,7 +164,14 @@ def build(
   choose('config.model.gelu', gelu, layers.GELU)
   choose('config.model.attention', attention, layers.ATTENTION)
   choose('config.model.dtype', dtype, layers.DTYPES)
-  rates = dict(dropout=dropout, attention_dropout=attention_dropout, drop_path=drop_path)
+  choose('config.model.initialisers', initialisers, INITIALISERS)
+  projection_dropout = dropout if projection_dropout is None else projection_dropout
+  rates = dict(
+    dropout=dropout,
+    attention_dropout=attention_dropout,
+    projection_dropout=projection_dropout,
+    drop_path=drop_path,
+  )
   for key, rate in rates.items():
     if not 0 <= rate < 1:
       raise ValueError(f'config.model.{key}={rate} must be in [0, 1)')
@@ -261,6 +199,7 @@ def build(
     embedding_norm=embedding_norm,
     head_bias=head_bias,
     dtype=dtype,
+    initial=INITIALISERS[initialisers],
     readout=readouts.build(
       readout,
       class_token=class_token,
@@ -272,12 +211,13 @@ def build(
       gelu=gelu,
       epsilon=epsilon,
     ),
-    Transformer=Encoder(
+    Transformer=encoder.Encoder(
       depth=size['depth'],
       num_heads=num_heads,
       mlp_dim=size['mlp_dim'],
       dropout=dropout,
       attention_dropout=attention_dropout,
+      projection_dropout=projection_dropout,
       drop_path=drop_path,
       qkv_bias=qkv_bias,
       qk_scale=qk_scale,
@@ -286,6 +226,7 @@ def build(
       attention=attention,
       remat=remat,
       dtype=dtype,
+      initial=INITIALISERS[initialisers],
     ),
   )
 

@@ -1,0 +1,54 @@
+"""How parameters start: as in the official code, or as torch's layers do unless told otherwise.
+
+Each is a function of a part's role and its fan-in, the number of inputs that one output sums over.
+"""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+import jax
+
+Initialiser = Callable[..., jax.Array]
+
+
+def official(role: str, fan_in: int) -> Initialiser:
+  """Those of google-research/vision_transformer: Xavier, biases of the MLP 1e-6, zero head."""
+  del fan_in  # Xavier and LeCun count for themselves.
+  kinds = {
+    'embedding': nn.initializers.lecun_normal(),
+    'position': nn.initializers.normal(stddev=0.02),
+    'projection': nn.initializers.xavier_uniform(),
+    'output': nn.initializers.xavier_uniform(),
+    'mlp': nn.initializers.xavier_uniform(),
+    'mlp_bias': nn.initializers.normal(stddev=1e-6),
+    'pre_logits': nn.initializers.lecun_normal(),
+  }
+  return kinds.get(role, nn.initializers.zeros)
+
+
+def torch(role: str, fan_in: int) -> Initialiser:
+  """torch's defaults: Linear and Conv2d uniform within 1 / sqrt(fan-in), biases too.
+
+  `torch.nn.MultiheadAttention` draws query, key and value as one Xavier matrix `3D x D`, with
+  biases of 0; class token and positions are drawn by `torch.randn`.
+  """
+  kinds = {
+    'position': nn.initializers.normal(stddev=1.0),
+    'cls': nn.initializers.normal(stddev=1.0),
+    'projection': symmetric((6 / (4 * fan_in)) ** 0.5),
+    'projection_bias': nn.initializers.zeros,
+    'output_bias': nn.initializers.zeros,
+  }
+  return kinds.get(role, symmetric(fan_in**-0.5))
+
+
+def symmetric(limit: float) -> Initialiser:
+  """Uniform within -limit..limit."""
+
+  def init(key, shape, dtype='float32'):
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return init
+
+
+INITIALISERS = {'official': official, 'torch': torch}
