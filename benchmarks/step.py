@@ -3,13 +3,16 @@
   python benchmarks/step.py --variants Ti/16,S/16 --batch_size 8
 
 Plain linen is what google-research/vision_transformer is written in: a strided convolution,
-`nn.MultiHeadDotProductAttention`, `nn.Dense`, `nn.gelu`. Both are measured in the same process, in
-turns, and a case reports the median of the rounds, so that a busy machine slows both alike.
+`nn.MultiHeadDotProductAttention`, `nn.Dense`, `nn.gelu`. Each lives in a process of its own, as its
+users run it: ours with `memory.keep_freed`, which the command calls, plain linen without, and once
+more with, so that what comes from the model and what from the memory can be told apart. They are
+measured in turns, and a case reports medians, so that a busy machine slows all alike.
 """
 
 import argparse
 from collections.abc import Callable
 import json
+import multiprocessing
 import statistics
 import time
 
@@ -18,8 +21,8 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from vit_jax import defaults, models
-from vit_jax.models import vit
+from vit_jax import defaults, memory, models
+from vit_jax.models import encoder, vit
 
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}  # Largest difference of logits of about 1.
 CLASSES = 1000
@@ -68,7 +71,7 @@ class PlainEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = vit.PositionEmbedding(name='posembed_input')(x)
+    x = encoder.PositionEmbedding(name='posembed_input')(x)
     for i in range(self.depth):
       x = PlainBlock(self.num_heads, self.mlp_dim, self.dtype, name=f'encoderblock_{i}')(x)
     return nn.LayerNorm(dtype=self.dtype, name='encoder_norm')(x)
@@ -105,7 +108,7 @@ def forwards(options: argparse.Namespace, variant: str) -> tuple[dict[str, Calla
   parameters['head']['kernel'] = jax.random.normal(jax.random.key(1), kernel.shape) * 0.05
   return {
     'ours': lambda parameters, images: ours.apply({'params': parameters}, images)[0],
-    'plain_linen': lambda parameters, images: plain.apply({'params': parameters}, images),
+    'plain': lambda parameters, images: plain.apply({'params': parameters}, images),
   }, parameters
 
 
@@ -123,49 +126,67 @@ def training_step(forward: Callable) -> Callable:
   return jax.jit(step, donate_argnums=0)
 
 
-def compare(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-  """Median milliseconds of each run; the runs take turns."""
-  times = {name: [] for name in runs}
-  for _ in range(rounds):
-    for name, run in runs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(run())
-      times[name].append((time.perf_counter() - start) * 1000)
-  return {f'{name}_ms': round(statistics.median(values), 2) for name, values in times.items()}
+def inference(forward: Callable, parameters: dict, images) -> Callable[[], object]:
+  """A function that computes the logits of a batch."""
+  function = jax.jit(forward)
+  return lambda: function(parameters, images)
 
 
-def inference(options: argparse.Namespace, variant: str, images) -> dict[str, float]:
-  """Logits of a batch, after making sure that both models agree on them."""
-  functions, parameters = forwards(options, variant)
-  functions = {name: jax.jit(function) for name, function in functions.items()}
-  logits = [function(parameters, images) for function in functions.values()]
-  difference = float(jnp.abs(logits[0] - logits[1]).max())
-  assert difference < TOLERANCE[options.dtype], f'{variant}: logits differ by {difference}'
-  runs = {name: lambda f=f: f(parameters, images) for name, f in functions.items()}
-  return compare(runs, options.rounds)
-
-
-def training(options: argparse.Namespace, variant: str, images) -> dict[str, float]:
-  """Forward, backward and update of a batch; each model trains a copy of its own."""
-  functions, parameters = forwards(options, variant)
-  labels = jnp.arange(len(images)) % CLASSES
-  runs = {}
-  for name, function in functions.items():
-    runs[name] = repeated(training_step(function), parameters, images, labels)
-    jax.block_until_ready(runs[name]())  # Compiles.
-  return compare(runs, options.rounds)
-
-
-def repeated(step: Callable, parameters: dict, *batch: jax.Array) -> Callable[[], object]:
-  """A function that takes one more step from where it left off."""
+def training(forward: Callable, parameters: dict, images) -> Callable[[], object]:
+  """A function that takes one more step (forward, backward, update) from where it left off."""
+  step, labels = training_step(forward), jnp.arange(len(images)) % CLASSES
   state = jax.tree.map(jnp.copy, parameters)
 
   def run():
     nonlocal state
-    state = step(state, *batch)
+    state = step(state, images, labels)
     return state
 
   return run
+
+
+KINDS = {'inference': inference, 'training': training}
+# Whose model, and whether the allocator keeps what is freed.
+CASES = {'ours': ('ours', True), 'plain_linen': ('plain', False), 'plain_kept': ('plain', True)}
+
+
+def serve(case: str, kind: str, options: argparse.Namespace, variant: str, pipe) -> None:
+  """Answers each message with the milliseconds of one run; makes sure that the logits agree."""
+  whose, kept = CASES[case]
+  if kept:
+    memory.keep_freed()
+  shape = (options.batch_size, options.image_size, options.image_size, 3)
+  images = jax.random.normal(jax.random.key(2), shape)
+  functions, parameters = forwards(options, variant)
+  if case == 'ours' and kind == 'inference':
+    logits = [jax.jit(function)(parameters, images) for function in functions.values()]
+    difference = float(jnp.abs(logits[0] - logits[1]).max())
+    assert difference < TOLERANCE[options.dtype], f'{variant}: logits differ by {difference}'
+  run = KINDS[kind](functions[whose], parameters, images)
+  for _ in range(2):
+    jax.block_until_ready(run())  # Compiles.
+  while pipe.recv():
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    pipe.send((time.perf_counter() - start) * 1000)
+
+
+def compare(kind: str, options: argparse.Namespace, variant: str) -> dict[str, float]:
+  """Median milliseconds of each case, each in its own process."""
+  context, pipes = multiprocessing.get_context('spawn'), {}
+  for case in CASES:
+    pipes[case], theirs = context.Pipe()
+    context.Process(target=serve, args=(case, kind, options, variant, theirs)).start()
+  times = {case: [] for case in CASES}
+  for turn in range(options.rounds + 1):
+    for case, pipe in pipes.items():
+      pipe.send(True)
+      elapsed = pipe.recv()
+      if turn:  # At the first one others may still be compiling.
+        times[case].append(elapsed)
+  for pipe in pipes.values():
+    pipe.send(False)
+  return {case: round(statistics.median(values), 2) for case, values in times.items()}
 
 
 def main() -> None:
@@ -176,14 +197,14 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--dtype', default='float32', choices=list(TOLERANCE))
   options = parser.parse_args()
-  shape = (options.batch_size, options.image_size, options.image_size, 3)
-  images = jax.random.normal(jax.random.key(2), shape)
-  for measure in (inference, training):
+  for kind in KINDS:
     for variant in options.variants.split(','):
-      times = measure(options, variant, images)
-      case = dict(case=measure.__name__, variant=variant, batch_size=options.batch_size, **times)
-      case['speedup'] = round(case['plain_linen_ms'] / case['ours_ms'], 2)
-      print(json.dumps(case | {'device': jax.devices()[0].device_kind}), flush=True)
+      times = compare(kind, options, variant)
+      line = dict(case=kind, variant=variant, batch_size=options.batch_size)
+      line |= {f'{case}_ms': value for case, value in times.items()}
+      line['speedup'] = round(times['plain_linen'] / times['ours'], 2)
+      line['speedup_same_memory'] = round(times['plain_kept'] / times['ours'], 2)
+      print(json.dumps(line), flush=True)
 
 
 if __name__ == '__main__':

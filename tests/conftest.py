@@ -63,8 +63,7 @@ def command(*arguments, module='vit_jax.main', **kwargs):
     [sys.executable, '-m', module, *map(str, arguments)],
     capture_output=True,
     text=True,
-    env=environment,
-    **({'cwd': ROOT, 'timeout': 300} | kwargs),
+    **({'cwd': ROOT, 'timeout': 300, 'env': environment} | kwargs),
   )
 
 

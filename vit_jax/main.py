@@ -16,7 +16,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from vit_jax import defaults, distributed
+from vit_jax import defaults, distributed, memory
 from vit_jax.choices import choose
 from vit_jax.defaults import Config
 
@@ -85,14 +85,14 @@ def run(argv: list[str]) -> None:
   choose('config.run', config.run, defaults.RUNS)
   if config.run != 'train':
     raise ValueError(f'config.run={config.run!r} is not built yet; choose train')
+  memory.keep_freed()
   distributed.connect(
     FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout
   )
   if distributed.several() and not distributed.is_first():
     logging.set_verbosity(logging.WARNING)  # Process 0 tells what happens.
-  from vit_jax import memory, train  # JAX loads here, once the command line is known to be sound.
+  from vit_jax import train  # JAX loads here, once the command line is known to be sound.
 
-  memory.keep_freed()
   if FLAGS.mode == 'train':
     train.train(config, workdir)
   else:

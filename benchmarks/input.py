@@ -1,0 +1,197 @@
+"""Reading pictures as training does, beside tf.data and timm: one JSON line a case.
+
+  pip install -e '.[benchmark]'
+  python benchmarks/input.py --pictures FOLDER_OF_JPEGS --rounds 5
+
+Whole path: files -> random-resized crop to 224 -> flip -> batches of 64 -> the device. Each loader
+lives in a process of its own; they are measured in turns, and a case reports the median of the
+rounds, so that a busy machine slows all alike. `--steps 1000` watches the memory of ours instead.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import time
+
+SIZE, AREA, RATIO = 224, (0.05, 1.0), (3 / 4, 4 / 3)
+
+
+def ours(files, batch, threads):
+  """vit_jax: threads decode regions into one array; normalisation is left to the device."""
+  import jax
+  import numpy as np
+
+  from vit_jax import data, sharding
+  from vit_jax.data import augment, pipeline, preprocess, sources
+
+  dataset = data.Dataset(
+    {'train': sources.Listed(files, np.zeros(len(files), np.int32))},
+    ('one',),
+    preprocess.Preprocess((SIZE, SIZE), 3, 'bilinear', (0.5,), (0.5,)),
+    augment.Augment('random_resized', AREA, RATIO, flip=True),
+    threads=threads,
+  )
+  mesh = sharding.make_mesh(1)
+
+  def make(step):
+    return sharding.place_batch(dataset.batch_at(step, batch_size=batch, seed=0), mesh)
+
+  for placed in pipeline.prefetch(make, range(1, 10**9)):
+    yield jax.block_until_ready(placed)['image'].shape[0]
+
+
+def ours_without_regions(files, batch, threads):
+  """The same where libjpeg-turbo 3 is missing: Pillow decodes whole pictures."""
+  from vit_jax.data import jpeg
+
+  jpeg.decode = lambda *_: None
+  yield from ours(files, batch, threads)
+
+
+def tf_whole(files, batch, threads):
+  """The official code: decode whole, crop, resize, float32 in -1..1."""
+  import tensorflow as tf
+
+  def make(path):
+    image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+    begin, size, _ = tf.image.sample_distorted_bounding_box(
+      tf.shape(image), tf.zeros([0, 0, 4], tf.float32), area_range=AREA, aspect_ratio_range=RATIO,
+      min_object_covered=0, use_image_if_no_bounding_boxes=True,
+    )  # fmt: skip
+    image = tf.image.resize(tf.slice(image, begin, size), (SIZE, SIZE))
+    return (tf.image.random_flip_left_right(image) - 127.5) / 127.5
+
+  yield from tf_batches(tf, make, files, batch, threads)
+
+
+def tf_crop(files, batch, threads):
+  """tf.data at its best: decode the region alone, uint8."""
+  import tensorflow as tf
+
+  def make(path):
+    data = tf.io.read_file(path)
+    begin, size, _ = tf.image.sample_distorted_bounding_box(
+      tf.image.extract_jpeg_shape(data), tf.zeros([0, 0, 4], tf.float32), area_range=AREA,
+      aspect_ratio_range=RATIO, min_object_covered=0, use_image_if_no_bounding_boxes=True,
+    )  # fmt: skip
+    window = tf.stack([begin[0], begin[1], size[0], size[1]])
+    image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+    image = tf.image.random_flip_left_right(tf.image.resize(image, (SIZE, SIZE)))
+    return tf.cast(image, tf.uint8)
+
+  yield from tf_batches(tf, make, files, batch, threads)
+
+
+def tf_batches(tf, make, files, batch, threads):
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = threads
+  dataset = tf.data.Dataset.from_tensor_slices(files).repeat().shuffle(len(files))
+  dataset = dataset.map(make, threads).batch(batch, drop_remainder=True).prefetch(2)
+  for images in dataset.with_options(options).as_numpy_iterator():
+    yield len(images)
+
+
+def timm_loader(files, batch, threads):
+  """timm's loader: worker processes, Pillow, uint8 batches."""
+  import timm.data
+
+  class Files:
+    transform = None
+
+    def __len__(self):
+      return 10**7
+
+    def __getitem__(self, i):
+      from PIL import Image
+
+      return self.transform(Image.open(files[i % len(files)]).convert('RGB')), 0
+
+  import torch
+
+  loader = timm.data.create_loader(
+    Files(), (3, SIZE, SIZE), batch, is_training=True, num_workers=threads, scale=AREA, ratio=RATIO,
+    interpolation='bilinear', color_jitter=None, device=torch.device('cpu'), pin_memory=False,
+  )  # fmt: skip
+  for images, _ in loader.loader:
+    yield len(images)
+
+
+CASES = {
+  'ours': ours,
+  'ours, Pillow alone': ours_without_regions,
+  'tf.data, whole decode': tf_whole,
+  'tf.data, decode_and_crop': tf_crop,
+  'timm': timm_loader,
+}
+
+
+def serve(name, files, batch, threads, pipe):
+  """Answers each number with the images per second over so many batches."""
+  batches = CASES[name](files, batch, threads)
+  while (count := pipe.recv()) is not None:
+    for _ in range(3):  # Refills what was waiting, so that it is not counted.
+      next(batches)
+    start, seen = time.perf_counter(), sum(next(batches) for _ in range(count))
+    pipe.send(seen / (time.perf_counter() - start))
+  os._exit(0)  # Some loaders do not end by themselves.
+
+
+def compare(options, files):
+  context = multiprocessing.get_context('spawn')
+  pipes = {}
+  for name in options.cases.split(';'):
+    pipes[name], theirs = context.Pipe()
+    arguments = (name, files, options.batch_size, options.threads, theirs)
+    context.Process(target=serve, args=arguments).start()
+  rates = {name: [] for name in pipes}
+  for turn in range(options.rounds + 1):
+    for name, pipe in pipes.items():
+      pipe.send(options.batches)
+      rate = pipe.recv()
+      if turn:  # The first one starts everything.
+        rates[name].append(rate)
+  for pipe in pipes.values():
+    pipe.send(None)
+  medians = {name: statistics.median(values) for name, values in rates.items()}
+  for name, median in medians.items():
+    line = {
+      'case': name,
+      'images_per_second': round(median),
+      'rounds': list(map(round, rates[name])),
+    }
+    print(json.dumps(line | {'ours_over_it': round(medians['ours'] / median, 2)}), flush=True)
+
+
+def watch_memory(options, files):
+  """Resident memory of ours after a tenth of the steps and after all."""
+  batches, marks = ours(files, options.batch_size, options.threads), {}
+  for step in range(1, options.steps + 1):
+    next(batches)
+    if step in (options.steps // 10, options.steps):
+      fields = pathlib.Path('/proc/self/statm').read_text().split()
+      marks[step * options.batch_size] = round(int(fields[1]) * 4096 / 2**20)
+  print(json.dumps({'case': 'memory of ours', 'mebibytes_after_pictures': marks}))
+  os._exit(0)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--pictures', required=True, help='folder of JPEG files')
+  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--batches', type=int, default=40, help='a round')
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+  parser.add_argument('--steps', type=int, help='watch memory over so many steps instead')
+  parser.add_argument('--cases', default=';'.join(CASES), help='separated by ;')
+  options = parser.parse_args()
+  suffixes = ('.jpg', '.jpeg')
+  found = pathlib.Path(options.pictures).rglob('*')
+  files = sorted(str(path) for path in found if path.suffix.lower() in suffixes)
+  watch_memory(options, files) if options.steps else compare(options, files)
+
+
+if __name__ == '__main__':
+  main()
