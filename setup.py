@@ -27,6 +27,7 @@ setuptools.setup(
     'matplotlib>=3.9',
     'ml-collections>=1.0,<2',
     'numpy>=2.0',
+    'opencv-python-headless>=4.10',
     'optax>=0.2.6,<0.3',
     'orbax-checkpoint>=0.11.33,<0.13',
     'pillow>=11',

@@ -24,9 +24,10 @@ def ours(files, batch, threads):
   import jax
   import numpy as np
 
-  from vit_jax import data, sharding
+  from vit_jax import data, memory, sharding
   from vit_jax.data import augment, pipeline, preprocess, sources
 
+  memory.keep_freed()  # As the command does.
   dataset = data.Dataset(
     {'train': sources.Listed(files, np.zeros(len(files), np.int32))},
     ('one',),
@@ -96,7 +97,16 @@ def tf_batches(tf, make, files, batch, threads):
 
 def timm_loader(files, batch, threads):
   """timm's loader: worker processes, Pillow, uint8 batches."""
+  import torch
+
+  try:
+    import torchvision  # noqa: F401
+  except RuntimeError:  # Its wheel is built for CUDA; a loader needs none of its operators.
+    for name in ('nms', 'qnms'):
+      torch.library.define(f'torchvision::{name}', '(Tensor a, Tensor b, float c) -> Tensor')
   import timm.data
+
+  multiprocessing.set_start_method('fork', force=True)  # Linux' own, as timm's users have it.
 
   class Files:
     transform = None
@@ -108,8 +118,6 @@ def timm_loader(files, batch, threads):
       from PIL import Image
 
       return self.transform(Image.open(files[i % len(files)]).convert('RGB')), 0
-
-  import torch
 
   loader = timm.data.create_loader(
     Files(), (3, SIZE, SIZE), batch, is_training=True, num_workers=threads, scale=AREA, ratio=RATIO,
@@ -132,7 +140,7 @@ def serve(name, files, batch, threads, pipe):
   """Answers each number with the images per second over so many batches."""
   batches = CASES[name](files, batch, threads)
   while (count := pipe.recv()) is not None:
-    for _ in range(3):  # Refills what was waiting, so that it is not counted.
+    for _ in range(5):  # What was waiting is not counted.
       next(batches)
     start, seen = time.perf_counter(), sum(next(batches) for _ in range(count))
     pipe.send(seen / (time.perf_counter() - start))
@@ -149,6 +157,7 @@ def compare(options, files):
   rates = {name: [] for name in pipes}
   for turn in range(options.rounds + 1):
     for name, pipe in pipes.items():
+      time.sleep(1)  # The one before fills up what it keeps waiting.
       pipe.send(options.batches)
       rate = pipe.recv()
       if turn:  # The first one starts everything.
@@ -180,6 +189,7 @@ def watch_memory(options, files):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--pictures', required=True, help='folder of JPEG files')
+  parser.add_argument('--at_least', type=int, default=10_000, help='pictures; they are repeated')
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--batches', type=int, default=40, help='a round')
   parser.add_argument('--rounds', type=int, default=5)
@@ -190,6 +200,8 @@ def main():
   suffixes = ('.jpg', '.jpeg')
   found = pathlib.Path(options.pictures).rglob('*')
   files = sorted(str(path) for path in found if path.suffix.lower() in suffixes)
+  # As many as a real set has: what a shuffle costs depends on it.
+  files *= -(-options.at_least // len(files))
   watch_memory(options, files) if options.steps else compare(options, files)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 import pytest
 
-from vit_jax.data import augment, jpeg, pictures, pipeline, preprocess, sources
+from vit_jax.data import augment, jpeg, pictures, pipeline, preprocess, resize, sources
 
 RGB = preprocess.Preprocess((6, 4), 3, 'nearest', (0.5,), (0.5,))
 
@@ -47,6 +47,12 @@ def test_orientations(kind, orientation):
   data = as_bytes(Image.fromarray(noise(32, 48)), kind, exif=exif)
   expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
   np.testing.assert_array_equal(pictures.read(data, 3), expected)
+  height, width, _ = expected.shape
+  region = (3, 5, height - 7, width - 15)
+  part = pictures.read(data, 3, lambda *size: region if size == (height, width) else None)
+  np.testing.assert_array_equal(part, expected[3 : height - 4, 5 : width - 10])
+  for least in ((2, 3), (7, 7), (10, 4)):
+    assert_decoders_agree(data, region, least)
 
 
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF data')  # pytest forgets the library's own.
@@ -61,6 +67,19 @@ def test_transparency_stands_on_white():
   data = as_bytes(Image.new('RGBA', (4, 6), (0, 0, 0, 0)), 'PNG')
   assert RGB(data).min() == 255
   assert pictures.read(data, 4).max() == 0  # Four channels keep it.
+
+
+def assert_decoders_agree(data, region, least):
+  """Where both shrink a picture while decoding it, they give the same bits."""
+  with pytest.MonkeyPatch.context() as patch:
+    short = jpeg.decode(data, lambda *_: region, least)
+    patch.setattr(jpeg, '_with_turbo', lambda *_: None)
+    long = jpeg.decode(data, lambda *_: region, least)
+  assert (short is None) == (long is None)
+  if short is not None:
+    np.testing.assert_array_equal(short, long, err_msg=f'{region} {least}')
+    by = resize.shrink(region[2:], least)
+    assert short.shape == (region[2] // by, region[3] // by, 3)
 
 
 def test_the_real_photos_equal_pillow():
@@ -83,7 +102,9 @@ def test_the_real_photos_equal_pillow():
       part = pictures.read(path, 3, lambda *_, region=region: region)
       cut = expected[top : top + rows_, left : left + columns]
       np.testing.assert_array_equal(part, cut, err_msg=f'{row["file"]} {region}')
-      fast += jpeg.decode(path.read_bytes(), lambda *_, region=region: region) is not None
+      data = path.read_bytes()
+      fast += jpeg.decode(data, lambda *_, region=region: region) is not None
+      assert_decoders_agree(data, region, (1 + rows_ // 3, 1 + columns // 5))
   assert len(rows) == 256
   assert fast > 400 or jpeg.library() is None  # Most take the short way.
 
@@ -101,6 +122,57 @@ def test_regions_of_every_kind_of_jpeg(subsampling, progressive, monkeypatch):
   for region, pixels in zip(regions, short, strict=True):
     np.testing.assert_array_equal(pictures.read(data, 3, lambda *_, r=region: r), pixels)
     assert pixels.shape == (*region[2:], 3)
+  for least in ((61, 83), (30, 40), (15, 20), (7, 10), (1, 1)):
+    for region in regions:
+      assert_decoders_agree(data, region, least)
+
+
+def four_neighbours(pixels, size):
+  """Half-pixel centres, edges repeated; in float64."""
+  out = pixels.astype(float)
+  for axis, new in enumerate(size):
+    old = out.shape[axis]
+    places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.floor(places).astype(int)
+    share = (places - low).reshape([-1 if i == axis else 1 for i in range(3)])
+    high = np.minimum(low + 1, old - 1)
+    out = out.take(low, axis) * (1 - share) + out.take(high, axis) * share
+  return out
+
+
+@pytest.mark.parametrize('size', [(20, 30), (45, 64), (33, 41), (41, 33)])
+@pytest.mark.parametrize('channels', [1, 3, 4, 5])
+def test_linear_takes_four_neighbours(size, channels):
+  pixels = np.random.default_rng(0).integers(0, 256, (40, 50, channels), np.uint8)
+  given = resize.resize(pixels, size, 'linear')
+  by = resize.shrink((40, 50), size)
+  assert by == 1
+  np.testing.assert_allclose(given, four_neighbours(pixels, size), atol=1.01)
+
+
+def test_linear_skips_no_pixel():
+  """Stripes one pixel wide become grey: squares are averaged first."""
+  stripes = np.zeros((48, 48, 3), np.uint8)
+  stripes[:, ::2] = 254
+  for side, by in ((24, 2), (23, 2), (12, 4), (6, 8), (3, 8)):
+    assert resize.shrink((48, 48), (side, side)) == by
+    given = resize.resize(stripes, (side, side), 'linear')
+    np.testing.assert_allclose(given, 127, atol=1.01)
+  assert resize.shrink((50, 20), (25, 20)) == 1
+
+
+def test_a_crop_is_the_same_from_a_jpeg_and_from_its_pixels():
+  """Nearly: a shrinking decoder works on frequencies, and cuts at multiples of 2, 4 or 8 pixels."""
+  ramp = np.stack(np.broadcast_arrays(*np.ogrid[0:240:480j, 0:240:640j], 90), -1)
+  data = as_bytes(Image.fromarray(ramp.astype(np.uint8)), quality=98)
+  crop = augment.Augment('random_resized', flip=True)
+  small = preprocess.Preprocess((32, 48), 3, 'bilinear', (0.5,), (0.5,))
+  for seed in range(20):
+    given = [
+      crop(picture, np.random.default_rng(seed), small)
+      for picture in (data, pictures.read(data, 3))
+    ]
+    np.testing.assert_allclose(*np.array(given, float), atol=6)
 
 
 def test_bad_pictures_are_named(tmp_path):
@@ -131,14 +203,14 @@ def test_any_number_of_channels(tmp_path):
 
 
 @pytest.mark.parametrize('size', [(40, 60), (60, 40), (33, 33), (500, 375)])
-@pytest.mark.parametrize('resize', ['bilinear', 'bicubic'])
-def test_centre_crop_is_torchvisions(size, resize):
+@pytest.mark.parametrize('name', ['bilinear', 'bicubic'])
+def test_centre_crop_is_torchvisions(size, name):
   """Resize(256 / 224 of the side), CenterCrop: int() of the longer side, round() of the offset."""
   image = Image.fromarray(noise(*size))
-  crop = preprocess.Preprocess((28, 28), 3, resize, (0.5,), (0.5,), 'crop', 32)
+  crop = preprocess.Preprocess((28, 28), 3, name, (0.5,), (0.5,), 'crop', 32)
   height, width = size
   new = (32 * height // width, 32) if height > width else (32, 32 * width // height)
-  resized = image.resize((new[1], new[0]), preprocess.RESIZE[resize])
+  resized = image.resize((new[1], new[0]), resize.FILTERS[name])
   top, left = round((new[0] - 28) / 2), round((new[1] - 28) / 2)
   expected = np.asarray(resized)[top : top + 28, left : left + 28]
   np.testing.assert_array_equal(crop(image), expected)
@@ -211,6 +283,7 @@ def test_affine_moves_pixels_but_not_the_picture():
     (dict(crop_area=(0.5, 1.5)), r'crop_area=\(0.5, 1.5\) .* at most 1'),
     (dict(crop_ratio=(2.0, 1.0)), 'crop_ratio'),
     (dict(crop_padding=-1), 'crop_padding=-1'),
+    (dict(crop_resize='bilinaer'), "did you mean 'bilinear'"),
   ],
 )
 def test_impossible_changes_are_refused(options, message):

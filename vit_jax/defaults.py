@@ -38,6 +38,7 @@ _PICTURES = dict(
   crop='none',  # training: none (as evaluation), random_resized, padded
   crop_area=(0.05, 1.0),  # random_resized: smallest and largest share of the picture's area
   crop_ratio=(3 / 4, 4 / 3),  # random_resized: smallest and largest width over height
+  crop_resize='linear',  # random_resized: the fastest filter; or any of those of `resize`
   crop_padding=4,  # padded: black border, pixels
   flip=False,  # mirror every second training picture, left to right
   rotate=0.0,  # random affine map of a training picture: largest angle, degrees

@@ -1,6 +1,7 @@
 """Random changes of training pictures: crop, flip, affine map; chosen in the config."""
 
 import dataclasses
+import functools
 import math
 
 from jaxtyping import UInt8
@@ -10,6 +11,7 @@ from PIL import Image
 from vit_jax.choices import choose
 from vit_jax.data import jpeg, pictures
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.resize import FILTERS, mirror, resize
 
 CROPS = ('none', 'random_resized', 'padded')
 
@@ -23,6 +25,7 @@ class Augment:
       arXiv:1409.4842); 'padded' adds a black border and cuts out a window of the image's size.
     crop_area: smallest and largest area of the region, as a share of the picture's.
     crop_ratio: smallest and largest width over height.
+    crop_resize: the filter of 'random_resized'; any of `resize.FILTERS`.
     crop_padding: width of the border in pixels.
     flip: whether to mirror every second picture, left to right.
     rotate: largest angle in degrees, either way, of an affine map about the centre.
@@ -34,6 +37,7 @@ class Augment:
   crop: str = 'none'
   crop_area: tuple[float, float] = (0.05, 1.0)
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  crop_resize: str = 'linear'
   crop_padding: int = 4
   flip: bool = False
   rotate: float = 0.0
@@ -43,6 +47,7 @@ class Augment:
 
   def __post_init__(self):
     choose('config.data.crop', self.crop, CROPS)
+    choose('config.data.crop_resize', self.crop_resize, FILTERS)
     for key, largest in (('crop_area', 1.0), ('crop_ratio', math.inf)):
       low, high = getattr(self, key)
       if not 0 < low <= high <= largest:
@@ -58,10 +63,11 @@ class Augment:
   ) -> UInt8[np.ndarray, 'H W C']:
     """One training picture; `rng` decides."""
     if self.crop == 'random_resized':
-      pixels = pictures.read(
-        picture, preprocess.channels, lambda height, width: self.region(height, width, rng)
-      )
-      pixels = preprocess.resized(pixels, preprocess.image_size)
+      least = preprocess.image_size if self.crop_resize == 'linear' else None
+      # Remembered, as a second decoder may ask again where the first one gives up.
+      region = functools.cache(functools.partial(self.region, rng=rng))
+      pixels = pictures.read(picture, preprocess.channels, region, least)
+      pixels = resize(pixels, preprocess.image_size, self.crop_resize)
     else:
       pixels = preprocess(picture)
     if self.crop == 'padded':
@@ -70,7 +76,7 @@ class Augment:
       height, width = preprocess.image_size
       pixels = np.pad(pixels, (border, border, (0, 0)))[top : top + height, left : left + width]
     if self.flip and rng.random() < 0.5:
-      pixels = pixels[:, ::-1]
+      pixels = mirror(pixels)
     return self.affine(pixels, rng)
 
   def region(self, height: int, width: int, rng: np.random.Generator) -> jpeg.Region:

@@ -51,9 +51,15 @@ def suffixes() -> frozenset[str]:
 
 
 def read(
-  picture: Picture, channels: int, choose: Callable[[int, int], jpeg.Region] | None = None
+  picture: Picture,
+  channels: int,
+  choose: Callable[[int, int], jpeg.Region] | None = None,
+  least: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, 'H W C']:
   """The pixels of a picture, or of the region that `choose(height, width)` picks.
+
+  With `least`, (height, width), a JPEG may come at a half, a quarter or an eighth of its size, as
+  long as the region has that many pixels.
 
   Raises:
     Damaged: not an image, or a broken one.
@@ -61,13 +67,14 @@ def read(
     OSError: the file cannot be opened.
   """
   if isinstance(picture, str | pathlib.Path):
-    data = pathlib.Path(picture).read_bytes()
+    with open(picture, 'rb') as file:
+      data = file.read()
     try:
-      return read(data, channels, choose)
+      return read(data, channels, choose, least)
     except Damaged as error:
       raise Damaged(f'{picture}: {error}') from None
   if isinstance(picture, bytes):
-    pixels = jpeg.decode(picture, choose or whole) if channels == 3 else None
+    pixels = jpeg.decode(picture, choose or whole, least) if channels == 3 else None
     if pixels is not None:
       return pixels
     picture = decode(picture)

@@ -13,13 +13,8 @@ from PIL import Image
 
 from vit_jax.choices import choose
 from vit_jax.data import pictures
+from vit_jax.data.resize import FILTERS, resize
 
-RESIZE = {
-  'nearest': Image.Resampling.NEAREST,
-  'bilinear': Image.Resampling.BILINEAR,
-  'bicubic': Image.Resampling.BICUBIC,
-  'lanczos': Image.Resampling.LANCZOS,
-}
 FITS = ('squash', 'crop')
 
 
@@ -30,7 +25,8 @@ class Preprocess:
   Attributes:
     image_size: (height, width) in pixels.
     channels: 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA), or any number for pictures from arrays.
-    resize: the filter where a picture has another size; all but 'nearest' smooth when shrinking.
+    resize: the filter where a picture has another size; all but 'nearest' and 'linear' smooth when
+      shrinking.
     mean: subtracted from pixel values in 0..1; one number, or one a channel.
     std: divided by afterwards.
     fit: 'squash' resizes the whole picture; 'crop' resizes its shorter side to `resize_small` and
@@ -55,7 +51,7 @@ class Preprocess:
         raise ValueError(f'config.data.{key} needs 1 or {self.channels} numbers')
     if 0 in self.std:
       raise ValueError('config.data.std must not be 0: pixel values are divided by it')
-    choose('config.data.resize', self.resize, RESIZE)
+    choose('config.data.resize', self.resize, FILTERS)
     choose('config.data.fit', self.fit, FITS)
     if self.resize_small is not None and self.resize_small < min(self.image_size):
       raise ValueError(
@@ -73,7 +69,7 @@ class Preprocess:
       picture = pictures.upright(picture)
     pixels = pictures.read(picture, self.channels)
     if self.fit == 'squash' or pixels.shape[:2] == self.image_size:
-      return self.resized(pixels, self.image_size)
+      return resize(pixels, self.image_size, self.resize)
     height, width = self.image_size
     small = self.resize_small or round(min(height, width) / 0.875)
     # The scale at which the picture covers the enlarged window; a side at a time, as torchvision.
@@ -83,20 +79,7 @@ class Preprocess:
       max(width, int(pixels.shape[1] * scale + 1e-6)),
     )
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-    return self.resized(pixels, size)[top : top + height, left : left + width]
-
-  def resized(
-    self, pixels: UInt8[np.ndarray, 'H W C'], size: tuple[int, int]
-  ) -> UInt8[np.ndarray, 'h w C']:
-    """Pixels at another (height, width)."""
-    if pixels.shape[:2] == tuple(size):
-      return pixels
-    if pixels.shape[-1] not in (1, 3, 4):  # Pillow's resizing knows 'L', 'RGB' and 'RGBA'.
-      bands = np.split(pixels, pixels.shape[-1], axis=-1)
-      return np.concatenate([self.resized(band, size) for band in bands], axis=-1)
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    image = image.resize((size[1], size[0]), RESIZE[self.resize])
-    return np.asarray(image).reshape(*size, -1)
+    return resize(pixels, size, self.resize)[top : top + height, left : left + width]
 
   def normalise(self, images: UInt8[Array, 'B H W C']) -> Float[Array, 'B H W C']:
     """0..255 -> (x / 255 - mean) / std, in float32 on the device."""
