@@ -2,7 +2,7 @@
 
 python -m vit_jax.main --config=configs/vit_digits.py --workdir=runs/digits
 
-Test accuracy on 360 images over seeds 0 to 4: mean 0.988, range 0.983 to 0.992 (0.1.0); 41 to 55 s
+Test accuracy on 360 images over seeds 0 to 4: mean 0.989, range 0.986 to 0.992 (0.1.0); 65 to 73 s
 each on two CPU cores, compilation included.
 """
 
@@ -21,7 +21,7 @@ def get_config():
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 0.3
   config.ema_decay = 0.99
-  config.total_steps = 1200
+  config.total_steps = 1600
   config.batch_size = 128
   config.log_every = 100
   config.eval_every = 400

@@ -1,6 +1,9 @@
-"""ViT from scratch on a prepared TFDS set, `configs/vit_tfds.py:cifar10`.
+"""ViT from scratch on a prepared TFDS set, `configs/vit_tfds.py:cifar10` or `:cifar10_long`.
 
 python -m vit_jax.main --config=configs/vit_tfds.py:cifar10 --config.data.data_dir=D --workdir=W
+
+`cifar10`: 59.0 % of the 10,000 test images after 2,000 steps, 6 min 20 s on two CPU cores (0.1.0).
+`cifar10_long`, for one GPU: not run.
 
 The set must be prepared as array_record; if it is not, the error shows the command for that.
 """
@@ -34,4 +37,21 @@ def cifar10(config):
   config.checkpoint_every = 500
 
 
-SETS = {'cifar10': cifar10}
+def cifar10_long(config):
+  """200 epochs of a larger model, for one GPU; aims at 90 %. Not run."""
+  cifar10(config)
+  config.data.rotate = 15.0
+  config.data.scale = 0.15
+  config.data.translate = 0.05
+  config.model = dict(name='vit', variant='cifar/4', width=384, mlp_dim=1536, num_heads=6)
+  config.model.drop_path = 0.1
+  config.model.dtype = 'bfloat16'
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 4000
+  config.ema_decay = 0.9998
+  config.total_steps = 78_125  # 200 epochs
+  config.eval_every = 3907
+  config.checkpoint_every = 3907
+
+
+SETS = {'cifar10': cifar10, 'cifar10_long': cifar10_long}

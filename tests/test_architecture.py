@@ -12,10 +12,11 @@ FLOORS = [
   ['explore', 'interpret', 'convert'],
   ['train'],
   ['step', 'predict', 'evaluation'],
+  ['weights'],
   ['checkpoint', 'parts'],
   ['models', 'objectives', 'data', 'formats', 'optim', 'sharding', 'metrics', 'figures']
   + ['interruption', 'memory'],
-  ['defaults'],
+  ['defaults', 'fetch'],
   ['choices', 'distributed', 'progress'],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

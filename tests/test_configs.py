@@ -15,10 +15,15 @@ RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 PARTS = [(section, name) for section, names in defaults.PARTS.items() for name in names]
 
 
-@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.name)
-def test_recipes_build_and_trace_from_anywhere(path, tmp_path, monkeypatch):
+# What stands behind the colon, beside nothing.
+ARGUMENTS = {'vit_folder': ['small'], 'vit_study': ['small'], 'vit_tfds': ['cifar10_long']}
+VARIETIES = [(path, a) for path in RECIPES for a in ['', *ARGUMENTS.get(path.stem, [])]]
+
+
+@pytest.mark.parametrize(('path', 'argument'), VARIETIES, ids=lambda x: getattr(x, 'name', x))
+def test_recipes_build_and_trace_from_anywhere(path, argument, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = defaults.complete(main.load_recipe(str(path)), {})
+  config = defaults.complete(main.load_recipe(f'{path}:{argument}' if argument else str(path)), {})
   if config.data.name == 'folder':
     config.data.path = str(
       make_folder(tmp_path / 'data', {'train/a': 6, 'train/b': 6, 'test/a': 1})
@@ -107,7 +112,9 @@ BUILDERS = {
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
   ],
-  'model': [f'vit_jax.models.{name}' for name in ('vit', 'encoder', 'readout', 'layers')],
+  'model': [
+    f'vit_jax.models.{name}' for name in ('vit', 'encoder', 'readout', 'layers', 'hybrid', 'bit')
+  ],
   'objective': ['vit_jax.objectives.classification'],
   'optimizer': ['vit_jax.optim'],
   'evaluation': ['vit_jax.evaluation.classification'],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax import defaults, models
-from vit_jax.models import layers, readout, vit
+from vit_jax.models import bit, hybrid, layers, readout, vit
 
 # Parameters at 224 px and 1000 classes, counted in timm and torchvision.
 PUBLISHED = {
@@ -24,6 +24,19 @@ PUBLISHED = {
   'H/14': 632_045_800,
   'g/14': 1_012_611_432,
   'G/14': 1_844_440_680,
+}
+# reference counts of timm and big_transfer, 1,000 classes
+PUBLISHED_RESNETS = {
+  'R50+B/16': 98_659_112,
+  'R50+L/32': 328_994_856,
+  'R26+S/32': 36_431_912,
+  'R+Ti/16': 6_337_704,
+  'R50x1': 25_549_352,
+  'R50x3': 217_319_080,
+  'R101x1': 44_541_480,
+  'R101x3': 387_934_888,
+  'R152x2': 236_335_208,
+  'R152x4': 936_533_224,
 }
 
 
@@ -298,7 +311,7 @@ def test_a_wrong_image_is_refused():
 def test_the_list_of_models():
   done = command('--json', module='vit_jax.models')
   rows = [json.loads(line) for line in done.stdout.splitlines()]
-  found = {row['variant']: row['parameters'] for row in rows if row['name'] == 'vit'}
+  found = {row['variant']: row['parameters'] for row in rows}
   assert done.returncode == 0
-  assert [row['variant'] for row in rows] == vit.VARIANTS
-  assert found.items() >= PUBLISHED.items()
+  assert [row['variant'] for row in rows] == vit.VARIANTS + hybrid.VARIANTS + bit.VARIANTS
+  assert found.items() >= (PUBLISHED | PUBLISHED_RESNETS).items()

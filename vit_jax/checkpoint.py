@@ -1,8 +1,6 @@
-"""What a run keeps: the running state (Orbax) and the inference file (weights and their passport).
+"""What a run keeps to go on from: checkpoints/<step>/ with state and passport (Orbax).
 
-checkpoints/<step>/   state and passport; the newest few and the best; written in the background
-model/weights.npz     the parameters, in the official layout
-model/model.json      the passport: model section, preprocessing, class names, step, origin
+The newest few stay, and the best; they are written in the background.
 """
 
 import json
@@ -20,7 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax import defaults, distributed
-from vit_jax.formats import official
 
 POLICY = ocp.checkpoint_managers
 # Orbax logs hundreds of lines a run, warnings about nothing included; its errors are raised anyway.
@@ -231,68 +228,3 @@ def unreadable_steps(folder: pathlib.Path) -> list[int]:
     except (OSError, ValueError):
       steps.append(int(step.name))
   return steps
-
-
-def write_model(folder: pathlib.Path, params: dict, passport: dict) -> None:
-  """Writes the inference file; the passport comes last, so that a crash leaves no false pair."""
-  folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / 'partial.npz'
-  official.write(partial, params)
-  (folder / 'model.json').unlink(missing_ok=True)
-  partial.replace(folder / 'weights.npz')
-  write_whole(folder / 'model.json', json.dumps(passport, indent=2))
-
-
-def load(path: pathlib.Path) -> tuple[dict, dict]:
-  """The model's parameters and passport, from a run's folder or its `model/`.
-
-  Of a run, the best checkpoint (by validation accuracy) counts, else the newest.
-
-  Raises:
-    FileNotFoundError: no such path.
-    ValueError: it holds neither a model nor a checkpoint.
-  """
-  if not path.exists():
-    raise FileNotFoundError(f'{path} does not exist')
-  folder = path if (path / 'model.json').exists() else path / 'model'
-  if folder == path or has_current_model(path):
-    passport = json.loads((folder / 'model.json').read_text())
-    return official.read(folder / 'weights.npz'), passport
-  if not (path / 'checkpoints').exists():
-    raise ValueError(f'{path} holds no checkpoint: neither model/model.json nor checkpoints/')
-  with Checkpoints(path, read_only=True) as checkpoints:
-    params, passport = checkpoints.restore_params()
-  return params, passport
-
-
-def has_current_model(workdir: pathlib.Path) -> bool:
-  """Whether there is an inference file and the run has not gone on since it was written."""
-  path = workdir / 'model/model.json'
-  if not path.exists() or not (workdir / 'checkpoints').exists():
-    return path.exists()
-  with Checkpoints(workdir, read_only=True) as checkpoints:
-    return checkpoints.wanted_step() in (None, json.loads(path.read_text())['step'])
-
-
-def adapt(given: dict, shapes: dict, source: str) -> tuple[dict, list[str], list[str]]:
-  """Parameters of `given` for a model of `shapes`; also the names dropped and those left new.
-
-  Readout, pre-logits and head belong to a task: they may be missing, extra or of another shape.
-
-  Raises:
-    ValueError: anything else differs; every difference is listed.
-  """
-  have: dict[str, Any] = traverse_util.flatten_dict(given, sep='/')
-  want: dict[str, Any] = traverse_util.flatten_dict(shapes, sep='/')
-  same = {name for name in have.keys() & want.keys() if have[name].shape == want[name].shape}
-  dropped, new = sorted(have.keys() - same), sorted(want.keys() - same)
-  task = ('head/', 'pre_logits/', 'readout/')
-  wrong = sorted(name for name in {*dropped, *new} if not name.startswith(task))
-  if wrong:
-    rows = [f'  {n}: {shape(have.get(n))} in the file, {shape(want.get(n))} here' for n in wrong]
-    raise ValueError(f'{source} does not fit the model:\n' + '\n'.join(rows))
-  return {name: have[name] for name in same}, dropped, new
-
-
-def shape(x) -> str:
-  return 'nothing' if x is None else str(tuple(x.shape))

@@ -51,6 +51,33 @@ _PICTURES = dict(
   threads=int,  # that decode pictures; None: one a core
 )
 
+_VIT = dict(
+  variant='B/16',  # size and patch side; `python -m vit_jax.models` lists them
+  width=int,  # these four replace the variant's own
+  depth=int,
+  num_heads=int,
+  mlp_dim=int,
+  readout='class_token',  # class_token patch sum mean max sum_all mean_all
+  #                         weighted_add weighted_concat attention_pool none
+  patch_index=1,  # readout='patch': 1 (top left) to N (bottom right), row by row
+  readout_weights='free',  # of the weighted mixes: free, or softmax
+  class_token=True,  # whether there is one; the readouts of patches also work without
+  pre_logits=int,  # width of a tanh layer before the head
+  head_bias=0.0,  # initial bias of the head, -10.0 for sigmoid losses with many classes
+  dropout=0.0,
+  attention_dropout=0.0,  # of the attention weights
+  projection_dropout=float,  # of attention's output; None: as dropout
+  drop_path=0.0,  # of the last block; earlier blocks linearly less
+  qkv_bias=True,
+  qk_scale=float,  # None: head width ** -0.5
+  embedding_norm=False,  # layer norm after the patch embedding
+  gelu='tanh',  # tanh (official), exact (torch), quick
+  epsilon=1e-6,  # of the layer norms
+  attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
+  remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
+  dtype='float32',  # of the computation; parameters, softmax and loss stay float32
+  initialisers='official',  # or torch: what its layers start with by default
+)
 PARTS = {
   'data': {
     'digits': _PICTURES
@@ -83,32 +110,21 @@ PARTS = {
     ),
   },
   'model': {
-    'vit': dict(
-      variant='B/16',  # size and patch side; `python -m vit_jax.models` lists them
-      width=int,  # these four replace the variant's own
-      depth=int,
-      num_heads=int,
-      mlp_dim=int,
-      readout='class_token',  # class_token patch sum mean max sum_all mean_all
-      #                         weighted_add weighted_concat attention_pool none
-      patch_index=1,  # readout='patch': 1 (top left) to N (bottom right), row by row
-      readout_weights='free',  # of the weighted mixes: free, or softmax
-      class_token=True,  # whether there is one; the readouts of patches also work without
-      pre_logits=int,  # width of a tanh layer before the head
-      head_bias=0.0,  # initial bias of the head, -10.0 for sigmoid losses with many classes
-      dropout=0.0,
-      attention_dropout=0.0,  # of the attention weights
-      projection_dropout=float,  # of attention's output; None: as dropout
-      drop_path=0.0,  # of the last block; earlier blocks linearly less
-      qkv_bias=True,
-      qk_scale=float,  # None: head width ** -0.5
-      embedding_norm=False,  # layer norm after the patch embedding
-      gelu='tanh',  # tanh (official), exact (torch), quick
-      epsilon=1e-6,  # of the layer norms
-      attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
-      remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
-      dtype='float32',  # of the computation; parameters, softmax and loss stay float32
-      initialisers='official',  # or torch: what its layers start with by default
+    'vit': _VIT,
+    'hybrid': _VIT  # a ResNet's feature map instead of pixels
+    | dict(
+      variant='R50+B/16',
+      standardise='official',  # formula of the ResNet's kernels: official, bit, timm
+      group_norm_epsilon=1e-6,
+    ),
+    'bit': dict(
+      variant='R50x1',  # depth x width factor
+      head='zero',  # how the head starts: zero, or random
+      standardise='bit',
+      group_norm_epsilon=1e-5,
+      pool_padding='zero',  # of the root's max-pool: zero (big_transfer) or infinite (big_vision)
+      remat=False,
+      dtype='float32',
     ),
   },
   'objective': {
@@ -161,6 +177,7 @@ def get_config() -> Config:
   config.objective = part('objective', 'classification')
   config.optimizer = part('optimizer', 'adamw')
   config.init_from = config_dict.placeholder(str)  # a run's folder or a weight file to start from
+  config.resample = 'official'  # its positions for another grid: official, bilinear, bicubic
   config.ema_decay = 0.0  # of an exponential moving average of the weights, which is then evaluated
   config.total_steps = 1000
   config.batch_size = 128  # of all devices together

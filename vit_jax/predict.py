@@ -15,7 +15,7 @@ from jax import numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vit_jax import checkpoint, defaults, models
+from vit_jax import defaults, models, weights
 from vit_jax.data import preprocess
 
 Outputs = dict[str, np.ndarray]
@@ -109,7 +109,7 @@ def load(path: str | pathlib.Path) -> Predictor:
     FileNotFoundError: no such path.
     ValueError: it holds no model that can be read.
   """
-  return Predictor(*checkpoint.load(pathlib.Path(path)))
+  return Predictor(*weights.load(path))
 
 
 def predict_files(

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent import futures
 import functools
-import pathlib
 from typing import Any
 
 from absl import logging
@@ -12,7 +11,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from vit_jax import checkpoint, optim, sharding
+from vit_jax import optim, sharding, weights
 from vit_jax.defaults import Config
 from vit_jax.parts import Parts
 
@@ -53,10 +52,13 @@ def initial_state(config: Config, parts: Parts, shapes: TrainState) -> TrainStat
   """A fresh state, born where it will live; from `config.init_from` where that is set."""
   given = {}
   if config.init_from:
-    source, _ = checkpoint.load(pathlib.Path(config.init_from))
-    given, dropped, new = checkpoint.adapt(source, shapes.params['model'], config.init_from)
-    logging.info('from %s: %d arrays', config.init_from, len(given))
-    logging.info('dropped: %s; new: %s', ', '.join(dropped) or '-', ', '.join(new) or '-')
+    source, about = weights.load(config.init_from)
+    if about['class_names'] != list(parts.data.class_names):
+      source.pop('head', None)  # Other classes: the head starts anew, whatever its shape.
+    given, done = weights.adapt(
+      source, about, shapes.params['model'], parts.model, config.init_from, config.resample
+    )
+    logging.info('from %s: %d arrays; %s', config.init_from, len(given), '; '.join(done))
 
   def init(given):
     state = fresh_state(config, parts)

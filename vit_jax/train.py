@@ -8,7 +8,7 @@ from absl import logging
 from clu import parameter_overview
 import jax
 
-from vit_jax import checkpoint, data, distributed, evaluation, metrics, predict, sharding
+from vit_jax import checkpoint, data, distributed, evaluation, metrics, predict, sharding, weights
 from vit_jax.defaults import Config
 from vit_jax.interruption import Interruption
 from vit_jax.metrics import Recorder, due
@@ -32,7 +32,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     first = step = int(state.step) if state else 0
     if first >= config.total_steps:
       logging.info('%s is finished: step %d of %d', workdir, first, config.total_steps)
-      if not checkpoint.has_current_model(workdir):  # Killed after its last checkpoint.
+      if not weights.has_current_model(workdir):  # Killed after its last checkpoint.
         finish(config, workdir, first)
       return
     state, train_step = prepare(config, parts, shapes, state)
@@ -48,8 +48,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         splits = splits_due(config, parts, step, scheduled)
         if splits or scheduled or interrupted:
           recorder.settle()  # What is not finite is neither evaluated nor saved.
-          weights = (state.ema if config.ema_decay else state.params)['model']
-          scores = {split: evaluator.run(weights, split).scores() for split in splits}
+          evaluated = (state.ema if config.ema_decay else state.params)['model']
+          scores = {split: evaluator.run(evaluated, split).scores() for split in splits}
           recorder.add(step, scores)
         if scheduled or interrupted:
           best = scores.get('validation') if scheduled else None
@@ -92,9 +92,9 @@ def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
   """Writes the inference file and the curves from what is on disk, and says where things are."""
   from vit_jax import figures
 
-  loaded = checkpoint.load(workdir)  # By every process, as Orbax wants it.
+  loaded = weights.load(workdir)  # By every process, as Orbax wants it.
   if distributed.is_first():
-    checkpoint.write_model(workdir / 'model', *loaded)
+    weights.write_model(workdir / 'model', *loaded)
     figures.curves(metrics.read(workdir / 'metrics.jsonl')).savefig(workdir / 'curves.png')
   distributed.barrier('model written')
   done = step == config.total_steps

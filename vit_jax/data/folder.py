@@ -11,8 +11,9 @@ from absl import logging
 import numpy as np
 from PIL import Image
 
+from vit_jax import fetch
 from vit_jax.choices import choose
-from vit_jax.data import fetch, pictures, pipeline, sources
+from vit_jax.data import pictures, pipeline, sources
 from vit_jax.progress import track
 
 ON_ERROR = ('error', 'skip')

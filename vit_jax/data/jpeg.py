@@ -8,8 +8,8 @@ function of (seed, step) on any machine.
 from collections.abc import Callable
 import ctypes
 import functools
-import io
 from importlib import metadata
+import io
 import math
 import struct
 import threading
@@ -55,7 +55,7 @@ def library() -> Any:
     files = metadata.files('turbojpeg') or []
     path = next(file for file in files if 'libturbojpeg' in file.name).locate()
     # Only the long call lets other Python threads run: to get the lock back takes its time.
-    lib = ctypes.PyDLL(str(path))
+    lib: Any = ctypes.PyDLL(str(path))
     lib.decompress = ctypes.CDLL(str(path)).tj3Decompress8
     lib.tj3Init.restype = ctypes.c_void_p
   except (metadata.PackageNotFoundError, StopIteration, OSError, AttributeError):

@@ -3,17 +3,18 @@
 import jax
 from jax import numpy as jnp
 
-from vit_jax.models import vit
+from vit_jax.models import bit, hybrid, vit
 
-MODELS = {'vit': vit}
+MODELS = {'vit': vit, 'hybrid': hybrid, 'bit': bit}
+Model = vit.VisionTransformer | bit.BigTransfer
 
 
-def build(name: str, **section) -> vit.VisionTransformer:
+def build(name: str, **section) -> Model:
   """The model `name` with its config section as keyword arguments."""
   return MODELS[name].build(**section)
 
 
-def init(model: vit.VisionTransformer, key: jax.Array) -> dict:
+def init(model: Model, key: jax.Array) -> dict:
   """Fresh parameters; under `jax.eval_shape` only their shapes."""
   images = jnp.zeros((1, *model.image_size, model.channels))
   return dict(model.init({'params': key}, images)['params'])

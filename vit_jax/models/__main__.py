@@ -20,9 +20,11 @@ def describe(name: str, variant: str, image_size: tuple[int, int], classes: int)
   model = models.build(**section, image_size=image_size, channels=3, num_classes=classes)
   shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
   count = sum(x.size for x in jax.tree.leaves(shapes))
-  sizes = {key: getattr(model, key) for key in ('num_tokens', 'width', 'patch_size')}
-  encoder = {key: getattr(model.Transformer, key) for key in ('depth', 'num_heads', 'mlp_dim')}
-  return {'name': name, 'variant': variant, 'parameters': count, **sizes, **encoder}
+  encoder = getattr(model, 'Transformer', model)
+  owners = dict.fromkeys(('num_tokens', 'width', 'patch_size'), model)
+  owners |= dict.fromkeys(('depth', 'num_heads', 'mlp_dim'), encoder)
+  sizes = {key: getattr(owner, key, None) for key, owner in owners.items()}
+  return {'name': name, 'variant': variant, 'parameters': count, **sizes}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   size = (options.image_size[0], options.image_size[-1])
   if not options.json:
-    print(f'{"model":6}{"variant":10}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
+    print(f'{"model":8}{"variant":10}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
   for name, module in models.MODELS.items():
     for variant in module.VARIANTS:
       try:
@@ -45,8 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-  sizes = f'{row["parameters"]:16,}{row["num_tokens"]:9,}{row["width"]:7}{row["depth"]:7}'
-  return f'{row["name"]:6}{row["variant"]:10}' + sizes
+  tokens = row['num_tokens'] or '-'
+  sizes = f'{row["parameters"]:16,}{tokens:>9}{row["width"]:7}{row["depth"]:7}'
+  return f'{row["name"]:8}{row["variant"]:10}' + sizes
 
 
 if __name__ == '__main__':

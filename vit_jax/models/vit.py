@@ -5,6 +5,7 @@ published `.npz` files, odd numbers included, so official weights need no table 
 """
 
 import difflib
+from typing import TypeVar
 
 from flax import linen as nn
 from jax import numpy as jnp
@@ -61,11 +62,17 @@ class VisionTransformer(nn.Module):
     return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
   @property
+  def embedding_side(self) -> int:
+    """The patch side on what `stem` returns."""
+    return self.patch_size
+
+  @property
   def num_tokens(self) -> int:
     return self.grid[0] * self.grid[1] + self.class_token
 
   def setup(self):
-    self.embedding = layers.PatchEmbedding(self.width, self.patch_size, self.dtype, self.initial)
+    side = self.embedding_side
+    self.embedding = layers.PatchEmbedding(self.width, side, self.dtype, self.initial)
     if self.embedding_norm:
       self.patch_norm = nn.LayerNorm(
         self.Transformer.epsilon, dtype=self.dtype, name='embedding_norm'
@@ -83,6 +90,10 @@ class VisionTransformer(nn.Module):
         bias = nn.initializers.constant(self.head_bias)
       self.head = layers.Dense(self.num_classes, kernel_init=kernel, bias_init=bias)
 
+  def stem(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w c']:
+    """What is cut into patches; a hybrid has a ResNet here."""
+    return images
+
   def embed(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
     """Normalised images -> patch embeddings, row by row.
 
@@ -94,7 +105,7 @@ class VisionTransformer(nn.Module):
       raise ValueError(
         f'images of (height, width, channels) {images.shape[1:]} given to a model of {expected}'
       )
-    tokens = self.embedding(images)
+    tokens = self.embedding(self.stem(images))
     return self.patch_norm(tokens) if self.embedding_norm else tokens
 
   def encode(
@@ -122,6 +133,9 @@ class VisionTransformer(nn.Module):
     tokens, encoded = self.encode(patches, train=train)
     logits, read = self.read(tokens)
     return logits, {'patches': patches, **encoded, **read}
+
+
+Made = TypeVar('Made', bound=VisionTransformer)
 
 
 def build(
@@ -153,10 +167,13 @@ def build(
   remat: bool,
   dtype: str,
   initialisers: str,
-) -> VisionTransformer:
+  make: type[Made] = VisionTransformer,
+  **more,
+) -> Made:
   """A ViT of `variant` such as 'B/16' for images of (height, width) and `channels`.
 
-  `width`, `depth`, `num_heads` and `mlp_dim` replace the variant's own. `num_classes=0`: no head.
+  `make` is the class, and `more` what it has beyond VisionTransformer's fields. `width`, `depth`,
+  `num_heads` and `mlp_dim` replace the variant's own. `num_classes=0`: no head.
 
   Raises:
     ValueError: a size that does not fit: patch and image, heads and width, patch index and grid.
@@ -188,7 +205,8 @@ def build(
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
   layers.uses_cudnn(attention, dtype, width // num_heads, attention_dropout)
-  return VisionTransformer(
+  return make(
+    **more,
     image_size=(image_size[0], image_size[1]),
     channels=channels,
     patch_size=patch_size,

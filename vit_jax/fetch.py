@@ -4,12 +4,14 @@ from collections.abc import Iterator
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import tarfile
 from urllib import error as url_error
 from urllib import parse, request
 import zipfile
 
+from vit_jax.choices import choose
 from vit_jax.progress import track
 
 BLOCK = 2**20  # bytes
@@ -46,6 +48,77 @@ def folder(path: str, sha256: str | None) -> pathlib.Path:
   return unpack(local, found)
 
 
+HUB = 'https://huggingface.co'
+HUB_FILES = ('config.json', 'preprocessor_config.json', 'model.safetensors')
+TORCHVISION = 'https://download.pytorch.org/models'
+# Names of torchvision's files; each ends in the beginning of its SHA-256.
+TORCHVISION_FILES = {'vit_b_16': 'vit_b_16-c867db91.pth'}
+
+
+def local(source: str | pathlib.Path) -> pathlib.Path:
+  """Weights on disk: a path as it is; an address from the cache, or fetched into it.
+
+  hf://OWNER/NAME (or hf://OWNER/NAME@REVISION) is a folder; torchvision://vit_b_16 and https
+  addresses are files, whose hash stands in their name or after '#sha256='.
+
+  Raises:
+    FileNotFoundError: no such path.
+    ValueError: the address cannot be reached, or holds another file than its hash says.
+  """
+  text = str(source)
+  if text.startswith('hf://'):
+    return hub_folder(text.removeprefix('hf://'))
+  if text.startswith('torchvision://'):
+    name = text.removeprefix('torchvision://')
+    choose('torchvision model', name, TORCHVISION_FILES)
+    text = f'{TORCHVISION}/{TORCHVISION_FILES[name]}'
+  if is_address(text):
+    address, _, wanted = text.partition('#sha256=')
+    return download(address, wanted or hash_in_name(address))
+  path = pathlib.Path(source).expanduser()
+  if not path.exists():
+    raise FileNotFoundError(f'{source} does not exist')
+  return path
+
+
+def hash_in_name(address: str) -> str | None:
+  """'.../vit_b_16-c867db91.pth' -> 'c867db91': torch's files carry the start of their hash."""
+  match = re.search(r'-([0-9a-f]{8,64})\.\w+$', address)
+  return match[1] if match else None
+
+
+def hub_folder(name: str) -> pathlib.Path:
+  """The files of a model on the Hugging Face hub, in one folder of the cache.
+
+  `$HF_ENDPOINT` is another hub. What is there is used without asking the hub again.
+  """
+  owner, _, revision = name.partition('@')
+  base = os.environ.get('HF_ENDPOINT', HUB)
+  target = cache_folder() / 'hub' / owner.replace('/', '--') / (revision or 'main')
+  if (target / 'complete').exists():
+    return target
+  target.mkdir(parents=True, exist_ok=True)
+  for file in HUB_FILES:
+    partial = target / f'{file}.partial'
+    try:
+      told = receive(f'{base}/{owner}/resolve/{revision or "main"}/{file}', partial)
+    except url_error.HTTPError as error:
+      if file == 'preprocessor_config.json' and error.code == 404:
+        continue
+      raise ValueError(f'hf://{name}: {file}: {error}') from None
+    except (OSError, url_error.URLError) as error:
+      raise ValueError(
+        f'hf://{name}: {file}: {error}; what arrived is kept, try again to go on'
+      ) from None
+    found = hash_of(partial)
+    if told and found != told:
+      partial.unlink()
+    check_hash(f'hf://{name}: {file}', found, told)
+    partial.replace(target / file)
+  (target / 'complete').touch()
+  return target
+
+
 def is_address(path: str) -> bool:
   return path.startswith(('http://', 'https://'))
 
@@ -60,7 +133,7 @@ def hash_of(path: pathlib.Path) -> str:
 
 
 def check_hash(what: str, found: str, wanted: str | None) -> None:
-  if wanted and found != wanted.lower():
+  if wanted and not found.startswith(wanted.lower()):
     raise ValueError(
       f'{what} has SHA-256 {found}, not {wanted}: another file than expected, or a damaged one'
     )
@@ -74,8 +147,9 @@ def download(address: str, sha256: str | None) -> pathlib.Path:
   """
   name = pathlib.PurePosixPath(parse.urlparse(address).path).name or 'file'
   downloads = cache_folder() / 'downloads'
-  if sha256 and (downloads / f'{sha256[:16].lower()}-{name}').exists():
-    return downloads / f'{sha256[:16].lower()}-{name}'
+  if sha256:
+    for known in downloads.glob(f'{sha256[:16].lower()}*-{name}'):
+      return known
   downloads.mkdir(parents=True, exist_ok=True)
   partial = downloads / f'{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}.partial'
   try:
@@ -98,15 +172,30 @@ def download(address: str, sha256: str | None) -> pathlib.Path:
   return target
 
 
-def receive(address: str, partial: pathlib.Path) -> None:
-  """Appends to `partial` what it lacks of the file at `address`, and shows progress."""
+class Redirects(request.HTTPRedirectHandler):
+  """Follows redirections and keeps the hash that the hub sends with the first of them."""
+
+  told = ''
+
+  def redirect_request(self, req, fp, code, msg, headers, newurl):
+    self.told = headers.get('X-Linked-Etag') or self.told
+    return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def receive(address: str, partial: pathlib.Path) -> str | None:
+  """Appends to `partial` what it lacks of the file at `address`, and shows progress.
+
+  Returns:
+    Its SHA-256, where the server tells (the Hugging Face hub does).
+  """
   have = partial.stat().st_size if partial.exists() else 0
   asked = request.Request(address, headers={'Range': f'bytes={have}-'} if have else {})
+  redirects = Redirects()
   try:
-    answer = request.urlopen(asked, timeout=TIMEOUT)
+    answer = request.build_opener(redirects).open(asked, timeout=TIMEOUT)
   except url_error.HTTPError as error:
     if error.code == 416:  # Nothing is missing; the hash decides.
-      return
+      return None
     raise
   with answer:
     resumed = answer.status == 206
@@ -116,6 +205,8 @@ def receive(address: str, partial: pathlib.Path) -> None:
         pass
     if left and partial.stat().st_size != left + have * resumed:
       raise OSError('the connection ended too early')
+    told = (redirects.told or answer.headers.get('ETag') or '').strip('"')
+  return told if re.fullmatch('[0-9a-f]{64}', told) else None
 
 
 def copy(source, target) -> Iterator[int]:

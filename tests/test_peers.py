@@ -1,0 +1,210 @@
+"""Weights of timm, torchvision and transformers give their logits here, and ours give ours there.
+
+Random weights with every part random, LayerNorms and heads included; structured pictures.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+from vit_jax import convert, fetch, predict, weights
+from vit_jax.formats import names
+
+VIT_LIMIT = 1e-5  # Largest difference, in standard deviations of the logits.
+RESNET_LIMIT = 2e-4
+
+
+def need(name):
+  """A peer's module; without it the test is skipped, or fails where parity is required."""
+  try:
+    import torch
+
+    if name == 'timm' or name == 'torchvision':
+      try:
+        import torchvision  # noqa: F401
+      except RuntimeError:  # Its wheel is built for CUDA; models need none of its operators.
+        for operator in ('nms', 'qnms'):
+          schema = '(Tensor a, Tensor b, float c) -> Tensor'
+          torch.library.define(f'torchvision::{operator}', schema)
+    return __import__(name)
+  except ImportError:
+    if os.environ.get('VIT_JAX_REQUIRE_PARITY'):
+      raise
+    pytest.skip(f"{name} is not installed: pip install -e '.[torch]'")
+
+
+def randomise(model, seed=0):
+  """Every parameter random: kernels 1/sqrt(fan-in), norms about 1, all else about 0."""
+  import torch
+
+  generator = torch.Generator().manual_seed(seed)
+  with torch.no_grad():
+    for name, parameter in model.named_parameters():
+      noise = torch.randn(parameter.shape, generator=generator)
+      token = any(word in name for word in ('pos', 'token'))
+      norm = any(word in name for word in ('norm', 'ln_', '.ln.')) and parameter.ndim == 1
+      if parameter.ndim >= 2 and not token:
+        parameter.copy_(noise / np.sqrt(parameter[0].numel()))
+      else:
+        parameter.copy_(0.2 * noise + (1 if norm and name.endswith('weight') else 0))
+  return model.eval()
+
+
+def torch_logits(model, images):
+  import torch
+
+  with torch.no_grad():
+    answer = model(torch.from_numpy(images).permute(0, 3, 1, 2))
+  return np.asarray(getattr(answer, 'logits', answer))
+
+
+def distance(given, expected):
+  return np.abs(given - expected).max() / expected.std()
+
+
+def make(peer, name, **options):
+  """A random model of a peer."""
+  module = need(peer)
+  if peer == 'timm':
+    return randomise(module.create_model(name, pretrained=False, **options))
+  if peer == 'torchvision':
+    import torchvision.models
+
+    return randomise(getattr(torchvision.models, name)(weights=None, **options))
+  sizes = {'B/16': (768, 12, 12, 16), 'S/16': (384, 12, 6, 16), 'Ti/16': (192, 12, 3, 16)}
+  width, depth, heads, patch = sizes[name]
+  config = module.ViTConfig(
+    hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, patch_size=patch,
+    intermediate_size=4 * width, num_labels=10, attn_implementation='eager', **options,
+  )  # fmt: skip
+  return randomise(module.ViTForImageClassification(config))
+
+
+def save(model, path):
+  """As their own users do; returns what ours are given."""
+  if hasattr(model, 'save_pretrained') and 'transformers' in type(model).__module__:
+    model.save_pretrained(path)
+    return path
+  import torch
+
+  torch.save(model.state_dict(), path.with_suffix('.pth'))
+  return path.with_suffix('.pth')
+
+
+CASES = [
+  ('timm', 'vit_tiny_patch16_224', VIT_LIMIT),
+  ('timm', 'vit_small_patch16_224', VIT_LIMIT),
+  ('timm', 'vit_base_patch32_224', VIT_LIMIT),
+  ('timm', 'vit_large_patch16_224', VIT_LIMIT),
+  ('torchvision', 'vit_b_16', VIT_LIMIT),
+  ('transformers', 'Ti/16', VIT_LIMIT),
+  ('transformers', 'B/16', VIT_LIMIT),
+  ('timm', 'vit_tiny_r_s16_p8_224', RESNET_LIMIT),
+  ('timm', 'vit_small_r26_s32_224', RESNET_LIMIT),
+  ('timm', 'vit_base_r50_s16_224', RESNET_LIMIT),
+  ('timm', 'resnetv2_50x1_bit', RESNET_LIMIT),
+]
+
+
+@pytest.mark.parametrize(('peer', 'name', 'limit'), CASES, ids=lambda x: str(x))
+def test_their_weights_give_their_logits(tmp_path, peer, name, limit):
+  options = {'num_classes': 10} if peer != 'transformers' else {}
+  model = make(peer, name, **options)
+  ours = predict.load(save(model, tmp_path / 'w'))
+  images = convert.pictures(ours.model.image_size, 3)
+  expected = torch_logits(model, images)
+  assert distance(ours(images, ('logits',))['logits'], expected) < limit
+
+
+@pytest.fixture(scope='module')
+def ours(tmp_path_factory):
+  """A random timm ViT-Ti/16, read by us."""
+  model = make('timm', 'vit_tiny_patch16_224', num_classes=7)
+  path = save(model, tmp_path_factory.mktemp('ours') / 'w')
+  predictor = predict.load(path)
+  images = convert.pictures(predictor.model.image_size, 3)
+  return path, images, predictor(images, ('logits',))['logits']
+
+
+def test_transformers_reads_our_folder(ours, tmp_path):
+  transformers = need('transformers')
+  path, images, expected = ours
+  convert.convert(str(path), tmp_path / 'hf', 'huggingface', False)
+  model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / 'hf')
+  assert model.config.id2label[3] == 'class 3'
+  assert distance(torch_logits(model.eval(), images), expected) < VIT_LIMIT
+  processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / 'hf')
+  assert list(processor.image_mean) == [0.5, 0.5, 0.5]
+
+
+def test_timm_reads_our_folder_and_our_npz(ours, tmp_path):
+  timm = need('timm')
+  path, images, expected = ours
+  convert.convert(str(path), tmp_path / 'timm', 'timm', False)
+  model = timm.create_model(f'local-dir:{tmp_path / "timm"}', pretrained=True).eval()
+  assert distance(torch_logits(model, images), expected) < VIT_LIMIT
+  convert.convert(str(path), tmp_path / 'w.npz', 'official', accept_loss=True)
+  model = timm.create_model('vit_tiny_patch16_224', num_classes=7).eval()
+  model.load_pretrained(tmp_path / 'w.npz')
+  assert distance(torch_logits(model, images), expected) < VIT_LIMIT
+
+
+def test_torchvision_reads_our_file_strictly(tmp_path):
+  need('torchvision')
+  from safetensors.torch import load_file
+  from torchvision.models import vision_transformer
+
+  model = make('timm', 'vit_tiny_patch16_224', num_classes=7)
+  path = save(model, tmp_path / 'w')
+  convert.convert(str(path), tmp_path / 'tv.safetensors', 'torchvision', False)
+  theirs = vision_transformer.VisionTransformer(224, 16, 12, 3, 192, 768, num_classes=7).eval()
+  theirs.load_state_dict(load_file(tmp_path / 'tv.safetensors'), strict=True)
+  images = convert.pictures((224, 224), 3)
+  assert distance(torch_logits(theirs, images), torch_logits(model, images)) < VIT_LIMIT
+
+
+@pytest.mark.parametrize('target', ['timm', 'torchvision', 'huggingface', 'pth', 'official'])
+def test_round_trips_are_bit_equal(ours, tmp_path, target):
+  path, _, _ = ours
+  suffix = {'torchvision': '.safetensors', 'pth': '.pth', 'official': '.npz'}.get(target, '')
+  convert.convert(str(path), tmp_path / f'w{suffix}', target, accept_loss=target == 'official')
+  first, _ = weights.open_lazily(path)
+  second, _ = weights.open_lazily(tmp_path / f'w{suffix}')
+  assert first.keys() == second.keys()
+  for name, entry in first.items():
+    np.testing.assert_array_equal(second[name].load(), entry.load())
+
+
+def wrong_heads(x, heads):
+  return x.T.reshape(x.shape[1], -1, heads).swapaxes(1, 2)
+
+
+def test_a_wrong_mapping_is_caught(tmp_path, monkeypatch):
+  """Heads interleaved, the grid transposed, the query's bias dropped: each is far off."""
+  model = make('timm', 'vit_tiny_patch16_224', num_classes=7)
+  path = save(model, tmp_path / 'w')
+  images = convert.pictures((224, 224), 3)
+  expected = torch_logits(model, images)
+  right = names.back
+
+  def interleaved(kind, x, heads):
+    return wrong_heads(x, heads) if kind == 'heads' else right(kind, x, heads)
+
+  def transposed(kind, x, heads):
+    return right(kind, x, heads).swapaxes(0, 1) if kind == 'conv' else right(kind, x, heads)
+
+  def no_query_bias(kind, x, heads):
+    return right(kind, x, heads) * (kind != 'heads bias')
+
+  for wrong in (interleaved, transposed, no_query_bias):
+    monkeypatch.setattr(names, 'back', wrong)
+    given = predict.load(path)(images, ('logits',))['logits']
+    assert distance(given, expected) > 100 * VIT_LIMIT
+  monkeypatch.setattr(names, 'back', right)
+  assert distance(predict.load(path)(images, ('logits',))['logits'], expected) < VIT_LIMIT
+
+
+def test_hash_in_name():
+  assert fetch.hash_in_name('https://x.org/vit_b_16-c867db91.pth') == 'c867db91'
+  assert fetch.hash_in_name('https://x.org/vit_b_16.pth') is None

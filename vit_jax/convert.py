@@ -1,0 +1,160 @@
+"""Weights from anywhere to anywhere, and what a weight file holds.
+
+python -m vit_jax.convert SRC DST --to=official|timm|torchvision|huggingface|pth|stablehlo [--check]
+python -m vit_jax.convert --inspect FILE [--json]
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from vit_jax import fetch, predict, stablehlo, weights
+from vit_jax.choices import choose
+from vit_jax.formats import write
+from vit_jax.formats.files import Arrays
+
+TARGETS = ('official', 'timm', 'torchvision', 'huggingface', 'pth', 'stablehlo')
+
+
+def convert(source: str, to: pathlib.Path, target: str, accept_loss: bool) -> None:
+  """Writes the weights of `source` for `target` to `to`.
+
+  Raises:
+    FileNotFoundError, ValueError: `source` cannot be read, or `target` cannot hold it.
+  """
+  choose('--to', target, TARGETS)
+  if to.exists() and not (to.is_file() or is_ours_to_replace(to)):
+    raise ValueError(f'{to} is a folder with other things in it; choose another place')
+  if target == 'stablehlo':
+    stablehlo.write(predict.load(source), to)
+  else:
+    arrays, passport = weights.open_lazily(source)
+    lost = write.losses('timm' if target == 'pth' else target, passport['model'])
+    if lost and not accept_loss:
+      rows = '\n'.join(f'  {what}' for what in lost)
+      raise ValueError(f'--to={target} would lose:\n{rows}\n--accept_loss writes it all the same')
+    write.write(target, arrays, passport, weights.sizes_of(passport['model']), to)
+  logging.info('%s -> %s (%s)', source, to, target)
+
+
+def is_ours_to_replace(folder: pathlib.Path) -> bool:
+  """Whether a folder is empty, or an export that this command wrote."""
+  names = {path.name for path in folder.iterdir()}
+  return names <= {
+    'config.json', 'preprocessor_config.json', 'model.safetensors', *stablehlo.FILES
+  }  # fmt: skip
+
+
+def pictures(image_size: tuple[int, int], channels: int, count: int = 2) -> np.ndarray:
+  """Structured, normalised images, so that a grid turned round is noticed."""
+  y, x = np.mgrid[: image_size[0], : image_size[1]] / max(image_size)
+  waves = [
+    np.sin(9 * x * (i + 1) + c) + np.cos(5 * y * (c + 1) + i)
+    for i in range(count)
+    for c in range(channels)
+  ]
+  images = np.reshape(waves, (count, channels, *image_size)) / 2
+  return np.moveaxis(images, 1, -1).astype(np.float32)
+
+
+def check(source: str, to: pathlib.Path) -> list[dict[str, Any]]:
+  """How far what was written, read back, is from its source: after each block and at the logits.
+
+  Returns:
+    A row for each place: the largest difference, in standard deviations of the source's values.
+  """
+  ours, theirs = predict.load(source), predict.load(to)
+  images = pictures(ours.model.image_size, ours.model.channels)
+  places = tuple(
+    name for name in ours.output_names
+    if name in theirs.output_names
+    and (name in ('patches', 'tokens', 'features', 'logits') or name.endswith('/tokens'))
+  )  # fmt: skip
+  places = places or ('logits',)
+  rows, expected, given = [], ours(images, places), theirs(images, places)
+  for place in places:
+    spread = float(expected[place].std()) or 1.0
+    difference = float(np.abs(given[place] - expected[place]).max()) / spread
+    rows.append({'place': place, 'difference': difference})
+  return rows
+
+
+def inspect(source: str) -> dict[str, Any]:
+  """What a weight file holds, from names and shapes; only the head is read.
+
+  Raises:
+    FileNotFoundError, ValueError: it cannot be read.
+  """
+  path = fetch.local(source)
+  arrays, passport = weights.open_lazily(path)
+  model, origin = passport['model'], passport.get('origin', {})
+  patch = weights.patch_of(model)
+  height, width = model['image_size']
+  return {
+    'path': str(source),
+    'family': origin.get('family', 'vit_jax'),
+    'model': f'{model["name"]} {model["variant"]}',
+    'patch': patch,
+    'grid': [height // patch, width // patch] if patch else None,
+    'image_size': [height, width],
+    'channels': model['channels'],
+    'classes': model['num_classes'],
+    'class_token': model.get('class_token'),
+    'readout': model.get('readout'),
+    'pre_logits': model.get('pre_logits'),
+    'head': head_of(arrays),
+    'parameters': sum(int(np.prod(entry.shape)) for entry in arrays.values()),
+    'sha256': fetch.hash_of(path) if path.is_file() else None,
+    'notes': origin.get('notes', []),
+    'fine_tune': f'--config=configs/finetune.py --config.init_from={source}',
+  }
+
+
+def head_of(arrays: Arrays) -> str:
+  """'none', 'all zero' or 'trained'."""
+  head = [entry for name, entry in arrays.items() if name in ('head/kernel', 'head/conv2d/kernel')]
+  if not head:
+    return 'none'
+  return 'trained' if head[0].load().any() else 'all zero'
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser('python -m vit_jax.convert', description=__doc__)
+  parser.add_argument('paths', nargs='*', metavar='SRC DST', help='a run, a file, hf://OWNER/NAME')
+  parser.add_argument('--to', help=', '.join(TARGETS))
+  parser.add_argument('--check', action='store_true', help='read it back and compare, by block')
+  parser.add_argument('--accept_loss', action='store_true', help='write what can be written')
+  parser.add_argument('--inspect', metavar='FILE', help='print what a weight file holds')
+  parser.add_argument('--json', action='store_true', help='one JSON object a line')
+  options = parser.parse_args(arguments)
+  logging.set_verbosity(logging.INFO)
+  try:
+    run(options, parser)
+  except (OSError, ValueError) as error:
+    sys.exit(f'error: {error}')
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+  if options.inspect:
+    found = inspect(options.inspect)
+    width = max(map(len, found))
+    print(json.dumps(found) if options.json else
+          '\n'.join(f'{key:{width}}  {value}' for key, value in found.items()))  # fmt: skip
+    return
+  if len(options.paths) != 2 or not options.to:
+    parser.error('give SRC, DST and --to, or --inspect FILE')
+  source, to = options.paths[0], pathlib.Path(options.paths[1])
+  convert(source, to, options.to, options.accept_loss)
+  if options.check:
+    rows = stablehlo.check(source, to) if options.to == 'stablehlo' else check(source, to)
+    for row in rows:
+      print(json.dumps(row) if options.json else f'{row["place"]:20} {row["difference"]:.1e}')
+
+
+if __name__ == '__main__':
+  main()

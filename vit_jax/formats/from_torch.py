@@ -1,0 +1,178 @@
+"""Reads ViTs of timm, torchvision and Hugging Face; names.py has the tables."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+from vit_jax.formats import files, names, weights
+from vit_jax.formats.files import Arrays
+
+Sizes = dict[str, dict[str, int]]  # The sizes that papers name: width, depth, mlp_dim, num_heads.
+# transformers 5 in memory, and what it writes to disk.
+IN_MEMORY = {
+  r'^(vit\.)?layers\.': 'vit.encoder.layer.',
+  r'attention\.q_proj\.': 'attention.attention.query.',
+  r'attention\.k_proj\.': 'attention.attention.key.',
+  r'attention\.v_proj\.': 'attention.attention.value.',
+  r'attention\.o_proj\.': 'attention.output.dense.',
+  r'mlp\.fc1\.': 'intermediate.dense.',
+  r'mlp\.fc2\.': 'output.dense.',
+}
+GELU = {
+  'gelu': 'exact', 'gelu_python': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh',
+  'quick_gelu': 'quick',
+}  # fmt: skip
+RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
+# Buffers and heads of pre-training that no classifier computes with.
+IDLE = r'vit\.embeddings\.mask_token|.*position_ids|.*num_batches_tracked'
+
+
+def family_of(arrays: Arrays) -> str | None:
+  """timm, torchvision or huggingface; None where it is none of them."""
+  for family, table in names.FAMILIES.items():
+    embedding = f'{table.modules["embedding"]}.weight'
+    if embedding in arrays or embedding.removeprefix('vit.') in arrays:
+      return family
+  return 'timm' if any(name.startswith('patch_embed.backbone.') for name in arrays) else None
+
+
+def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weights.Weights:
+  """A torch ViT.
+
+  Args:
+    arrays: of the file, under their names.
+    settings: of Hugging Face's config.json and preprocessor_config.json, where they are there.
+    sizes: the named sizes; torch's files do not say how many heads there are.
+
+  Raises:
+    ValueError: arrays are missing or unknown, or a setting that our models do not have.
+  """
+  family = family_of(arrays)
+  assert family is not None  # The caller has asked.
+  arrays = tidy(arrays, family)
+  table = names.FAMILIES[family]
+  depth = weights.depth_of(arrays, re.escape(table.block).replace(r'\{\}', r'(\d+)'))
+  heads, notes = heads_of(arrays, table, depth, settings, sizes)
+  ours, left = names.to_ours(arrays, table, depth, heads)
+  weights.refuse({name for name in left if not re.fullmatch(IDLE, name)})
+  gelu, epsilon = table.gelu, table.epsilon
+  if settings:
+    check_settings(settings)
+    gelu = GELU[settings.get('hidden_act', 'gelu')]
+    epsilon = settings.get('layer_norm_eps', epsilon)
+  model = weights.vit_model(ours, gelu, epsilon, grid_of(settings))
+  model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
+  return weights.Weights(
+    ours, family, model, preprocess_of(family, settings), class_names(settings), notes
+  )
+
+
+def tidy(arrays: Arrays, family: str) -> Arrays:
+  """Older and in-memory names as today's files have them."""
+  if family == 'torchvision':
+    old = {'mlp.linear_1.': 'mlp.0.', 'mlp.linear_2.': 'mlp.3.'}
+    for before, after in old.items():
+      arrays = {name.replace(before, after): entry for name, entry in arrays.items()}
+  if family == 'huggingface':
+    for before, after in IN_MEMORY.items():
+      arrays = {re.sub(before, after, name): entry for name, entry in arrays.items()}
+    roots = ('embeddings.', 'encoder.', 'layernorm.', 'pooler.')
+    arrays = {f'vit.{n}' if n.startswith(roots) else n: entry for n, entry in arrays.items()}
+  return arrays
+
+
+def heads_of(
+  arrays: Arrays, table: names.Family, depth: int, settings: dict[str, Any], sizes: Sizes
+) -> tuple[int, tuple[str, ...]]:
+  """How many heads: from settings, else from the named size of that width and depth.
+
+  Raises:
+    ValueError: neither says.
+  """
+  if 'num_attention_heads' in settings:
+    return settings['num_attention_heads'], ()
+  norm, hidden = f'{table.modules["Transformer/encoder_norm"]}.weight', 'MlpBlock_3/Dense_0'
+  first = f'{table.block.format(0)}{table.modules[hidden]}.weight'
+  if norm not in arrays or first not in arrays:
+    raise ValueError(f'{norm if norm not in arrays else first} is missing')
+  found = (arrays[norm].shape[0], depth, arrays[first].shape[0])
+  for name, size in sizes.items():
+    if found == (size['width'], size['depth'], size['mlp_dim']):
+      return size['num_heads'], (f'{size["num_heads"]} heads, as ViT-{name} has',)
+  raise ValueError(
+    f'does not say how many heads its blocks have, and no size that we know has (width, depth, MLP '
+    f'width) {found}; write {{"num_attention_heads": N}} into a config.json beside it'
+  )
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+  kind = settings.get('model_type', 'vit')
+  if kind != 'vit':
+    raise ValueError(f'config.json says model_type={kind!r}; only vit is read')
+  act = settings.get('hidden_act', 'gelu')
+  if act not in GELU:
+    raise ValueError(f'config.json says hidden_act={act!r}; our models have {", ".join(GELU)}')
+
+
+def grid_of(settings: dict[str, Any]) -> tuple[int, int] | None:
+  """Patches as (height, width), where the settings say."""
+  if 'image_size' not in settings or 'patch_size' not in settings:
+    return None
+  sides = settings['image_size'], settings['patch_size']
+  image, patch = ((x, x) if isinstance(x, int) else (x[0], x[-1]) for x in sides)
+  return image[0] // patch[0], image[1] // patch[1]
+
+
+def preprocess_of(family: str, settings: dict[str, Any]) -> dict[str, Any]:
+  """What the weights were trained to see: as the preprocessor's file says, else as usual there."""
+  if 'image_mean' in settings:
+    crop = settings.get('do_center_crop', False)
+    made: dict[str, Any] = {
+      'mean': tuple(settings['image_mean']),
+      'std': tuple(settings['image_std']),
+    }
+    made['resize'] = RESAMPLE.get(settings.get('resample', 2), 'bilinear')
+    size = settings.get('size', {})
+    shorter = size.get('shortest_edge') if isinstance(size, dict) else size
+    return made | ({'fit': 'crop', 'resize_small': shorter} if crop else {})
+  if family == 'torchvision':
+    return weights.IMAGENET | {'fit': 'crop', 'resize_small': None}
+  return dict(weights.HALF)
+
+
+def class_names(settings: dict[str, Any]) -> list[str] | None:
+  labels = settings.get('id2label')
+  return [labels[key] for key in sorted(labels, key=int)] if labels else None
+
+
+def open_folder(path: pathlib.Path) -> tuple[Arrays, dict[str, Any]]:
+  """The arrays and settings of a folder that Hugging Face's `save_pretrained` wrote.
+
+  Raises:
+    ValueError: there are no weights in it.
+  """
+  arrays: Arrays = {}
+  index = path / 'model.safetensors.index.json'
+  found = ['model.safetensors', 'pytorch_model.bin']
+  if index.exists():
+    found = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+    for name in found:
+      arrays |= files.open_file(path / name)
+  else:
+    there = [path / name for name in found if (path / name).exists()]
+    if not there:
+      raise ValueError(f'{path} holds neither a run nor {" nor ".join(found)}')
+    arrays = files.open_file(there[0])
+  return arrays, read_settings(path)
+
+
+def read_settings(folder: pathlib.Path) -> dict[str, Any]:
+  """config.json and preprocessor_config.json in one."""
+  settings: dict[str, Any] = {}
+  for name in ('preprocessor_config.json', 'config.json'):
+    if (folder / name).exists():
+      read = json.loads((folder / name).read_text())
+      keys = ('size', 'image_size') if name.startswith('pre') else ()
+      settings |= {key: value for key, value in read.items() if key not in keys[1:]}
+  return settings

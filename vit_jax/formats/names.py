@@ -1,0 +1,267 @@
+"""The names and layouts of ViT weights elsewhere: timm, torchvision and Hugging Face.
+
+One table a family, from our module (the official name) to theirs; how an array lies follows from
+the kind of module. Both directions read the same table.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from vit_jax.formats.files import Arrays, Entry
+
+ATTENTION = 'MultiHeadDotProductAttention_1'
+BLOCK = 'Transformer/encoderblock_{}/'
+# Modules of ours and their kind; those of a block without its prefix.
+BLOCK_KINDS = {
+  'LayerNorm_0': 'norm',
+  f'{ATTENTION}/query': 'heads',
+  f'{ATTENTION}/key': 'heads',
+  f'{ATTENTION}/value': 'heads',
+  f'{ATTENTION}/out': 'out',
+  'LayerNorm_2': 'norm',
+  'MlpBlock_3/Dense_0': 'dense',
+  'MlpBlock_3/Dense_1': 'dense',
+}
+KINDS = {
+  'embedding': 'conv',
+  'Transformer/encoder_norm': 'norm',
+  'pre_logits': 'dense',
+  'head': 'dense',
+}
+PARAMETERS = {'cls': 'cls', 'position': 'Transformer/posembed_input/pos_embedding'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """Names of one library.
+
+  Attributes:
+    block: prefix of block i.
+    modules: our module -> theirs, within a block or outside.
+    parameters: 'cls' and 'position' -> theirs.
+    packed: query, key and value as one matrix: its name before 'weight' and 'bias', if any.
+    gelu, epsilon: what its models compute with.
+  """
+
+  block: str
+  modules: dict[str, str]
+  parameters: dict[str, str]
+  packed: str | None
+  gelu: str
+  epsilon: float
+  backbone: str | None = None  # prefix of a hybrid's ResNet
+
+
+FAMILIES = {
+  'timm': Family(
+    block='blocks.{}.',
+    modules={
+      'embedding': 'patch_embed.proj',
+      'Transformer/encoder_norm': 'norm',
+      'head': 'head',
+      'LayerNorm_0': 'norm1',
+      f'{ATTENTION}/out': 'attn.proj',
+      'LayerNorm_2': 'norm2',
+      'MlpBlock_3/Dense_0': 'mlp.fc1',
+      'MlpBlock_3/Dense_1': 'mlp.fc2',
+    },
+    parameters={'cls': 'cls_token', 'position': 'pos_embed'},
+    packed='attn.qkv.',
+    gelu='exact',
+    epsilon=1e-6,
+    backbone='patch_embed.backbone.',
+  ),
+  'torchvision': Family(
+    block='encoder.layers.encoder_layer_{}.',
+    modules={
+      'embedding': 'conv_proj',
+      'Transformer/encoder_norm': 'encoder.ln',
+      'pre_logits': 'heads.pre_logits',
+      'head': 'heads.head',
+      'LayerNorm_0': 'ln_1',
+      f'{ATTENTION}/out': 'self_attention.out_proj',
+      'LayerNorm_2': 'ln_2',
+      'MlpBlock_3/Dense_0': 'mlp.0',
+      'MlpBlock_3/Dense_1': 'mlp.3',
+    },
+    parameters={'cls': 'class_token', 'position': 'encoder.pos_embedding'},
+    packed='self_attention.in_proj_',
+    gelu='exact',
+    epsilon=1e-6,
+  ),
+  'huggingface': Family(
+    block='vit.encoder.layer.{}.',
+    modules={
+      'embedding': 'vit.embeddings.patch_embeddings.projection',
+      'Transformer/encoder_norm': 'vit.layernorm',
+      'pre_logits': 'vit.pooler.dense',
+      'head': 'classifier',
+      'LayerNorm_0': 'layernorm_before',
+      f'{ATTENTION}/query': 'attention.attention.query',
+      f'{ATTENTION}/key': 'attention.attention.key',
+      f'{ATTENTION}/value': 'attention.attention.value',
+      f'{ATTENTION}/out': 'attention.output.dense',
+      'LayerNorm_2': 'layernorm_after',
+      'MlpBlock_3/Dense_0': 'intermediate.dense',
+      'MlpBlock_3/Dense_1': 'output.dense',
+    },
+    parameters={
+      'cls': 'vit.embeddings.cls_token',
+      'position': 'vit.embeddings.position_embeddings',
+    },
+    packed=None,
+    gelu='exact',
+    epsilon=1e-12,
+  ),
+}
+
+
+class Rule(NamedTuple):
+  """Arrays of ours (three where theirs is packed), the array of theirs, and how it lies."""
+
+  ours: tuple[str, ...]
+  theirs: str
+  kind: str
+
+
+def rules(family: Family, depth: int, units: Sequence[int] | None = None) -> Iterator[Rule]:
+  """Every array that a model of the family may have; `units=None`: of any hybrid."""
+  if family.backbone:
+    yield from resnet_rules(family.backbone, units)
+  for key, name in family.parameters.items():
+    yield Rule((PARAMETERS[key],), name, 'same')
+  for module, kind in KINDS.items():
+    if module in family.modules:
+      yield from _module(module, family.modules[module] + '.', kind)
+  for i in range(depth):
+    ours, theirs = BLOCK.format(i), family.block.format(i)
+    for module, kind in BLOCK_KINDS.items():
+      if module in family.modules:
+        yield from _module(ours + module, theirs + family.modules[module] + '.', kind)
+    if family.packed:
+      parts = [f'{ours}{ATTENTION}/{part}/' for part in ('query', 'key', 'value')]
+      for own, name in (('kernel', 'weight'), ('bias', 'bias')):
+        yield Rule(tuple(p + own for p in parts), theirs + family.packed + name, f'qkv {own}')
+
+
+# More than any hybrid has: what is not in a file, no rule finds.
+HYBRID_UNITS = (16, 16, 48, 16)
+
+
+def resnet_rules(prefix: str, units: Sequence[int] | None) -> Iterator[Rule]:
+  """A hybrid's ResNet. A stem without stages has shorter names at timm."""
+  stems = [f'{prefix}stem.', prefix]
+  for stem in stems if units is None else stems[:1] if units else stems[1:]:
+    yield from _weight('conv_root', f'{stem}conv', 'conv')
+    yield from _module('gn_root', f'{stem}norm.', 'norm')
+  for b, count in enumerate(HYBRID_UNITS if units is None else units):
+    for u in range(count):
+      ours, theirs = f'block{b + 1}/unit{u + 1}/', f'{prefix}stages.{b}.blocks.{u}.'
+      for i in (1, 2, 3):
+        yield from _weight(f'{ours}conv{i}', f'{theirs}conv{i}', 'conv')
+        yield from _module(f'{ours}gn{i}', f'{theirs}norm{i}.', 'norm')
+      yield from _weight(f'{ours}conv_proj', f'{theirs}downsample.conv', 'conv')
+      yield from _module(f'{ours}gn_proj', f'{theirs}downsample.norm.', 'norm')
+
+
+def _weight(ours: str, theirs: str, kind: str) -> Iterator[Rule]:
+  yield Rule((f'{ours}/kernel',), f'{theirs}.weight', kind)
+
+
+def _module(ours: str, theirs: str, kind: str) -> Iterator[Rule]:
+  weight = 'scale' if kind == 'norm' else 'kernel'
+  yield Rule((f'{ours}/{weight}',), f'{theirs}weight', 'same' if kind == 'norm' else kind)
+  bias = 'heads bias' if kind == 'heads' else 'same'
+  yield Rule((f'{ours}/bias',), f'{theirs}bias', bias)
+
+
+# Ours -> theirs. Kernels: ours end in the output axis, torch's begin with it.
+OUT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  'same': lambda x: x,
+  'conv': lambda x: x.transpose(3, 2, 0, 1),  # H W I O -> O I H W
+  'dense': lambda x: x.T,
+  'heads': lambda x: x.reshape(x.shape[0], -1).T,  # D h d -> hd D
+  'heads bias': lambda x: x.reshape(-1),
+  'out': lambda x: x.reshape(-1, x.shape[-1]).T,  # h d D -> D hd
+}
+
+
+def back(kind: str, x: np.ndarray, heads: int) -> np.ndarray:
+  """Theirs -> ours."""
+  if kind == 'conv':
+    return x.transpose(2, 3, 1, 0)
+  if kind == 'heads':
+    return x.T.reshape(x.shape[1], heads, -1)
+  if kind == 'heads bias':
+    return x.reshape(heads, -1)
+  if kind == 'out':
+    return x.T.reshape(heads, -1, x.shape[0])
+  return x.T if kind == 'dense' else x
+
+
+def to_ours(arrays: Arrays, family: Family, depth: int, heads: int) -> tuple[Arrays, set[str]]:
+  """Arrays under our names; and the names of theirs that no rule knows."""
+  found: Arrays = {}
+  left = set(arrays)
+  for rule in rules(family, depth):
+    if rule.theirs not in arrays:
+      continue
+    left.discard(rule.theirs)
+    entry = arrays[rule.theirs]
+    for i, name in enumerate(rule.ours):
+      found[name] = _converted(entry, rule, i, heads)
+  return found, left
+
+
+def _converted(entry: Entry, rule: Rule, part: int, heads: int) -> Entry:
+  count = len(rule.ours)
+  kind = rule.kind.replace('qkv kernel', 'heads').replace('qkv bias', 'heads bias')
+
+  def load() -> np.ndarray:
+    whole = entry.load()
+    rows = len(whole) // count if count > 1 else 0
+    piece = whole[part * rows : (part + 1) * rows] if count > 1 else whole
+    return back(kind, piece, heads)
+
+  shape = (entry.shape[0] // count, *entry.shape[1:]) if entry.shape else ()
+  dummy = np.broadcast_to(np.empty((), np.bool_), shape)
+  return Entry(back(kind, dummy, heads).shape, entry.dtype, load)
+
+
+def to_theirs(
+  ours: Arrays, family: Family, depth: int, units: Sequence[int]
+) -> tuple[Arrays, set[str]]:
+  """Arrays under their names, float32 and contiguous; and the names of ours without a place."""
+  made: Arrays = {}
+  left = set(ours)
+  for rule in rules(family, depth, units):
+    if not set(rule.ours) <= set(ours):
+      continue
+    left -= set(rule.ours)
+    made[rule.theirs] = _exported([ours[name] for name in rule.ours], rule.kind)
+  return made, left
+
+
+def _exported(entries: list[Entry], kind: str) -> Entry:
+  convert = OUT[kind.replace('qkv kernel', 'heads').replace('qkv bias', 'heads bias')]
+
+  def load() -> np.ndarray:
+    return np.concatenate([convert(entry.load()) for entry in entries])
+
+  dummy = convert(np.broadcast_to(np.empty((), np.bool_), entries[0].shape))
+  shape = (dummy.shape[0] * len(entries), *dummy.shape[1:])
+  return Entry(shape, entries[0].dtype, load)
+
+
+def units_of(arrays: Arrays) -> tuple[int, ...]:
+  """Units in each stage of a hybrid's ResNet, in our names; nothing: there is none, or a stem."""
+  found: dict[int, int] = {}
+  for name in arrays:
+    if match := re.match(r'block(\d+)/unit(\d+)/', name):
+      stage, unit = int(match[1]), int(match[2])
+      found[stage] = max(found.get(stage, 0), unit)
+  return tuple(found[stage] for stage in sorted(found))

@@ -1,0 +1,42 @@
+"""Reads the weights of any file: what it is, its content says."""
+
+import pathlib
+from typing import Any
+
+from vit_jax.formats import bit, files, from_torch, official, weights
+
+
+def read(path: pathlib.Path, sizes: from_torch.Sizes) -> weights.Weights:
+  """The weights of a file, or of a folder as Hugging Face keeps them; arrays are not yet read.
+
+  Args:
+    path: the file or folder.
+    sizes: named sizes of ViTs, for files that do not say how many heads there are.
+
+  Raises:
+    FileNotFoundError: no such path.
+    ValueError: no weights, of no family that we know, or with parts that our models lack; the
+      message has their names.
+  """
+  settings: dict[str, Any] = {}
+  if path.is_dir():
+    arrays, settings = from_torch.open_folder(path)
+  else:
+    arrays = files.open_file(path)
+    if path.suffix != '.npz':
+      settings = from_torch.read_settings(path.parent)
+  try:
+    if bit.recognise(arrays):
+      return bit.open_weights(arrays)
+    if official.recognise(arrays):
+      return official.open_weights(arrays, settings)
+    if from_torch.family_of(arrays):
+      return from_torch.open_weights(arrays, settings, sizes)
+    foreign = weights.parts_of(set(arrays))
+    raise ValueError(
+      'holds no ViT or BiT of a known family'
+      + (f'; it has {foreign}, which our models lack' if foreign else '')
+      + f'; its arrays: {weights.shown(set(arrays))}'
+    )
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None

@@ -1,0 +1,72 @@
+"""Arrays that depend on the picture's shape, for another one: position embeddings, patch kernels.
+
+Grids are (height, width). Sampling is separable: along each axis a matrix of weights.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Grid = tuple[int, int]
+
+
+def corners(old: int, new: int) -> np.ndarray:
+  """Linear, first and last place fixed, as `scipy.ndimage.zoom(order=1)`: the official rule."""
+  places = np.arange(new) * ((old - 1) / (new - 1)) if new > 1 else np.zeros(1)
+  return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old)))
+
+
+def linear(old: int, new: int) -> np.ndarray:
+  """Linear between the centres of cells, as torch's `interpolate(mode='bilinear')`."""
+  places = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+  return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old)))
+
+
+def cubic(old: int, new: int) -> np.ndarray:
+  """Cubic (a = -0.5), widened when it shrinks, as torch's `antialias=True` and timm."""
+  stretch = max(1.0, old / new)
+  places = (np.arange(new) + 0.5) * (old / new) - 0.5
+  x = np.abs(places[:, None] - np.arange(old)) / stretch
+  near = 1.5 * x**3 - 2.5 * x**2 + 1
+  far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+  weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+  return weights / weights.sum(1, keepdims=True)
+
+
+METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
+  'official': corners,
+  'bilinear': linear,
+  'bicubic': cubic,
+}
+
+
+def positions(x: np.ndarray, old: Grid, new: Grid, class_token: bool, method: str) -> np.ndarray:
+  """`(1, T, D)` embeddings of a grid for another grid; the class token's stays as it is.
+
+  Raises:
+    ValueError: they do not fill the old grid.
+  """
+  first = int(class_token)
+  if x.shape[1] - first != old[0] * old[1]:
+    raise ValueError(f'{x.shape[1] - first} positions do not fill a grid of {old[0]} x {old[1]}')
+  if old == new:
+    return x
+  grid = x[0, first:].reshape(*old, -1).astype(np.float64)
+  rows, columns = METHODS[method](old[0], new[0]), METHODS[method](old[1], new[1])
+  grid = np.einsum('ih,jw,hwd->ijd', rows, columns, grid, optimize=True)
+  patches = grid.reshape(1, new[0] * new[1], -1).astype(x.dtype)
+  return np.concatenate([x[:, :first], patches], axis=1)
+
+
+def channels(kernel: np.ndarray, new: int) -> np.ndarray:
+  """A kernel `(P, P, C, D)` for another number of channels.
+
+  One channel: the sum, so that a grey picture gives what its copy in every channel gave. More: the
+  channels in turn, scaled so that the sum over all stays.
+  """
+  old = kernel.shape[2]
+  if new == old:
+    return kernel
+  if new == 1:
+    return kernel.sum(2, keepdims=True)
+  return kernel[:, :, np.arange(new) % old] * np.asarray(old / new, kernel.dtype)

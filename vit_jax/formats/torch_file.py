@@ -1,0 +1,131 @@
+"""torch's .pth files without torch: tensors alone; a pickle that would run code is refused.
+
+Since torch 1.6 such a file is a zip archive: `data.pkl` describes the tensors, `data/KEY` holds
+their bytes. The description is a pickle, and a pickle can call anything; this reader knows four
+functions and refuses every other name.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+import pathlib
+import pickle
+from typing import Any
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = {
+  'FloatStorage': np.float32, 'DoubleStorage': np.float64, 'HalfStorage': np.float16,
+  'BFloat16Storage': ml_dtypes.bfloat16, 'LongStorage': np.int64, 'IntStorage': np.int32,
+  'ShortStorage': np.int16, 'CharStorage': np.int8, 'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
+}  # fmt: skip
+# Files keep the state beside others under such names.
+WRAPPERS = ('model', 'state_dict', 'model_state_dict', 'model_ema', 'state_dict_ema', 'module')
+
+
+class Storage:
+  """Names the type of a storage in a pickle."""
+
+  def __init__(self, name: str):
+    self.dtype = np.dtype(DTYPES[name])
+
+
+class Tensor:
+  """A tensor's place in its storage."""
+
+  def __init__(self, storage: tuple[Any, str], offset: int, shape, strides, *_):
+    self.dtype, self.key = storage
+    self.offset, self.shape, self.strides = offset, tuple(shape), tuple(strides)
+
+
+def parameter(tensor: Tensor, *_) -> Tensor:
+  return tensor
+
+
+ALLOWED = {
+  ('collections', 'OrderedDict'): OrderedDict,
+  ('torch._utils', '_rebuild_tensor_v2'): Tensor,
+  ('torch._utils', '_rebuild_parameter'): parameter,
+}
+
+
+class Unpickler(pickle.Unpickler):
+  """Knows tensors and dictionaries; everything else is refused by name."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if module == 'torch' and name in DTYPES:
+      return Storage(name)
+    if (module, name) not in ALLOWED:
+      raise ValueError(
+        f'its pickle asks for {module}.{name}, which is no tensor and could run code; refused. If '
+        'you trust the file, save its state dict alone: torch.save(model.state_dict(), PATH)'
+      )
+    return ALLOWED[module, name]
+
+  def persistent_load(self, pid: Any) -> tuple[np.dtype, str]:
+    _, storage, key, *_ = pid
+    return storage.dtype, key
+
+
+def open_file(path: pathlib.Path, entry: Callable) -> dict[str, Any]:
+  """`entry(shape, dtype, load)` for each tensor of a file, by name.
+
+  Raises:
+    ValueError: no state dict, or one with more than tensors in it.
+  """
+  with zipfile.ZipFile(path) as archive:
+    described = next(name for name in archive.namelist() if name.endswith('/data.pkl'))
+    root = described.removesuffix('data.pkl')
+    if f'{root}byteorder' in archive.namelist() and archive.read(f'{root}byteorder') != b'little':
+      raise ValueError('written on a machine of another byte order')
+    with archive.open(described) as file:
+      try:
+        state = Unpickler(file).load()
+      except (pickle.UnpicklingError, EOFError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f'its description is damaged ({error})') from None
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+  tensors = {name: x for name, x in unwrap(state).items() if isinstance(x, Tensor)}
+  if not tensors:
+    raise ValueError('it holds no tensors by name')
+  for name, tensor in tensors.items():
+    check(name, tensor, sizes.get(f'{root}data/{tensor.key}', 0))
+  return {
+    name: entry(tensor.shape, tensor.dtype, loader(path, f'{root}data/{tensor.key}', tensor))
+    for name, tensor in tensors.items()
+  }
+
+
+def unwrap(state: Any) -> dict[str, Any]:
+  """The dictionary of tensors, which some files keep under a name."""
+  if not isinstance(state, dict):
+    raise ValueError(f'it holds a {type(state).__name__}, not tensors by name')
+  for wrapper in WRAPPERS:
+    if isinstance(state.get(wrapper), dict):
+      state = state[wrapper]
+  return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
+def check(name: str, tensor: Tensor, size: int) -> None:
+  """Refuses a tensor that reaches beyond its storage."""
+  steps = zip(tensor.shape, tensor.strides, strict=True)
+  last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
+  empty = 0 in tensor.shape
+  if not empty and (
+    min(tensor.strides, default=0) < 0 or (last + 1) * tensor.dtype.itemsize > size
+  ):
+    raise ValueError(f'{name} {tensor.shape} reaches beyond its {size:,} bytes')
+
+
+def loader(path: pathlib.Path, name: str, tensor: Tensor) -> Callable[[], np.ndarray]:
+  def load() -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+      try:
+        flat = np.frombuffer(archive.read(name), tensor.dtype)
+      except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    strides = [stride * tensor.dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
+
+  return load

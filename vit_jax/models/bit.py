@@ -1,0 +1,210 @@
+"""BiT: ResNet version 2 with group norm and standardised kernels (Big Transfer, arXiv:1912.11370).
+
+Parameters carry the names of the published `.npz` files, without their prefix `resnet/`.
+"""
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.choices import choose
+from vit_jax.models import resnet
+
+VARIANTS = ['R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x2', 'R152x4', 'R200x3']
+POOL_PADDING = {'zero': 0.0, 'infinite': -jnp.inf}
+HEADS = {'zero': nn.initializers.zeros, 'random': nn.initializers.lecun_normal()}
+STAGES = 4
+
+
+class Conv(nn.Module):
+  """A standardised convolution under the published name."""
+
+  features: int
+  size: int
+  stride: int
+  standardise: str
+  dtype: str
+
+  def setup(self):
+    self.standardized_conv2d = resnet.StandardisedConv(
+      self.features, self.size, self.stride, self.size // 2, self.standardise, self.dtype
+    )
+
+  def __call__(self, x: Float[Array, 'B H W I']) -> Float[Array, 'B h w O']:
+    return self.standardized_conv2d(x)
+
+
+class NormConv(nn.Module):
+  """Group norm, ReLU, convolution; also returns what lies between, for the shortcut."""
+
+  features: int
+  size: int
+  stride: int
+  standardise: str
+  epsilon: float
+  dtype: str
+  shortcut: int | None = None  # Its features, where it is projected.
+  shortcut_stride: int = 1
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W I']) -> tuple[Array, Array]:
+    names = ('gamma', 'beta')
+    x = nn.relu(resnet.GroupNorm(self.epsilon, names, name='group_norm')(x))
+    settings = (self.standardise, self.dtype)
+    y = resnet.StandardisedConv(
+      self.features, self.size, self.stride, self.size // 2, *settings, name='standardized_conv2d'
+    )(x)
+    if self.shortcut:
+      x = Conv(self.shortcut, 1, self.shortcut_stride, *settings, name='proj')(x)
+    return y, x
+
+
+class PreUnit(nn.Module):
+  """A bottleneck that normalises before each convolution."""
+
+  width: int
+  stride: int
+  standardise: str
+  epsilon: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
+    settings = (self.standardise, self.epsilon, self.dtype)
+    out = 4 * self.width
+    projected = x.shape[-1] != out or self.stride > 1
+    shortcut = out if projected else None
+    y, pre = NormConv(self.width, 1, 1, *settings, shortcut, self.stride, name='a')(x)
+    y, _ = NormConv(self.width, 3, self.stride, *settings, name='b')(y)
+    y, _ = NormConv(out, 1, 1, *settings, name='c')(y)
+    return y + (pre if projected else x)
+
+
+class Stage(nn.Module):
+  """Units of one width; the first one may halve the grid."""
+
+  count: int
+  width: int
+  stride: int
+  settings: tuple[str, float, str]
+  remat: bool
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
+    make = nn.remat(PreUnit) if self.remat else PreUnit
+    for i in range(self.count):
+      stride = 1 if i else self.stride
+      x = make(self.width, stride, *self.settings, name=f'unit{i + 1:02}')(x)
+    return x
+
+
+class Head(nn.Module):
+  """Mean features -> logits; stored as a 1 x 1 convolution."""
+
+  num_classes: int
+  start: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B D']) -> Float[Array, 'B K']:
+    shape = (1, 1, x.shape[-1], self.num_classes)
+    kernel, bias = Parameters(shape, self.start, name='conv2d')()
+    return x @ kernel[0, 0] + bias
+
+
+class Parameters(nn.Module):
+  """Kernel and bias."""
+
+  shape: tuple[int, ...]
+  start: str
+
+  @nn.compact
+  def __call__(self) -> tuple[Array, Array]:
+    kernel = self.param('kernel', HEADS[self.start], self.shape)
+    return kernel, self.param('bias', nn.initializers.zeros, self.shape[-1:])
+
+
+class BigTransfer(nn.Module):
+  """Normalised images -> logits in float32, and everything on the way by name."""
+
+  image_size: tuple[int, int]
+  channels: int
+  num_classes: int
+  depth: int
+  width_factor: int
+  start: str
+  standardise: str
+  group_norm_epsilon: float
+  pool_padding: str
+  remat: bool
+  dtype: str
+
+  @property
+  def width(self) -> int:
+    """Of the features."""
+    return 4 * 64 * 2 ** (STAGES - 1) * self.width_factor
+
+  @nn.compact
+  def __call__(
+    self, images: Float[Array, 'B H W C'], *, train: bool = False
+  ) -> tuple[Float[Array, 'B K'], dict[str, Array]]:
+    del train  # It has no dropout.
+    x = self.root(images)
+    outputs = {'root': x}
+    width = 64 * self.width_factor
+    settings = (self.standardise, self.group_norm_epsilon, self.dtype)
+    for i, count in enumerate(resnet.UNITS[self.depth]):
+      stride = 2 if i else 1
+      x = Stage(count, width * 2**i, stride, settings, self.remat, name=f'block{i + 1}')(x)
+      outputs[f'block{i + 1}'] = x
+    norm = resnet.GroupNorm(self.group_norm_epsilon, ('gamma', 'beta'), name='group_norm')
+    features = nn.relu(norm(x)).astype(jnp.float32).mean((1, 2))
+    logits = Head(self.num_classes, self.start, name='head')(features)
+    return logits, outputs | {'features': features, 'pre_logits': features, 'logits': logits}
+
+  def root(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
+    """7 x 7 convolution and max-pool, each in steps of 2."""
+    convolve = Conv(64 * self.width_factor, 7, 2, self.standardise, self.dtype, name='root_block')
+    x = convolve(images)
+    border = POOL_PADDING[self.pool_padding]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), 'VALID')
+
+
+def build(
+  *,
+  variant: str,
+  image_size: tuple[int, int],
+  channels: int,
+  num_classes: int,
+  head: str,
+  standardise: str,
+  group_norm_epsilon: float,
+  pool_padding: str,
+  remat: bool,
+  dtype: str,
+) -> BigTransfer:
+  """A BiT ResNet such as 'R50x1': depth and width factor.
+
+  Raises:
+    ValueError: no such variant or value.
+  """
+  depth, _, factor = variant.removeprefix('R').partition('x')
+  if not depth.isdigit() or int(depth) not in resnet.UNITS or not factor.isdigit():
+    choose('config.model.variant', variant, VARIANTS)
+  choose('config.model.head', head, HEADS)
+  choose('config.model.standardise', standardise, resnet.STANDARDISE)
+  choose('config.model.pool_padding', pool_padding, POOL_PADDING)
+  return BigTransfer(
+    image_size=(image_size[0], image_size[1]),
+    channels=channels,
+    num_classes=num_classes,
+    depth=int(depth),
+    width_factor=int(factor),
+    start=head,
+    standardise=standardise,
+    group_norm_epsilon=group_norm_epsilon,
+    pool_padding=pool_padding,
+    remat=remat,
+    dtype=dtype,
+  )

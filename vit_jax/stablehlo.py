@@ -1,0 +1,82 @@
+"""A model as StableHLO: a folder that any JAX runs, without this project.
+
+model.stablehlo      uint8 images of any batch size and the parameters -> logits; cpu, cuda and tpu
+weights.safetensors  the parameters
+model.json           the passport
+load.py              ten lines that put the three together with jax and numpy alone
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from vit_jax import predict
+from vit_jax.formats import files
+from vit_jax.formats.files import Entry
+
+FILES = ('model.stablehlo', 'weights.safetensors', 'model.json', 'load.py')
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+LOADER = '''"""Runs the model beside this file: from load import model; logits = model(images)."""
+import json, pathlib
+import jax, jax.export, numpy as np
+
+here = pathlib.Path(__file__).parent
+data = np.memmap(here / 'weights.safetensors', mode='r')
+size = int(data[:8].view(np.uint64)[0])
+header, data = json.loads(bytes(data[8 : 8 + size])), data[8 + size :]
+params = {name: data[slice(*x['data_offsets'])].view(np.float32).reshape(x['shape'])
+          for name, x in header.items() if name != '__metadata__'}
+exported = jax.export.deserialize(bytearray((here / 'model.stablehlo').read_bytes()))
+model = lambda images: exported.call(params, images)  # uint8 (batch, height, width, channels)
+'''
+
+
+def write(predictor: predict.Predictor, to: pathlib.Path) -> None:
+  """Writes the folder `to`; nothing is left of it after an error.
+
+  Raises:
+    ValueError: `to` is a file.
+  """
+  if to.is_file():
+    raise ValueError(f'{to} is a file; --to=stablehlo writes a folder')
+  params: dict[str, Any] = traverse_util.flatten_dict(predictor.params, sep='/')
+  exported = export(predictor, params)
+  to.mkdir(parents=True, exist_ok=True)
+  arrays = {name: Entry.of(np.asarray(x, np.float32)) for name, x in params.items()}
+  files.write_safetensors(to / 'weights.safetensors', arrays, {})
+  with files.replacing(to / 'model.stablehlo') as partial:
+    partial.write_bytes(exported.serialize())
+  (to / 'load.py').write_text(LOADER)
+  (to / 'model.json').write_text(json.dumps(predictor.passport, indent=2))
+
+
+def export(predictor: predict.Predictor, params: dict[str, Any]) -> jax.export.Exported:
+  """The forward pass from uint8 pixels of the model's size to logits."""
+
+  def forward(params, images):
+    tree = traverse_util.unflatten_dict(params, sep='/')
+    logits, _ = predictor.model.apply({'params': tree}, predictor.preprocess.normalise(images))
+    return logits
+
+  model = predictor.model
+  batch = jax.export.symbolic_shape('batch')
+  images = jax.ShapeDtypeStruct((*batch, *model.image_size, model.channels), jnp.uint8)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), params)
+  return jax.export.export(jax.jit(forward), platforms=PLATFORMS)(shapes, images)
+
+
+def check(source: str, to: pathlib.Path) -> list[dict[str, Any]]:
+  """How far the exported program is from its source, at the logits."""
+  ours = predict.load(source)
+  shape = (3, *ours.model.image_size, ours.model.channels)
+  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  namespace: dict[str, Any] = {'__file__': str(to / 'load.py')}
+  exec((to / 'load.py').read_text(), namespace)
+  expected = ours(images, ('logits',))['logits']
+  difference = np.abs(np.asarray(namespace['model'](images)) - expected).max()
+  return [{'place': 'logits', 'difference': float(difference / (expected.std() or 1))}]
