@@ -10,10 +10,11 @@ import pytest
 FLOORS = [
   ['main'],
   ['explore', 'interpret', 'convert'],
-  ['train'],
+  ['train', 'stablehlo'],
   ['step', 'predict', 'evaluation'],
+  ['parts'],
   ['weights'],
-  ['checkpoint', 'parts'],
+  ['checkpoint'],
   ['models', 'objectives', 'data', 'formats', 'optim', 'sharding', 'metrics', 'figures']
   + ['interruption', 'memory'],
   ['defaults', 'fetch'],

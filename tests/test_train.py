@@ -303,7 +303,7 @@ def make_optimizer(name, **kwargs):
   from vit_jax import defaults
 
   section = defaults.part('optimizer', name).to_dict() | dict(clip_norm=0.0) | kwargs
-  return optim.build(total_steps=10, **section)
+  return optim.build(total_steps=10, **section)[:2]
 
 
 @pytest.mark.parametrize(

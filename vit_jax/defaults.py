@@ -17,7 +17,8 @@ RUNS = ('train', 'explore', 'sweep')
 
 _SCHEDULE = dict(
   learning_rate=1e-3,  # the peak, reached after warm-up
-  schedule='cosine',  # after warm-up: cosine, linear (both to final_fraction) or constant
+  schedule='cosine',  # after warm-up: cosine, linear (both to final_fraction), steps or constant
+  drops=(),  # schedule='steps': a tenth of the rate after each of these steps
   warmup_steps=0,  # linear, from 0
   final_fraction=0.0,  # the last learning rate, as a fraction of the peak
   clip_norm=1.0,  # largest global norm of the gradient; 0: no clipping
@@ -25,6 +26,8 @@ _SCHEDULE = dict(
   # (pattern, factor) pairs; the first that matches a parameter's whole name multiplies its learning
   # rate and 0 freezes it: (('head/.*', 1.0), ('.*', 0.0)) trains the head alone.
   multipliers=(),
+  train='all',  # or head (readout and pre-logits too), or last:N, with the last N blocks
+  layer_decay=1.0,  # factor of the learning rate from one block to the one below; the head has 1
 )
 
 _PICTURES = dict(
@@ -33,8 +36,11 @@ _PICTURES = dict(
   fit='squash',  # evaluation and prediction: squash the whole picture, or crop its centre
   resize_small=int,  # fit='crop': the shorter side before the crop; None: image_size / 0.875
   resize='bilinear',  # or nearest, bicubic, lanczos; where a picture has another size
-  mean=(0.5,),  # of pixel values in 0..1, one number or one a channel: (x - mean) / std; 0.5 and
-  std=(0.5,),  # 0.5 give -1..1, (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) ImageNet's
+  # Of pixel values in 0..1, one number or one a channel: (x - mean) / std. (): as the weights that
+  # the run starts from, else (0.5,), which gives -1..1. ImageNet's: (0.485, 0.456, 0.406) and
+  # (0.229, 0.224, 0.225).
+  mean=(),
+  std=(),
   crop='none',  # training: none (as evaluation), random_resized, padded
   crop_area=(0.05, 1.0),  # random_resized: smallest and largest share of the picture's area
   crop_ratio=(3 / 4, 4 / 3),  # random_resized: smallest and largest width over height
@@ -52,7 +58,8 @@ _PICTURES = dict(
 )
 
 _VIT = dict(
-  variant='B/16',  # size and patch side; `python -m vit_jax.models` lists them
+  # None, here and below: as in the weights that the run starts from, else as the official code.
+  variant=str,  # size and patch side, 'B/16'; `python -m vit_jax.models` lists them
   width=int,  # these four replace the variant's own
   depth=int,
   num_heads=int,
@@ -71,8 +78,8 @@ _VIT = dict(
   qkv_bias=True,
   qk_scale=float,  # None: head width ** -0.5
   embedding_norm=False,  # layer norm after the patch embedding
-  gelu='tanh',  # tanh (official), exact (torch), quick
-  epsilon=1e-6,  # of the layer norms
+  gelu=str,  # tanh (official), exact (torch), quick
+  epsilon=float,  # of the layer norms; official: 1e-6
   attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
   remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
   dtype='float32',  # of the computation; parameters, softmax and loss stay float32
@@ -113,16 +120,15 @@ PARTS = {
     'vit': _VIT,
     'hybrid': _VIT  # a ResNet's feature map instead of pixels
     | dict(
-      variant='R50+B/16',
-      standardise='official',  # formula of the ResNet's kernels: official, bit, timm
-      group_norm_epsilon=1e-6,
+      standardise=str,  # formula of the ResNet's kernels: official, bit, timm
+      group_norm_epsilon=float,  # official: 1e-6
     ),
     'bit': dict(
-      variant='R50x1',  # depth x width factor
+      variant=str,  # depth x width factor, 'R50x1'
       head='zero',  # how the head starts: zero, or random
-      standardise='bit',
-      group_norm_epsilon=1e-5,
-      pool_padding='zero',  # of the root's max-pool: zero (big_transfer) or infinite (big_vision)
+      standardise=str,  # None: as in the weights, else bit
+      group_norm_epsilon=float,  # else 1e-5
+      pool_padding=str,  # of the root's max-pool: zero (big_transfer), or infinite (big_vision)
       remat=False,
       dtype='float32',
     ),

@@ -5,6 +5,7 @@ Parameters are spoken of by their whole names, 'Transformer/encoderblock_0/Layer
 
 from collections.abc import Callable
 import re
+from typing import Any
 
 from flax import traverse_util
 import jax
@@ -56,14 +57,20 @@ def build(
   schedule: str,
   warmup_steps: int,
   final_fraction: float,
+  drops: tuple[int, ...],
   clip_norm: float,
   decay_pattern: str,
   weight_decay: float,
   multipliers: Multipliers,
+  train: str,
+  layer_decay: float,
+  encoder: Any = None,
   **rule,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer `name` for trees of trainable parameters, and its learning rate by step."""
-  rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, total_steps)
+) -> tuple[optax.GradientTransformation, optax.Schedule, Multipliers]:
+  """The optimizer `name` for trees of trainable parameters, its learning rate by step, and what
+  multiplies it by name; `encoder` is a ViT's."""
+  multipliers = (*multipliers, *by_depth(train, layer_decay, encoder))
+  rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, drops, total_steps)
   decay = optax.add_decayed_weights(
     weight_decay, mask=lambda tree: by_name(lambda name: match(decay_pattern, name), tree)
   )
@@ -74,11 +81,52 @@ def build(
   ]
   if multipliers:
     parts.append(optax.stateless(lambda updates, _: scale_by_name(updates, multipliers)))
-  return optax.chain(*parts), rate
+  return optax.chain(*parts), rate, multipliers
+
+
+def by_depth(train: str, layer_decay: float, encoder: Any) -> Multipliers:
+  """Learning rates by a parameter's depth, as multipliers.
+
+  Args:
+    train: 'all'; 'head', which includes readout and pre-logits; or 'last:N', N blocks more.
+    layer_decay: d: block i of L has d^(L - i), with i from 1, what lies below d^L; 1: all the same.
+    encoder: of a ViT; None for models without blocks, which take 'all' and 'head' alone.
+
+  Raises:
+    ValueError: no such choice, more blocks than there are, or no blocks.
+  """
+  kind, _, count = train.partition(':')
+  if train not in ('all', 'head') and not (kind == 'last' and count.isdigit()):
+    raise ValueError(f'config.optimizer.train={train!r} must be all, head, or last:N with N blocks')
+  top = ('(head|pre_logits|readout)/.*', 1.0)
+  if train == 'all' and layer_decay == 1:
+    return ()
+  if train == 'head':
+    return top, ('.*', 0.0)
+  if encoder is None:
+    raise ValueError('config.optimizer.train=last:N and layer_decay need a model with blocks')
+  depth = encoder.depth
+  trained = depth if train == 'all' else int(count)
+  if not 0 < layer_decay <= 1 or trained > depth:
+    raise ValueError(
+      f'config.optimizer.layer_decay={layer_decay} must be in (0, 1], and train={train!r} at most '
+      f'the {depth} blocks'
+    )
+  blocks = [
+    (rf'Transformer/encoderblock_{i}/.*', layer_decay ** (depth - 1 - i))
+    for i in range(depth - trained, depth)
+  ]
+  rest = layer_decay**depth if train == 'all' else 0.0
+  return top, ('Transformer/encoder_norm/.*', 1.0), *blocks, ('.*', rest)
 
 
 def make_schedule(
-  name: str, peak: float, warmup_steps: int, final_fraction: float, total_steps: int
+  name: str,
+  peak: float,
+  warmup_steps: int,
+  final_fraction: float,
+  drops: tuple[int, ...],
+  total_steps: int,
 ) -> optax.Schedule:
   """Linear warm-up from 0, then `name` down to `peak * final_fraction` at the last step.
 
@@ -89,6 +137,7 @@ def make_schedule(
   after = {
     'cosine': optax.cosine_decay_schedule(peak, steps, final_fraction),
     'linear': optax.linear_schedule(peak, peak * final_fraction, steps),
+    'steps': optax.piecewise_constant_schedule(peak, {step - warmup_steps: 0.1 for step in drops}),
     'constant': optax.constant_schedule(peak),
   }
   choose('config.optimizer.schedule', name, after)

@@ -7,7 +7,7 @@ import jax
 import optax
 
 import vit_jax
-from vit_jax import data, models, objectives, optim, sharding
+from vit_jax import data, models, objectives, optim, sharding, weights
 from vit_jax.defaults import Config
 
 
@@ -21,6 +21,7 @@ class Parts:
   objective: Any
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
+  multipliers: optim.Multipliers = ()
 
 
 def build(config: Config) -> Parts:
@@ -38,16 +39,50 @@ def build(config: Config) -> Parts:
   mesh = sharding.make_mesh(config.fsdp)
   sharding.check_batch('config.batch_size', config.batch_size, config.accumulation_steps)
   sharding.check_batch('config.evaluation.batch_size', config.evaluation.batch_size)
-  dataset = data.build(**config.data)
+  dataset = data.build(**data_section(config))
   model = models.build(**model_section(config, dataset))
-  optimizer, learning_rate = optim.build(total_steps=config.total_steps, **config.optimizer)
+  optimizer, learning_rate, multipliers = optim.build(
+    total_steps=config.total_steps,
+    encoder=getattr(model, 'Transformer', None),
+    **config.optimizer,
+  )
   objective = objectives.build(model=model, **config.objective)
-  return Parts(mesh, dataset, model, objective, optimizer, learning_rate)
+  return Parts(mesh, dataset, model, objective, optimizer, learning_rate, multipliers)
+
+
+def data_section(config: Config) -> dict[str, Any]:
+  """The data's arguments: its section, pixel values as the weights know them."""
+  section = config.data.to_dict()
+  if config.init_from:
+    seen = weights.passport(config.init_from)['preprocess']
+    for key in ('mean', 'std'):
+      section[key] = section[key] or fit_channels(tuple(seen[key]), section.get('channels'))
+  return section
+
+
+def fit_channels(values: tuple[float, ...], channels: int | None) -> tuple[float, ...]:
+  """One number a channel, for another number of channels: their mean."""
+  return values if len(values) in (1, channels) else (sum(values) / len(values),)
 
 
 def model_section(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-  """The model's arguments: its section, and what the data decide."""
-  return config.model.to_dict() | {
+  """The model's arguments: its section, what belongs to its weights, and what the data decide.
+
+  Raises:
+    ValueError: the weights are of another kind of model.
+  """
+  section = config.model.to_dict()
+  if config.init_from:
+    there = weights.passport(config.init_from)['model']
+    if there['name'] != section['name']:
+      raise ValueError(
+        f'{config.init_from} holds a {there["name"]}; set --config.model.name={there["name"]}'
+      )
+    keys = [*models.MODELS[section['name']].OFFICIAL]
+    if section['variant'] is None:
+      keys += [key for key in ('width', 'depth', 'num_heads', 'mlp_dim') if key in section]
+    section |= {key: there.get(key) for key in keys if section[key] is None}
+  return models.complete(section) | {
     'image_size': dataset.preprocess.image_size,
     'channels': dataset.preprocess.channels,
     'num_classes': len(dataset.class_names),

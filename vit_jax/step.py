@@ -35,7 +35,7 @@ def fresh_state(config: Config, parts: Parts) -> TrainState:
     'weight': jnp.ones((1,)),
   }
   params = parts.objective.init({'params': key, 'dropout': key}, batch, train=False)['params']
-  trainable, _ = optim.partition(params, config.optimizer.multipliers)
+  trainable, _ = optim.partition(params, parts.multipliers)
   ema = params if config.ema_decay else None
   return TrainState(jnp.zeros((), jnp.int32), params, parts.optimizer.init(trainable), ema)
 
@@ -89,7 +89,7 @@ def make_train_step(config: Config, parts: Parts) -> Callable:
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     # Weights of mean 1 before the batch is cut: a mean of parts is then the mean of the real rows.
     batch = batch | {'weight': batch['mask'] / batch['mask'].mean()}
-    trainable, frozen = optim.partition(state.params, config.optimizer.multipliers)
+    trainable, frozen = optim.partition(state.params, parts.multipliers)
     (loss, values), gradients = differentiate(trainable, frozen, batch, key)
     updates, opt_state = parts.optimizer.update(gradients, state.opt_state, trainable)
     trainable = optax.apply_updates(trainable, updates)

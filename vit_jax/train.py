@@ -152,7 +152,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   check_platform(config.platform)
   predictor = predict.load(workdir)
   there = predictor.passport['model']
-  differ = [key for key, value in config.model.items() if there.get(key) != value]
+  asked = {key: value for key, value in config.model.items() if value is not None}
+  differ = [key for key, value in asked.items() if there.get(key) != value]
   if differ:
     rows = ', '.join(f'{key}: {there.get(key)!r} there' for key in differ)
     raise ValueError(f'the config describes another model than {workdir} holds ({rows})')

@@ -113,6 +113,7 @@ def build(
   if threads is not None and threads < 1:
     raise ValueError(f'config.data.threads={threads} must be at least 1')
   size = (image_size[0], image_size[1])
+  mean, std = mean or (0.5,), std or (0.5,)
   preprocess = Preprocess(size, channels, resize, tuple(mean), tuple(std), fit, resize_small)
   augment = Augment(
     crop,

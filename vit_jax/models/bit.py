@@ -12,6 +12,7 @@ from vit_jax.choices import choose
 from vit_jax.models import resnet
 
 VARIANTS = ['R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x2', 'R152x4', 'R200x3']
+OFFICIAL = dict(variant='R50x1', standardise='bit', group_norm_epsilon=1e-5, pool_padding='zero')
 POOL_PADDING = {'zero': 0.0, 'infinite': -jnp.inf}
 HEADS = {'zero': nn.initializers.zeros, 'random': nn.initializers.lecun_normal()}
 STAGES = 4

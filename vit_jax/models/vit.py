@@ -35,6 +35,9 @@ VARIANTS += [f'{size}/{patch}' for size in ['Ti', 'S', 'B', 'L', 'H'] for patch 
 VARIANTS += ['g/14', 'G/14']
 
 
+OFFICIAL = dict(variant='B/16', gelu='tanh', epsilon=1e-6)
+
+
 class VisionTransformer(nn.Module):
   """ViT in three stages, each callable alone: `embed`, `encode`, `read`.
 
