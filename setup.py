@@ -20,6 +20,7 @@ setuptools.setup(
   install_requires=[
     'absl-py>=2.1',
     'clu>=0.0.12,<0.1',
+    'flatbuffers>=24.3',
     'flax>=0.12.4,<0.13',
     'grain>=0.2.15,<0.3',
     'jax>=0.10.2,<0.11',
@@ -43,7 +44,7 @@ setuptools.setup(
     'cuda12': ['jax[cuda12]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
     'tfds': ['tensorflow>=2.19'],
-    'torch': ['torch>=2.6,<=2.13.0', 'transformers>=5,<6'],
+    'torch': ['timm>=1.0.20,<2', 'torch>=2.6,<=2.13.0', 'torchvision', 'transformers>=5,<6'],
     'hub': ['huggingface-hub>=0.30'],
     'notebooks': ['ipykernel>=6.29', 'nbclient>=0.10'],
     'benchmark': ['tensorflow>=2.19', 'timm>=1.0.20,<2', 'torch>=2.6,<=2.13.0'],

@@ -21,7 +21,7 @@ from vit_jax.formats.files import Entry
 
 FILES = ('model.stablehlo', 'weights.safetensors', 'model.json', 'load.py')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-LOADER = '''"""Runs the model beside this file: from load import model; logits = model(images)."""
+LOADER = '''"""Runs the model beside this file (pip install jax flatbuffers): from load import model."""
 import json, pathlib
 import jax, jax.export, numpy as np
 

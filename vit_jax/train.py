@@ -151,6 +151,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """
   check_platform(config.platform)
   predictor = predict.load(workdir)
+  if weights.has_zero_head(predictor.params):
+    raise ValueError(f'{workdir}: the head is all zero, so an accuracy would say nothing; train it')
   there = predictor.passport['model']
   asked = {key: value for key, value in config.model.items() if value is not None}
   differ = [key for key, value in asked.items() if there.get(key) != value]

@@ -10,10 +10,11 @@ import pathlib
 from typing import Any
 
 from flax import traverse_util
+import jax
 import numpy as np
 
 import vit_jax
-from vit_jax import checkpoint, defaults, fetch
+from vit_jax import checkpoint, defaults, fetch, models
 from vit_jax.checkpoint import write_whole
 from vit_jax.formats import official, read, resample
 from vit_jax.formats.files import Arrays, Entry
@@ -71,9 +72,29 @@ def open_lazily(source: str | pathlib.Path) -> tuple[Arrays, dict]:
     return {name: Entry.of(np.asarray(x)) for name, x in flat.items()}, about
   found = read.read(path, vit.SIZES)
   beside = path.with_name(path.name + '.json')
-  if path.is_file() and beside.exists():
-    return found.arrays, json.loads(beside.read_text())
-  return found.arrays, describe(found, path)
+  known = path.is_file() and beside.exists()
+  about = json.loads(beside.read_text()) if known else describe(found, path)
+  check_complete(found.arrays, about['model'], path)
+  return found.arrays, about
+
+
+def check_complete(arrays: Arrays, section: dict[str, Any], path: pathlib.Path) -> None:
+  """Raises a ValueError that lists every array that the model needs in another shape, or at all."""
+  settings: dict[str, Any] = section | {'image_size': tuple(section['image_size'])}
+  model = models.build(**settings)
+  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+  want: dict[str, Any] = traverse_util.flatten_dict(shapes, sep='/')
+  names = sorted(name for name in arrays.keys() | want.keys()
+                 if shape(arrays.get(name)) != shape(want.get(name)))  # fmt: skip
+  if names:
+    rows = [f'  {n}: {shape(arrays.get(n))} in the file, {shape(want.get(n))} asked' for n in names]
+    raise ValueError(f'{path} does not fit its own sizes:\n' + '\n'.join(rows))
+
+
+def has_zero_head(params: dict) -> bool:
+  """Whether a head is there and all zero: it tells every class the same."""
+  head = jax.tree.leaves(params.get('head', {}))
+  return bool(head) and not any(np.any(x) for x in head)
 
 
 def is_foreign(path: pathlib.Path) -> bool:

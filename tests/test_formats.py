@@ -1,0 +1,358 @@
+"""Weight files: every container and layout, what is refused, resampling, surgery, fine-tuning."""
+
+import collections
+import json
+import pickle
+import zipfile
+
+from conftest import ROOT, SMALL, command
+from flax import traverse_util
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from vit_jax import convert, defaults, models, predict, weights
+from vit_jax.formats import files, resample
+from vit_jax.formats.files import Entry
+
+SIZES = dict(variant='digits/16', image_size=(48, 48), channels=3, num_classes=5)
+
+
+def random_model(name='vit', **section):
+  """A model, and random parameters as a flat dictionary."""
+  known = defaults.part('model', name).to_dict()
+  model = models.build(**(known | SIZES | section))
+  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+  rng = np.random.default_rng(0)
+  flat = traverse_util.flatten_dict(shapes, sep='/')
+  return model, {
+    key: rng.standard_normal(x.shape).astype(np.float32) * 0.1 for key, x in flat.items()
+  }
+
+
+def write(path, arrays):
+  files.write_npz(path, {name: Entry.of(x) for name, x in arrays.items()})
+  return path
+
+
+@pytest.fixture
+def official(tmp_path):
+  model, arrays = random_model()
+  return write(tmp_path / 'w.npz', arrays), model, arrays
+
+
+def logits(path):
+  predictor = predict.load(path)
+  images = convert.pictures(predictor.model.image_size, predictor.model.channels)
+  return predictor(images, ('logits',))['logits']
+
+
+def test_official(official):
+  path, model, arrays = official
+  found, passport = weights.open_lazily(path)
+  assert found.keys() == arrays.keys()
+  assert passport['model']['variant'] == 'digits/16'
+  assert passport['model']['image_size'] == (48, 48)
+  assert (passport['model']['gelu'], passport['model']['epsilon']) == ('tanh', 1e-6)
+  params = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(arrays, sep='/'))
+  expected, _ = model.apply({'params': params}, jnp.asarray(convert.pictures((48, 48), 3)))
+  np.testing.assert_allclose(logits(path), expected, atol=1e-5)
+
+
+def test_official_with_pre_logits(tmp_path):
+  _, arrays = random_model(pre_logits=64)
+  path = write(tmp_path / 'w.npz', arrays)
+  assert weights.passport(path)['model']['pre_logits'] == 64
+  assert convert.inspect(str(path))['pre_logits'] == 64
+
+
+@pytest.mark.parametrize('prefix', ['', 'params/', 'opt/target/', 'params/img/'])
+@pytest.mark.parametrize('scanned', [False, True])
+def test_big_vision(official, tmp_path, prefix, scanned):
+  """Other numbers, blocks in one array, a position that the class token does not get."""
+  path, _, arrays = official
+  position = arrays['Transformer/posembed_input/pos_embedding']
+  position[:, 0] = 0
+  write(path, arrays)
+  theirs = {}
+  for name, x in arrays.items():
+    for ours, others in (('MultiHeadDotProductAttention_1', 'MultiHeadDotProductAttention_0'),
+                         ('LayerNorm_2', 'LayerNorm_1'), ('MlpBlock_3', 'MlpBlock_0')):  # fmt: skip
+      name = name.replace(ours, others)
+    theirs[name] = x
+  theirs['pos_embedding'] = theirs.pop('Transformer/posembed_input/pos_embedding')[:, 1:]
+  if scanned:
+    names = {n.split('/', 2)[2] for n in theirs if 'encoderblock_' in n}
+    for name in names:
+      blocks = [theirs.pop(f'Transformer/encoderblock_{i}/{name}') for i in range(4)]
+      theirs[f'Transformer/encoderblock/{name}'] = np.stack(blocks)
+  theirs = {prefix + name: x for name, x in theirs.items()}
+  if prefix == 'opt/target/':
+    theirs['opt/state/step'] = np.zeros(())
+  other = write(tmp_path / 'bv.npz', theirs)
+  assert weights.passport(other)['origin']['family'] == 'big_vision'
+  np.testing.assert_array_equal(logits(other), logits(path))
+
+
+@pytest.mark.parametrize(
+  ('name', 'variant'), [('hybrid', 'R+Ti/16'), ('hybrid', 'R26+S/32'), ('bit', 'R50x1')]
+)
+def test_resnets(tmp_path, name, variant):
+  """Group norms as (1, 1, 1, C), TensorFlow's numbers in BiT's names."""
+  _, arrays = random_model(name, variant=variant, image_size=(64, 64))
+  if name == 'hybrid':
+    arrays = {n: x[None, None, None] if '/gn' in f'/{n}' else x for n, x in arrays.items()}
+  else:
+    arrays = {
+      f'resnet/{n}'.replace('a/standardized_conv2d', 'a/standardized_conv2d_7'): x
+      for n, x in arrays.items()
+    }
+  path = write(tmp_path / 'w.npz', arrays)
+  passport = weights.passport(path)
+  assert (passport['model']['name'], passport['model']['variant']) == (name, variant)
+  assert np.isfinite(logits(path)).all()
+
+
+def spoil(arrays, how):
+  name = 'Transformer/encoderblock_3/MlpBlock_3/Dense_0/kernel'
+  if how == 'missing':
+    del arrays[name]
+  elif how == 'extra':
+    arrays['Transformer/encoderblock_3/ls1.gamma'] = np.ones(64, np.float32)
+  else:
+    arrays[name] = arrays[name][:, :-1]
+
+
+@pytest.mark.parametrize(
+  ('how', 'words'),
+  [
+    ('missing', ['MlpBlock_3/Dense_0/kernel', 'nothing']),
+    ('extra', ['LayerScale', 'ls1.gamma']),
+    ('shape', ['MlpBlock_3/Dense_0/kernel', '(64, 127)', '(64, 128)']),
+  ],
+)
+def test_what_does_not_fit_is_named(official, tmp_path, how, words):
+  path, _, arrays = official
+  spoil(arrays, how)
+  write(path, arrays)
+  with pytest.raises(ValueError, match=r'w\.npz') as caught:
+    convert.convert(str(path), tmp_path / 'out.safetensors', 'timm', False)
+  for word in words:
+    assert word in str(caught.value)
+  assert not list(tmp_path.glob('out*'))
+
+
+class Evil:
+  def __reduce__(self):
+    return print, ('this ran',)
+
+
+def torch_zip(path, content):
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('archive/data.pkl', content)
+    archive.writestr('archive/version', '3')
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, capsys):
+  torch_zip(tmp_path / 'a.pth', pickle.dumps({'x': Evil()}))
+  with pytest.raises(ValueError, match=r'print.*could run code'):
+    files.open_file(tmp_path / 'a.pth')
+  (tmp_path / 'b.pth').write_bytes(pickle.dumps(collections.OrderedDict(x=Evil())))
+  with pytest.raises(ValueError, match='could run code'):
+    files.open_file(tmp_path / 'b.pth')
+  np.savez(tmp_path / 'c.npz', x=np.array([Evil()], dtype=object))
+  with pytest.raises(ValueError, match='Python objects'):
+    files.open_file(tmp_path / 'c.npz')
+  assert 'this ran' not in capsys.readouterr().out
+
+
+def test_an_entry_that_claims_too_much(official):
+  """A header that asks for a terabyte is refused before memory is taken."""
+  path, _, _ = official
+  header = str({'descr': '<f4', 'fortran_order': False, 'shape': (2**20, 2**20)}).ljust(117) + '\n'
+  with zipfile.ZipFile(path, 'a') as archive:
+    content = b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header.encode()
+    archive.writestr('huge.npy', content)
+  with pytest.raises(ValueError, match=r'huge\.npy claims float32'):
+    files.open_file(path)
+
+
+@pytest.mark.parametrize('kind', ['npz', 'safetensors'])
+def test_truncated_and_other_files(official, tmp_path, kind):
+  path, _, _ = official
+  if kind == 'safetensors':
+    arrays, _ = weights.open_lazily(path)
+    path = tmp_path / 'w.safetensors'
+    files.write_safetensors(path, arrays, {})
+  content = path.read_bytes()
+  for size in (len(content) // 2, 20, 0):
+    path.write_bytes(content[:size])
+    with pytest.raises(ValueError, match=path.name):
+      predict.load(path)
+  (tmp_path / 'words.txt').write_text('these are words')
+  with pytest.raises(ValueError, match='no weight file'):
+    predict.load(tmp_path / 'words.txt')
+
+
+GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((14, 14), (7, 28)), ((16, 16), (13, 19))]
+
+
+@pytest.mark.parametrize(('old', 'new'), GRIDS)
+def test_positions_as_scipy(old, new):
+  x = np.random.default_rng(0).standard_normal((1, 1 + old[0] * old[1], 6)).astype(np.float32)
+  given = resample.positions(x, old, new, True, 'official')
+  zoom = (new[0] / old[0], new[1] / old[1], 1)
+  expected = scipy.ndimage.zoom(x[0, 1:].reshape(*old, 6), zoom, order=1)
+  np.testing.assert_allclose(given[0, 1:].reshape(*new, 6), expected, atol=1e-5)
+  np.testing.assert_array_equal(given[:, 0], x[:, 0])
+
+
+@pytest.mark.parametrize(('old', 'new'), GRIDS)
+@pytest.mark.parametrize('method', ['bilinear', 'bicubic'])
+def test_positions_as_torch(old, new, method):
+  torch = pytest.importorskip('torch')
+  x = np.random.default_rng(0).standard_normal((1, old[0] * old[1], 6)).astype(np.float32)
+  given = resample.positions(x, old, new, False, method)
+  grid = torch.from_numpy(x.reshape(1, *old, 6)).permute(0, 3, 1, 2)
+  expected = torch.nn.functional.interpolate(
+    grid, size=new, mode=method, antialias=method == 'bicubic'
+  )
+  expected = expected[0].permute(1, 2, 0).numpy().reshape(1, -1, 6)
+  np.testing.assert_allclose(given, expected, atol=1e-5)
+
+
+def test_kernels_for_other_channels():
+  """A grey picture gives the same through the sum; a constant one the same through any number."""
+  kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 8)).astype(np.float32)
+  grey = resample.channels(kernel, 1)
+  np.testing.assert_allclose(grey[:, :, 0], kernel.sum(2), atol=1e-6)
+  np.testing.assert_allclose(resample.channels(kernel, 6).sum(2), kernel.sum(2), atol=1e-5)
+  np.testing.assert_allclose(resample.channels(kernel, 2)[:, :, 1], 1.5 * kernel[:, :, 1])
+  assert resample.channels(kernel, 3) is kernel
+
+
+def adapted(path, **section):
+  params, about = weights.load(path)
+  known = defaults.part('model', 'vit').to_dict()
+  model = models.build(**(known | SIZES | section))
+  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+  return weights.adapt(params, about, shapes, model, str(path), 'official')
+
+
+@pytest.mark.parametrize(
+  ('section', 'new', 'done'),
+  [
+    (dict(image_size=(64, 96)), [], '3 x 3 to 4 x 6'),
+    (dict(channels=1), [], '3 channels to 1'),
+    (dict(readout='mean', class_token=False), [], 'class token and its position are left out'),
+    (dict(readout='patch', patch_index=5), [], 'new: -'),
+    (dict(readout='weighted_add'), ['readout/weights'], 'new: readout/weights'),
+    (dict(pre_logits=32), ['head/kernel', 'pre_logits/bias', 'pre_logits/kernel'], 'pre_logits'),
+    (dict(num_classes=3), ['head/bias', 'head/kernel'], 'dropped: head/bias, head/kernel'),
+  ],
+)
+def test_surgery(official, section, new, done):
+  path, _, arrays = official
+  given, words = adapted(path, **section)
+  assert done in '; '.join(words)
+  assert words[-1] == f'new: {", ".join(new) or "-"}'
+  untouched = 'Transformer/encoderblock_2/MlpBlock_3/Dense_0/kernel'
+  np.testing.assert_array_equal(given[untouched], arrays[untouched])
+
+
+def test_a_class_token_is_added(tmp_path):
+  _, arrays = random_model(readout='mean', class_token=False)
+  path = write(tmp_path / 'w.npz', arrays)
+  assert weights.passport(path)['model']['readout'] == 'mean'
+  given, words = adapted(path)
+  position = given['Transformer/posembed_input/pos_embedding']
+  assert not position[:, 0].any()
+  np.testing.assert_array_equal(position[:, 1:], arrays['Transformer/posembed_input/pos_embedding'])
+  assert 'a class token is added' in '; '.join(words)
+
+
+@pytest.mark.parametrize(
+  ('target', 'section', 'words'),
+  [
+    ('torchvision', {}, ["gelu='tanh'"]),
+    ('timm', dict(pre_logits=8), ['pre_logits=8']),
+    ('huggingface', dict(readout='weighted_add'), ["readout='weighted_add'"]),
+    ('official', dict(image_size=(48, 64)), ['takes squares']),
+    ('official', dict(epsilon=1e-12), ['epsilon=1e-12']),
+  ],
+)
+def test_what_a_target_cannot_hold_is_refused(tmp_path, target, section, words):
+  model, arrays = random_model(**section)
+  passport = about(section)
+  weights.write_model(tmp_path / 'm', traverse_util.unflatten_dict(arrays, sep='/'), passport)
+  with pytest.raises(ValueError, match='would lose') as caught:
+    convert.convert(str(tmp_path / 'm'), tmp_path / 'out', target, False)
+  for word in words:
+    assert word in str(caught.value)
+  assert not (tmp_path / 'out').exists()
+  assert model.num_classes == 5
+
+
+def about(section):
+  known = models.complete(defaults.part('model', 'vit').to_dict() | SIZES | section)
+  return {
+    'format': 1, 'weights': 'raw', 'step': 0, 'model': known, 'class_names': list('abcde'),
+    'preprocess': dict(image_size=known['image_size'], channels=known['channels'],
+                       resize='bilinear', mean=(0.5,), std=(0.5,)),
+  }  # fmt: skip
+
+
+def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
+  convert.convert(str(trained), tmp_path / 'out', 'stablehlo', False)
+  rows = convert.stablehlo.check(str(trained), tmp_path / 'out')
+  assert rows[0]['difference'] < 1e-5
+  loader = (tmp_path / 'out/load.py').read_text()
+  assert 'vit_jax' not in loader
+  assert len(loader.splitlines()) <= 15
+
+
+def test_the_command(trained, tmp_path):
+  out = tmp_path / 'hf'
+  done = command(
+    trained, out, '--to=huggingface', '--check', '--json', module='vit_jax.convert', cwd=tmp_path
+  )
+  assert done.returncode == 0, done.stderr
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
+  assert {row['place'] for row in rows} >= {'patches', 'block_0/tokens', 'logits'}
+  assert max(row['difference'] for row in rows) == 0
+  done = command('--inspect', out, '--json', module='vit_jax.convert', cwd=tmp_path)
+  found = json.loads(done.stdout)
+  assert (found['family'], found['grid'], found['classes']) == ('huggingface', [2, 2], 10)
+  done = command(out, ROOT / 'notebooks/first_run.png', '--json', module='vit_jax.predict')
+  assert len(json.loads(done.stdout)['predictions']) > 1
+  done = command('--inspect', tmp_path / 'nothing', module='vit_jax.convert')
+  assert (done.returncode, 'does not exist' in done.stderr) == (1, True)
+
+
+def test_an_all_zero_head_reports_no_accuracy(tmp_path, trained):
+  params, passport = weights.load(trained)
+  params['head'] = jax.tree.map(np.zeros_like, params['head'])
+  weights.write_model(tmp_path / 'w/model', params, passport)
+  recipe = f'--config={ROOT}/configs/vit_digits.py'
+  words = [word for word in SMALL if 'model' in word]
+  done = command(recipe, *words, f'--workdir={tmp_path / "w"}', '--mode=evaluate')
+  assert done.returncode == 1
+  assert 'head is all zero' in done.stderr
+  assert convert.inspect(str(tmp_path / 'w'))['head'] == 'all zero'
+
+
+def test_fine_tuning_from_a_file_of_others(trained, tmp_path):
+  """Size, GELU, epsilon and pixel values come with the weights; the grid changes on the way."""
+  convert.convert(str(trained), tmp_path / 'hf', 'huggingface', False)
+  recipe = f'--config={ROOT}/configs/finetune.py'
+  words = ('--config.total_steps=2', '--config.batch_size=16', '--config.optimizer.train=last:1')
+  done = command(
+    recipe, f'--workdir={tmp_path / "w"}', f'--config.init_from={tmp_path / "hf"}', *words
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'positions: 2 x 2 to 4 x 4, official' in done.stderr
+  passport = weights.passport(tmp_path / 'w')
+  assert passport['model']['variant'].endswith('/4')
+  assert passport['model']['image_size'] == [16, 16]
