@@ -27,7 +27,7 @@ def ours(files, batch, threads):
   from vit_jax import data, memory, sharding
   from vit_jax.data import augment, pipeline, preprocess, sources
 
-  memory.keep_freed()  # As the command does.
+  memory.keep_freed(batch * SIZE**2)  # As the command does.
   dataset = data.Dataset(
     {'train': sources.Listed(files, np.zeros(len(files), np.int32))},
     ('one',),

@@ -154,7 +154,7 @@ def serve(case: str, kind: str, options: argparse.Namespace, variant: str, pipe)
   """Answers each message with the milliseconds of one run; makes sure that the logits agree."""
   whose, kept = CASES[case]
   if kept:
-    memory.keep_freed()
+    memory.keep_freed(options.batch_size * options.image_size**2)
   shape = (options.batch_size, options.image_size, options.image_size, 3)
   images = jax.random.normal(jax.random.key(2), shape)
   functions, parameters = forwards(options, variant)

@@ -20,13 +20,12 @@ def need(name):
   try:
     import torch
 
-    if name == 'timm' or name == 'torchvision':
-      try:
-        import torchvision  # noqa: F401
-      except RuntimeError:  # Its wheel is built for CUDA; models need none of its operators.
-        for operator in ('nms', 'qnms'):
-          schema = '(Tensor a, Tensor b, float c) -> Tensor'
-          torch.library.define(f'torchvision::{operator}', schema)
+    try:
+      import torchvision  # noqa: F401
+    except RuntimeError:  # Its wheel is built for CUDA; models need none of its operators.
+      for operator in ('nms', 'qnms'):
+        schema = '(Tensor a, Tensor b, float c) -> Tensor'
+        torch.library.define(f'torchvision::{operator}', schema)
     return __import__(name)
   except ImportError:
     if os.environ.get('VIT_JAX_REQUIRE_PARITY'):

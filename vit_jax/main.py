@@ -8,6 +8,7 @@ Any key can be overridden: --config.model.readout=mean, --config.optimizer.name=
 import importlib.util
 import json
 from logging import Formatter, getLogger
+import math
 import pathlib
 import re
 import signal
@@ -85,7 +86,8 @@ def run(argv: list[str]) -> None:
   choose('config.run', config.run, defaults.RUNS)
   if config.run != 'train':
     raise ValueError(f'config.run={config.run!r} is not built yet; choose train')
-  memory.keep_freed()
+  pixels = config.batch_size * math.prod(config.data.image_size)
+  memory.keep_freed(pixels // max(1, config.accumulation_steps))
   distributed.connect(
     FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout
   )

@@ -21,7 +21,8 @@ from vit_jax.formats.files import Entry
 
 FILES = ('model.stablehlo', 'weights.safetensors', 'model.json', 'load.py')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-LOADER = '''"""Runs the model beside this file (pip install jax flatbuffers): from load import model."""
+LOADER = '''\
+"""Runs the model beside this file: from load import model (pip install jax flatbuffers)."""
 import json, pathlib
 import jax, jax.export, numpy as np
 
