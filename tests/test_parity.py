@@ -1,30 +1,14 @@
 """Logits equal transformers' ViT on CPU torch: random weights, head and layer norms included."""
 
-import os
-
 import jax
 from jax import numpy as jnp
 import numpy as np
+from peers import need
 import pytest
 
 from vit_jax import defaults, models
 
-torch_missing = None
-try:
-  import torch
-  import transformers
-except ImportError as error:
-  torch_missing = f"{error}; pip install -e '.[torch]'"
-
 pytestmark = pytest.mark.filterwarnings('ignore')
-
-
-@pytest.fixture(autouse=True)
-def _peer():
-  if torch_missing and os.environ.get('VIT_JAX_REQUIRE_PARITY'):
-    pytest.fail(torch_missing)
-  if torch_missing:
-    pytest.skip(torch_missing)
 
 
 def random_params(model, seed):
@@ -89,6 +73,7 @@ def peer(section, params, folder):
   from safetensors.numpy import save_file
 
   width, mlp_dim, heads = section
+  transformers = need('transformers')
   config = transformers.ViTConfig(
     hidden_size=width, intermediate_size=mlp_dim, num_attention_heads=heads, num_hidden_layers=12,
     layer_norm_eps=1e-6, hidden_act='gelu', num_labels=10,
@@ -121,6 +106,7 @@ def test_logits_equal_transformers(tmp_path, variant, section):
   params, images = random_params(model, 0), pictures(2)
   device_params = jax.tree.map(jnp.asarray, params)
   ours = np.asarray(model.apply({'params': device_params}, jnp.asarray(images))[0])
+  torch = need('torch')
   with torch.no_grad():
     theirs = peer(section, params, tmp_path)(torch.tensor(images.transpose(0, 3, 1, 2))).logits
   difference = np.abs(ours - theirs.numpy()).max()

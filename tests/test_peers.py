@@ -3,9 +3,8 @@
 Random weights with every part random, LayerNorms and heads included; structured pictures.
 """
 
-import os
-
 import numpy as np
+from peers import need
 import pytest
 
 from vit_jax import convert, fetch, predict, weights
@@ -13,24 +12,6 @@ from vit_jax.formats import names
 
 VIT_LIMIT = 1e-5  # Largest difference, in standard deviations of the logits.
 RESNET_LIMIT = 2e-4
-
-
-def need(name):
-  """A peer's module; without it the test is skipped, or fails where parity is required."""
-  try:
-    import torch
-
-    try:
-      import torchvision  # noqa: F401
-    except RuntimeError:  # Its wheel is built for CUDA; models need none of its operators.
-      for operator in ('nms', 'qnms'):
-        schema = '(Tensor a, Tensor b, float c) -> Tensor'
-        torch.library.define(f'torchvision::{operator}', schema)
-    return __import__(name)
-  except ImportError:
-    if os.environ.get('VIT_JAX_REQUIRE_PARITY'):
-      raise
-    pytest.skip(f"{name} is not installed: pip install -e '.[torch]'")
 
 
 def randomise(model, seed=0):
