@@ -13,7 +13,7 @@ FLOORS = [
   ['train', 'stablehlo'],
   ['step', 'predict', 'evaluation'],
   ['parts'],
-  ['weights'],
+  ['weights', 'tokens'],
   ['checkpoint'],
   ['models', 'objectives', 'data', 'formats', 'optim', 'sharding', 'metrics', 'figures']
   + ['interruption', 'memory'],

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import vit_jax
 from vit_jax import metrics
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
@@ -109,6 +110,28 @@ def test_predict_files_and_folders(finished, tmp_path):
   assert probabilities == sorted(probabilities, reverse=True)
   done = command(workdir, tmp_path / 'a.png', '--top=10', module='vit_jax.predict')
   assert done.stdout.count('%') == 10
+
+
+def test_features_of_any_layer_and_token(finished, tmp_path):
+  """As the model itself gives them; a token outside the grid is refused with the grid."""
+  workdir, _ = finished
+  pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), np.uint8)
+  for i, image in enumerate(pixels):
+    Image.fromarray(image).save(tmp_path / f'{i}.png')
+  words = (workdir, tmp_path / '0.png', tmp_path / '1.png', '--features')
+  out = tmp_path / 'x.npz'
+  done = command(*words, '--layers=1', '--tokens=4,1', f'--out={out}', module='vit_jax.predict')
+  assert done.returncode == 0, done.stderr
+  outputs = vit_jax.load(workdir)(pixels[..., None], ('block_0/tokens',))['block_0/tokens']
+  found = np.load(out)
+  np.testing.assert_allclose(found['block_0/tokens'], outputs[:, [4, 1]], atol=1e-5)
+  assert list(found['paths']) == [str(tmp_path / '0.png'), str(tmp_path / '1.png')]
+  for extra, message in (
+    ('--tokens=5', 'the grid of 2 x 2 from 1 (top left) to 4'),
+    ('--layers=2', 'blocks from 1 to 1'),
+  ):
+    refused(command(*words, extra, f'--out={out}', module='vit_jax.predict'), message)
+  refused(command(*words, module='vit_jax.predict'), '--features needs --out')
 
 
 def test_predict_names_a_bad_picture_and_still_shows_the_good_one(finished, tmp_path):

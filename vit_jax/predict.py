@@ -1,9 +1,11 @@
 """A finished run as one function: images in, named outputs out; and the command that prints them.
 
-python -m vit_jax.predict RUN FILE_OR_FOLDER... [--json] [--top=5]
+python -m vit_jax.predict RUN_OR_WEIGHTS FILE_OR_FOLDER... [--json] [--top=5]
+python -m vit_jax.predict RUN_OR_WEIGHTS FILE_OR_FOLDER... --features --layers=all --out=x.npz
 """
 
 import argparse
+from collections.abc import Iterator
 import functools
 import json
 import pathlib
@@ -15,8 +17,9 @@ from jax import numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vit_jax import defaults, models, weights
+from vit_jax import defaults, models, tokens, weights
 from vit_jax.data import preprocess
+from vit_jax.progress import track
 
 Outputs = dict[str, np.ndarray]
 
@@ -112,11 +115,14 @@ def load(path: str | pathlib.Path) -> Predictor:
   return Predictor(*weights.load(path))
 
 
-def predict_files(
-  predictor: Predictor, paths: list[pathlib.Path], batch_size: int, count: int, show
-) -> list[str]:
-  """Calls `show(path, predictions)` for each readable file; returns what is wrong with the rest."""
-  broken = []
+def outputs_of_files(
+  predictor: Predictor,
+  paths: list[pathlib.Path],
+  batch_size: int,
+  outputs: tuple[str, ...],
+  broken: list[str],
+) -> Iterator[tuple[pathlib.Path, Outputs]]:
+  """Each readable file with its outputs; `broken` gets what is wrong with the rest."""
   for start in range(0, len(paths), batch_size):
     images, readable = [], []
     for path in paths[start : start + batch_size]:
@@ -128,9 +134,49 @@ def predict_files(
     if images:
       # Padded to one shape, so that the last batch does not compile anew.
       padding = [images[0]] * (min(batch_size, len(paths)) - len(images))
-      rows = predictor(np.stack(images + padding), ('probabilities',))['probabilities']
-      for path, row in zip(readable, rows, strict=False):
-        show(path, predictor.top(row, count))
+      rows = predictor(np.stack(images + padding), outputs)
+      for i, path in enumerate(readable):
+        yield path, {name: rows[name][i] for name in outputs}
+
+
+def write_features(
+  predictor: Predictor, paths: list[pathlib.Path], options: argparse.Namespace
+) -> list[str]:
+  """Writes `paths` and an array `(images, tokens, width)` for each layer into one .npz file.
+
+  Returns:
+    What is wrong with files that could not be read.
+  """
+  if not options.out:
+    raise ValueError('--features needs --out=FILE.npz')
+  if 'tokens' not in predictor.output_names:
+    names, wanted = ('features',), None
+  else:
+    names, wanted = tokens.layer_names(predictor.output_names, options.layers), options.tokens
+  found: dict[str, list] = {name: [] for name in ('paths', *names)}
+  broken: list[str] = []
+  rows = outputs_of_files(predictor, paths, options.batch_size, names, broken)
+  for path, outputs in track(rows, len(paths), 'computing features', 'pictures'):
+    found['paths'].append(str(path))
+    for name in names:
+      x = outputs[name]
+      found[name].append(x if wanted is None else tokens.choose(predictor.model, x, wanted))
+  arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
+  with open(options.out, 'wb') as file:
+    np.savez(file, **arrays)
+  return broken
+
+
+def write_predictions(
+  predictor: Predictor, paths: list[pathlib.Path], options: argparse.Namespace
+) -> list[str]:
+  """Prints each file's likeliest classes; returns what is wrong with the rest."""
+  if not predictor.class_names:
+    raise ValueError(f'{options.model} has no head, so it knows no classes; use --features')
+  show, broken = show_json if options.json else show_row, []
+  names = ('probabilities',)
+  for path, row in outputs_of_files(predictor, paths, options.batch_size, names, broken):
+    show(path, predictor.top(row['probabilities'], options.top))
   return broken
 
 
@@ -145,19 +191,22 @@ def show_row(path: pathlib.Path, predictions: list[dict]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser('python -m vit_jax.predict', description=__doc__)
-  parser.add_argument('model', help="a run's folder")
+  parser.add_argument('model', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='+', help='image files, or folders of them')
   parser.add_argument('--json', action='store_true', help='one JSON object a line')
   parser.add_argument('--top', type=int, default=5, help='classes shown for each image')
   parser.add_argument('--batch_size', type=int, default=32)
+  parser.add_argument('--features', action='store_true', help='write tokens instead, to --out')
+  parser.add_argument('--layers', default='last', help='last, all, or blocks from 1: 1,2,12')
+  parser.add_argument('--tokens', default='all', help='all, class, patches, mean, or patches: 1,2')
+  parser.add_argument('--out', metavar='FILE.npz')
   options = parser.parse_args(arguments)
   if options.top < 1 or options.batch_size < 1:
     parser.error('--top and --batch_size must be at least 1')
   try:
     predictor = load(options.model)
     paths = preprocess.find_images(options.images)
-    show = show_json if options.json else show_row
-    broken = predict_files(predictor, paths, options.batch_size, options.top, show)
+    broken = (write_features if options.features else write_predictions)(predictor, paths, options)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
   if broken:
