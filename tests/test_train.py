@@ -90,15 +90,15 @@ def test_a_crash_between_checkpoints_leaves_no_double_line(tmp_path, monkeypatch
 
 
 def damage(folder, how):
-  files = sorted((p for p in folder.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
-  if how == 'short':
-    files[-1].write_bytes(files[-1].read_bytes()[:100])
-  elif how == 'bit':
-    content = bytearray(files[-1].read_bytes())
+  # Every file of data, as Orbax also keeps what each process wrote and need not read it again.
+  files = [p for p in (folder / 'state').rglob('d/*') if p.is_file()]
+  assert files
+  for file in files if how in ('short', 'bit') else []:
+    content = bytearray(file.read_bytes())
     for place in range(256, len(content), 512):  # Any one place may be padding.
       content[place] ^= 1
-    files[-1].write_bytes(content)
-  elif how == 'missing':
+    file.write_bytes(content[:100] if how == 'short' else content)
+  if how == 'missing':
     shutil.rmtree(folder / 'state')
   elif how == 'passport':
     (folder / 'passport/metadata').write_text('')
