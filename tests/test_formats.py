@@ -331,6 +331,23 @@ def test_the_command(trained, tmp_path):
   assert (done.returncode, 'does not exist' in done.stderr) == (1, True)
 
 
+@pytest.mark.parametrize('target', ['timm', 'huggingface'])
+def test_settings_come_back_from_a_folder(trained, tmp_path, target):
+  """tanh GELU, two heads and names are in the folder's config, not in its arrays."""
+  convert.convert(str(trained), tmp_path / 'out', target, False)
+  rows = convert.check(str(trained), tmp_path / 'out')
+  assert max(row['difference'] for row in rows) == 0
+  assert weights.passport(tmp_path / 'out')['class_names'] == list('0123456789')
+
+
+def test_the_weights_of_a_run_know_their_passport(tmp_path):
+  """The file alone: what it was trained with stands in model.json beside it."""
+  _, arrays = random_model(gelu='exact')
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'model', tree, about({'gelu': 'exact'}))
+  assert weights.passport(tmp_path / 'model/weights.npz')['model']['gelu'] == 'exact'
+
+
 def test_an_all_zero_head_reports_no_accuracy(tmp_path, trained):
   params, passport = weights.load(trained)
   params['head'] = jax.tree.map(np.zeros_like, params['head'])

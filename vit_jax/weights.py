@@ -71,7 +71,8 @@ def open_lazily(source: str | pathlib.Path) -> tuple[Arrays, dict]:
     flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
     return {name: Entry.of(np.asarray(x)) for name, x in flat.items()}, about
   found = read.read(path, vit.SIZES)
-  beside = path.with_name(path.name + '.json')
+  own = path.with_name('model.json') if path.name == 'weights.npz' else path
+  beside = own if own != path and own.exists() else path.with_name(path.name + '.json')
   known = path.is_file() and beside.exists()
   about = json.loads(beside.read_text()) if known else describe(found, path)
   check_complete(found.arrays, about['model'], path)

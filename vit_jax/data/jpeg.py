@@ -1,7 +1,7 @@
 """JPEG decoding of a region alone, with libjpeg-turbo 3; the same pixels as Pillow's, sooner.
 
 The library comes with the `turbojpeg` wheel (Linux, x86-64). Where it is missing, `decode` returns
-None and Pillow decodes the whole picture: slower, and equal to the last bit, so that data stay a
+None, or lets Pillow do it: slower, and equal to the last bit, so that data stay a
 function of (seed, step) on any machine.
 """
 

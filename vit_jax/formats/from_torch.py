@@ -63,6 +63,7 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
     epsilon = settings.get('layer_norm_eps', epsilon)
   model = weights.vit_model(ours, gelu, epsilon, grid_of(settings))
   model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
+  model['readout'] = settings.get('readout', model['readout'])
   return weights.Weights(
     ours, family, model, preprocess_of(family, settings), class_names(settings), notes
   )
@@ -175,4 +176,20 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
       read = json.loads((folder / name).read_text())
       keys = ('size', 'image_size') if name.startswith('pre') else ()
       settings |= {key: value for key, value in read.items() if key not in keys[1:]}
+  if 'model_args' in settings:
+    return from_timm(settings)
   return settings
+
+
+def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
+  """timm's config.json with the words of Hugging Face's."""
+  given, trained = settings['model_args'], settings.get('pretrained_cfg', {})
+  words = {'gelu_tanh': 'gelu_pytorch_tanh'}
+  act = given.get('act_layer', 'gelu')
+  made: dict[str, Any] = {'hidden_act': words.get(act, act)}
+  same = {'num_heads': 'num_attention_heads', 'img_size': 'image_size', 'patch_size': 'patch_size'}
+  made |= {there: given[here] for here, there in same.items() if here in given}
+  made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
+  if settings.get('label_names'):
+    made['id2label'] = {str(i): name for i, name in enumerate(settings['label_names'])}
+  return made | {'readout': 'mean' if given.get('global_pool') == 'avg' else 'class_token'}
