@@ -4,13 +4,14 @@ python -m vit_jax.main --config=configs/finetune.py:folder --workdir=W \
   --config.init_from=WEIGHTS --config.data.path=PATH
 
 DATA is `digits` (the default: built in), `folder`, or a TFDS set: `cifar10`, `cifar100`, `pets`,
-`flowers`, `imagenet`. WEIGHTS is a run, a file (.npz, .safetensors, .pth) or hf://OWNER/NAME; the
-model's size and all that belongs to the weights comes with them.
+`flowers`, `imagenet`; `imagenet_512` (L/16) and `imagenet_518` (H/14) are the paper's highest
+resolutions, with averaged weights. WEIGHTS is a run, a file (.npz, .safetensors, .pth) or
+hf://OWNER/NAME; the model's size and all that belongs to the weights comes with them.
 
 SGD with momentum 0.9 kept in bfloat16, cosine, gradient norm 1, no weight decay, a fresh head that
-starts at 0, batches of 512 in 8 parts, 384 x 384. Base learning rate: the paper's grids stand in
-GRIDS; it chose on DEV of the training set (--config.data.validation_fraction for folders) and then
-trained on all of it. At 512 or 518 pixels it averaged weights: --config.ema_decay=0.9999.
+starts at 0, batches of 512 in 8 parts, 384 x 384. The paper chose the learning rate from GRIDS on
+the share DEV of the training set, and then trained on all of it: --config.run=sweep does the first,
+and its table names the rate for the second.
 
 --config.optimizer.train=head trains the head alone, last:4 four blocks too;
 --config.optimizer.layer_decay=0.75 gives lower blocks less. With real ViT-B/16 weights: not run.
@@ -25,7 +26,7 @@ GRIDS = {
   'pets': (0.001, 0.003, 0.01, 0.03),
   'flowers': (0.001, 0.003, 0.01, 0.03),
 }
-DEV = {'imagenet': '1%', 'cifar100': '2%', 'cifar10': '2%', 'pets': '10%', 'flowers': '10%'}
+DEV = {'imagenet': 0.01, 'cifar100': 0.02, 'cifar10': 0.02, 'pets': 0.1, 'flowers': 0.1}
 STEPS = {'imagenet': 20_000, 'cifar100': 10_000, 'cifar10': 10_000, 'pets': 500, 'flowers': 500}
 SETS = {
   'imagenet': dict(dataset='imagenet2012', test_split='validation'),
@@ -38,10 +39,11 @@ SETS = {
 
 
 def get_config(data='digits'):
-  if data not in (*SETS, 'digits', 'folder'):
+  data, _, side = data.partition('_')
+  if data not in (*SETS, 'digits', 'folder') or side not in ('', '512', '518'):
     raise ValueError(f'configs/finetune.py:{data}: choose digits, folder, {", ".join(SETS)}')
   config = defaults.get_config()
-  size = (384, 384)
+  size = (int(side or 384), int(side or 384))
   if data == 'digits':
     config.data = dict(name='digits', image_size=(16, 16))
   elif data == 'folder':
@@ -60,4 +62,16 @@ def get_config(data='digits'):
   if data in ('digits', 'folder'):
     config.batch_size = 64
     config.accumulation_steps = 1
+  if side:
+    config.ema_decay = 0.9999
   return config
+
+
+def sweep(data='digits'):
+  """Each learning rate, judged on a share of the training set."""
+  data = data.partition('_')[0]
+  dev = DEV.get(data, 0.1)
+  return [
+    {'optimizer.learning_rate': rate, 'data.validation_fraction': dev, 'checkpoint_every': 0}
+    for rate in GRIDS.get(data, (0.001, 0.003, 0.01, 0.03))
+  ]

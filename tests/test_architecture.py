@@ -10,7 +10,7 @@ import pytest
 FLOORS = [
   ['main'],
   ['explore', 'interpret', 'convert'],
-  ['train', 'stablehlo'],
+  ['train', 'stablehlo', 'theirs'],
   ['step', 'predict', 'evaluation'],
   ['parts'],
   ['weights', 'tokens'],

@@ -17,6 +17,7 @@ PARTS = [(section, name) for section, names in defaults.PARTS.items() for name i
 
 # What stands behind the colon, beside nothing.
 ARGUMENTS = {'vit_folder': ['small'], 'vit_study': ['small'], 'vit_tfds': ['cifar10_long']}
+ARGUMENTS |= {'finetune': ['cifar10_512'], 'bit_hyperrule': ['cifar10', '20000']}
 VARIETIES = [(path, a) for path in RECIPES for a in ['', *ARGUMENTS.get(path.stem, [])]]
 
 

@@ -3,11 +3,13 @@
 Random weights with every part random, LayerNorms and heads included; structured pictures.
 """
 
+import json
+
 import numpy as np
 from peers import need
 import pytest
 
-from vit_jax import convert, fetch, predict, weights
+from vit_jax import convert, fetch, predict, theirs, weights
 from vit_jax.formats import names
 
 VIT_LIMIT = 1e-5  # Largest difference, in standard deviations of the logits.
@@ -88,13 +90,47 @@ CASES = [
 
 
 @pytest.mark.parametrize(('peer', 'name', 'limit'), CASES, ids=lambda x: str(x))
-def test_their_weights_give_their_logits(tmp_path, peer, name, limit):
+def test_both_ways_the_logits_are_the_same(tmp_path, peer, name, limit):
+  """Their weights, read by us, give their logits; written by us, in a new model of theirs, too."""
   options = {'num_classes': 10} if peer != 'transformers' else {}
   model = make(peer, name, **options)
-  ours = predict.load(save(model, tmp_path / 'w'))
+  source = save(model, tmp_path / 'w')
+  ours = predict.load(source)
   images = convert.pictures(ours.model.image_size, 3)
   expected = torch_logits(model, images)
   assert distance(ours(images, ('logits',))['logits'], expected) < limit
+
+  del model
+  target = {'transformers': 'huggingface'}.get(peer, peer)
+  to = tmp_path / ('hf' if target == 'huggingface' else 'w.safetensors')
+  convert.convert(str(source), to, target, False)
+  again = theirs.load(to, target, ours).eval()  # Strictly, by their loader.
+  assert distance(torch_logits(again, images), expected) < limit
+
+
+@pytest.mark.parametrize(
+  ('target', 'name'),
+  [('huggingface', 'hf'), ('timm', 'timm'), ('torchvision', 'tv.safetensors'), ('pth', 'w.pth')],
+)
+def test_check_compares_with_their_own_model(ours, tmp_path, target, name, capsys):
+  path, _, _ = ours
+  need('timm'), need('transformers'), need('torchvision')
+  convert.main([str(path), str(tmp_path / name), f'--to={target}', '--check', '--json'])
+  rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  row = next(row for row in rows if row['place'].startswith('logits of '))
+  assert 0 < row['difference'] < VIT_LIMIT
+  # Caught where their model computes something else than ours: its query biases are 0.
+  from safetensors.numpy import load_file, save_file
+
+  if target == 'torchvision':
+    arrays = load_file(tmp_path / name)
+    for key in arrays:
+      if key.endswith('in_proj_bias'):
+        arrays[key][:192] = 0
+    save_file(arrays, tmp_path / name)
+    images = convert.pictures((224, 224), 3)
+    row = theirs.check(str(path), tmp_path / name, target, images)
+    assert row['difference'] > 100 * VIT_LIMIT
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,7 @@
 """Pictures: every mode, orientation and decoder gives Pillow's pixels; crops keep their bounds."""
 
 import csv
+import dataclasses
 import io
 
 from conftest import real_data
@@ -309,3 +310,17 @@ def test_threads_change_nothing_and_name_what_is_broken():
   broken = sources.Listed([*data[:-1], data[-1][:200]], source.labels)
   with pytest.raises(pictures.Damaged, match='picture 19: damaged'):
     batch(2, broken)
+
+
+def test_the_squashed_crop_is_a_window_of_the_squashed_picture():
+  pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+  whole = dataclasses.replace(RGB, image_size=(6, 8))(pixels)
+  cut, small = (
+    augment.Augment('squashed', crop_from=(6, 8)),
+    dataclasses.replace(RGB, image_size=(4, 4)),
+  )
+  seen = {cut(pixels, np.random.default_rng(i), small).tobytes() for i in range(200)}
+  expected = {whole[y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(5)}
+  assert seen == expected
+  with pytest.raises(ValueError, match='crop_from'):
+    cut.squashed_size((7, 7))

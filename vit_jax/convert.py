@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from vit_jax import fetch, predict, stablehlo, weights
+from vit_jax import fetch, predict, stablehlo, theirs, weights
 from vit_jax.choices import choose
 from vit_jax.formats import write
 from vit_jax.formats.files import Arrays
@@ -84,6 +84,19 @@ def check(source: str, to: pathlib.Path) -> list[dict[str, Any]]:
   return rows
 
 
+def check_theirs(source: str, to: pathlib.Path, target: str) -> list[dict[str, Any]]:
+  """The same at the logits of the library that it was written for, where that is installed."""
+  if target not in theirs.LIBRARIES:
+    return []
+  _, passport = weights.open_lazily(source)
+  reason = theirs.missing(target, passport['model'])
+  if reason:
+    logging.info('not compared with the model of %s: %s', theirs.LIBRARIES[target], reason)
+    return []
+  images = pictures(tuple(passport['model']['image_size']), passport['model']['channels'])
+  return [theirs.check(source, to, target, images)]
+
+
 def inspect(source: str) -> dict[str, Any]:
   """What a weight file holds, from names and shapes; only the head is read.
 
@@ -152,6 +165,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
   convert(source, to, options.to, options.accept_loss)
   if options.check:
     rows = stablehlo.check(source, to) if options.to == 'stablehlo' else check(source, to)
+    rows += check_theirs(source, to, options.to)
     for row in rows:
       print(json.dumps(row) if options.json else f'{row["place"]:20} {row["difference"]:.1e}')
 

@@ -41,11 +41,12 @@ _PICTURES = dict(
   # (0.229, 0.224, 0.225).
   mean=(),
   std=(),
-  crop='none',  # training: none (as evaluation), random_resized, padded
+  crop='none',  # training: none (as evaluation), random_resized, padded, squashed
   crop_area=(0.05, 1.0),  # random_resized: smallest and largest share of the picture's area
   crop_ratio=(3 / 4, 4 / 3),  # random_resized: smallest and largest width over height
   crop_resize='linear',  # random_resized: the fastest filter; or any of those of `resize`
   crop_padding=4,  # padded: black border, pixels
+  crop_from=(),  # squashed: (height, width) that a window is cut from; (): image_size * 8 / 7
   flip=False,  # mirror every second training picture, left to right
   rotate=0.0,  # random affine map of a training picture: largest angle, degrees
   scale=0.0,  # largest relative change of size, by axis
@@ -137,6 +138,7 @@ PARTS = {
     'classification': dict(
       loss='softmax',  # or sigmoid
       label_smoothing=0.0,
+      mixup=0.0,  # alpha of mixup's Beta distribution; 0: none
     ),
   },
   'optimizer': {

@@ -66,18 +66,31 @@ class Dataset:
       make=lambda picture, rng: self.augment(picture, rng, self.preprocess),
     )
 
-  def epoch(self, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """One pass over a split in order; the last batch is padded, 'mask' says which rows are real."""
+  def epoch(
+    self, split: str, batch_size: int, *, first: int = 0, view: tuple[int, int] | None = None
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """One pass over a split in order; the last batch is padded, 'mask' says which rows are real.
+
+    Args:
+      first: the batch to begin with, from 0.
+      view: (seed, number): pictures changed as in training, by these and the example's index.
+    """
     source = self.splits[split]
-    make = functools.partial(
+
+    def make(picture, index: int):
+      if view is None:
+        return self.preprocess(picture)
+      return self.augment(picture, np.random.default_rng((*view, index)), self.preprocess)
+
+    batch = functools.partial(
       pipeline.evaluation_batch,
       source,
       batch_size=batch_size,
       shape=self.image_shape,
       threads=self.threads,
-      make=self.preprocess,
+      make=make,
     )
-    return pipeline.prefetch(make, range(-(-len(source) // batch_size)))
+    return pipeline.prefetch(batch, range(first, -(-len(source) // batch_size)))
 
   def picture(self, split: str, index: int) -> np.ndarray:
     """One picture as evaluation sees it."""
@@ -100,6 +113,7 @@ def build(
   crop_ratio: tuple[float, float],
   crop_resize: str,
   crop_padding: int,
+  crop_from: tuple[int, ...],
   flip: bool,
   rotate: float,
   scale: float,
@@ -121,11 +135,14 @@ def build(
     (crop_ratio[0], crop_ratio[1]),
     crop_resize,
     crop_padding,
+    (crop_from[0], crop_from[1]) if crop_from else None,
     flip,
     rotate,
     scale,
     shear,
     translate,
   )
+  if crop == 'squashed':
+    augment.squashed_size(size)
   splits, class_names = DATASETS[name](**source)
   return Dataset(splits, class_names, preprocess, augment, whole_epochs, threads)

@@ -13,7 +13,7 @@ from vit_jax.data import jpeg, pictures
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.resize import FILTERS, mirror, resize
 
-CROPS = ('none', 'random_resized', 'padded')
+CROPS = ('none', 'random_resized', 'padded', 'squashed')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Augment:
 
   Attributes:
     crop: 'random_resized' cuts out a random region and resizes it (Inception crop,
-      arXiv:1409.4842); 'padded' adds a black border and cuts out a window of the image's size.
+      arXiv:1409.4842); 'padded' adds a black border and cuts out a window of the image's size;
+      'squashed' squashes the picture to `crop_from` and cuts out a window (arXiv:1912.11370).
     crop_area: smallest and largest area of the region, as a share of the picture's.
     crop_ratio: smallest and largest width over height.
     crop_resize: the filter of 'random_resized'; any of `resize.FILTERS`.
     crop_padding: width of the border in pixels.
+    crop_from: (height, width) of 'squashed'; None: the image's size by 8/7, as 256 is to 224.
     flip: whether to mirror every second picture, left to right.
     rotate: largest angle in degrees, either way, of an affine map about the centre.
     scale: its largest relative change of size, for each axis.
@@ -39,6 +41,7 @@ class Augment:
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
   crop_resize: str = 'linear'
   crop_padding: int = 4
+  crop_from: tuple[int, int] | None = None
   flip: bool = False
   rotate: float = 0.0
   scale: float = 0.0
@@ -68,16 +71,31 @@ class Augment:
       region = functools.cache(functools.partial(self.region, rng=rng))
       pixels = pictures.read(picture, preprocess.channels, region, least)
       pixels = resize(pixels, preprocess.image_size, self.crop_resize)
+    elif self.crop == 'squashed':
+      size = self.squashed_size(preprocess.image_size)
+      larger = dataclasses.replace(preprocess, image_size=size, fit='squash')
+      pixels = window(larger(picture), preprocess.image_size, rng)
     else:
       pixels = preprocess(picture)
     if self.crop == 'padded':
       border = (self.crop_padding, self.crop_padding)
-      top, left = rng.integers(0, 2 * self.crop_padding + 1, 2)
-      height, width = preprocess.image_size
-      pixels = np.pad(pixels, (border, border, (0, 0)))[top : top + height, left : left + width]
+      pixels = window(np.pad(pixels, (border, border, (0, 0))), preprocess.image_size, rng)
     if self.flip and rng.random() < 0.5:
       pixels = mirror(pixels)
     return self.affine(pixels, rng)
+
+  def squashed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    """What 'squashed' cuts its window from.
+
+    Raises:
+      ValueError: it is smaller than the window.
+    """
+    height, width = self.crop_from or tuple(round(side * 8 / 7) for side in image_size)
+    if height < image_size[0] or width < image_size[1]:
+      raise ValueError(
+        f'config.data.crop_from={self.crop_from} is smaller than image_size={image_size}'
+      )
+    return height, width
 
   def region(self, height: int, width: int, rng: np.random.Generator) -> jpeg.Region:
     """A region of random area and ratio; the largest centred one where ten tries do not fit."""
@@ -118,3 +136,13 @@ class Augment:
       for plane in np.moveaxis(pixels, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def window(
+  pixels: UInt8[np.ndarray, 'h w C'], size: tuple[int, int], rng: np.random.Generator
+) -> UInt8[np.ndarray, 'H W C']:
+  """A random part of (height, width) `size`."""
+  height, width = size
+  top, left = (int(rng.integers(0, have - want + 1)) for have, want in
+               zip(pixels.shape[:2], size, strict=True))  # fmt: skip
+  return pixels[top : top + height, left : left + width]

@@ -84,16 +84,18 @@ def evaluation_batch(
   batch_size: int,
   shape: tuple[int, ...],
   threads: int | None,
-  make: Callable[[Picture], np.ndarray],
+  make: Callable[[Picture, int], np.ndarray],
 ) -> Batch:
-  """This process's rows of batch `number`, from 0, of one pass in order.
+  """This process's rows of batch `number`, from 0, of one pass in order; `make(picture, index)`.
 
   The last batch is filled up with example 0 under mask False; 'index' says which example is where.
   """
   places = number * batch_size + process_share(batch_size)
   mask = places < len(source)
   indices = np.where(mask, places, 0)
-  images, labels = load(source, indices, shape, threads, lambda picture, _: make(picture))
+  images, labels = load(
+    source, indices, shape, threads, lambda picture, i: make(picture, int(indices[i]))
+  )  # fmt: skip
   return {'image': images, 'label': labels, 'mask': mask, 'index': indices.astype(np.int32)}
 
 

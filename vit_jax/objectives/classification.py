@@ -1,7 +1,8 @@
-"""Classification: softmax or sigmoid cross-entropy of the model's logits, with label smoothing."""
+"""Classification: softmax or sigmoid cross-entropy of the logits, label smoothing, mixup."""
 
 from flax import linen as nn
 import jax
+from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 import optax
 
@@ -14,32 +15,56 @@ class Classification(nn.Module):
   """Images, labels and weights of mean 1 -> loss and accuracy, each a mean over the batch.
 
   `loss='sigmoid'` sums independent binary losses over the classes, as the paper's ImageNet-21k
-  pre-training does.
+  pre-training does. With `mixup` above 0, training sees mixtures of two pictures (`mix`).
   """
 
   model: nn.Module
   loss: str = 'softmax'
   label_smoothing: float = 0.0
+  mixup: float = 0.0
 
   def __post_init__(self):
     super().__post_init__()
     choose('config.objective.loss', self.loss, LOSSES)
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(f'config.objective.label_smoothing={self.label_smoothing} must be in [0, 1)')
+    if self.mixup < 0:
+      raise ValueError(f'config.objective.mixup={self.mixup} must be at least 0 (0: none)')
 
   def __call__(
     self, batch: dict[str, Array], *, train: bool
   ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    logits, _ = self.model(batch['image'], train=train)
+    images, share = batch['image'], 1.0
+    if self.mixup and train:
+      images, share = mix(self.make_rng('dropout'), images, self.mixup)
+    logits, _ = self.model(images, train=train)
     if logits.ndim != 2:
       raise ValueError(
         f'classification needs one output an image, not {logits.shape[1:]}: readout={"none"!r} has '
         'one a token; choose another readout'
       )
     losses = cross_entropy(logits, batch['label'], self.loss, self.label_smoothing)
+    if self.mixup and train:  # Cross-entropy is linear in its targets.
+      partner = jnp.roll(batch['label'], 1)
+      other = cross_entropy(logits, partner, self.loss, self.label_smoothing)
+      losses = share * losses + (1 - share) * other
     correct = logits.argmax(-1) == batch['label']
     weight = batch['weight']
     return (losses * weight).mean(), {'accuracy': (correct * weight).mean()}
+
+
+def mix(
+  key: Array, images: Float[Array, 'B H W C'], alpha: float
+) -> tuple[Float[Array, 'B H W C'], Float[Array, '']]:
+  """Mixup (arXiv:1710.09412) as BiT and big_vision do it: one share for a batch.
+
+  Returns:
+    share * image + (1 - share) * the image before it, and the share: Beta(alpha, alpha), turned so
+    that it is at least 1/2.
+  """
+  share = jax.random.beta(key, alpha, alpha)
+  share = jnp.maximum(share, 1 - share)
+  return share * images + (1 - share) * jnp.roll(images, 1, axis=0), share
 
 
 def cross_entropy(

@@ -1,0 +1,104 @@
+"""What was written for another library, as that library's own model computes it.
+
+Needs the extra `torch`; only `convert --check` asks for it, and only where it is installed.
+"""
+
+import importlib.util
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from vit_jax import predict, weights
+from vit_jax.formats import write
+
+# By target: the library that reads it.
+LIBRARIES = {
+  'huggingface': 'transformers',
+  'timm': 'timm',
+  'pth': 'timm',
+  'torchvision': 'torchvision',
+}
+TIMM_HYBRIDS = {
+  'R+Ti/16': 'vit_tiny_r_s16_p8_224',
+  'R26+S/32': 'vit_small_r26_s32_224',
+  'R50+B/16': 'vit_base_r50_s16_224',
+  'R50+L/32': 'vit_large_r50_s32_224',
+}
+
+
+def missing(target: str, section: dict[str, Any]) -> str | None:
+  """Why their model cannot be asked, in words; None where it can."""
+  for name in ('torch', LIBRARIES[target]):
+    if not importlib.util.find_spec(name):
+      return f'{name} is not installed'
+  if section['name'] == 'hybrid' and section['variant'] not in TIMM_HYBRIDS:
+    return f'timm has no {section["variant"]}'
+  return None
+
+
+def check(source: str, to: pathlib.Path, target: str, images: np.ndarray) -> dict[str, Any]:
+  """How far the logits of their model, with what is at `to`, are from ours.
+
+  Returns:
+    One row: the largest difference, in standard deviations of our logits.
+  """
+  import torch
+
+  ours = predict.load(source)
+  model = load(to, target, ours).eval()
+  with torch.no_grad():
+    answer: Any = model(torch.from_numpy(images).permute(0, 3, 1, 2))
+  given = np.asarray(getattr(answer, 'logits', answer))
+  expected = ours(images, ('logits',))['logits']
+  difference = float(np.abs(given - expected).max() / (expected.std() or 1.0))
+  return {'place': f'logits of {LIBRARIES[target]}', 'difference': difference}
+
+
+def load(to: pathlib.Path, target: str, ours: predict.Predictor) -> Any:
+  """Their model with the weights at `to`, by their loader, every key required."""
+  if target == 'huggingface':
+    from transformers import AutoModelForImageClassification
+
+    return AutoModelForImageClassification.from_pretrained(to)
+  if to.is_dir():
+    import timm
+
+    return timm.create_model(f'local-dir:{to}', pretrained=True)
+  model = build(target, ours)
+  model.load_state_dict(read(to), strict=True)
+  return model
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  import safetensors.torch
+  import torch
+
+  if path.suffix == '.pth':
+    return torch.load(path, weights_only=True)
+  return safetensors.torch.load_file(path)
+
+
+def build(target: str, ours: predict.Predictor) -> Any:
+  """Their model of the size of ours."""
+  section = ours.passport['model']
+  sizes = weights.sizes_of(section)
+  height, width = section['image_size']
+  classes = section['num_classes']
+  if target == 'torchvision':
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+      height, sizes['patch_size'], sizes['depth'], sizes['num_heads'], sizes['width'],
+      sizes['mlp_dim'], num_classes=classes, representation_size=section['pre_logits'],
+    )  # fmt: skip
+  import timm
+
+  shape: dict[str, Any] = {'num_classes': classes, 'in_chans': section['channels']}
+  if section['name'] == 'bit':
+    return timm.create_model(f'resnetv2_{section["variant"][1:]}_bit', **shape)
+  if section['name'] == 'hybrid':
+    name = TIMM_HYBRIDS[section['variant']]
+    return timm.create_model(name, img_size=(height, width), **shape)
+  config = write.timm_config(ours.passport, sizes)
+  return timm.create_model(config['architecture'], num_classes=classes, **config['model_args'])
