@@ -105,6 +105,7 @@ PARTS = {
       crop='random_resized',
       flip=True,
     ),
+    'checkpoint': dict(),  # the data that config.init_from was trained on, as they were then
     'tfds': _PICTURES
     | dict(  # any TFDS set that is prepared as array_record
       dataset=str,  # its name, 'cifar10' or 'cifar10:3.0.2'
@@ -166,6 +167,27 @@ PARTS = {
       momentum_dtype='float32',
     ),
   },
+  'explore': {
+    'readouts': dict(
+      # Of a frozen model: all, patches, class_token, patch_1, sum, sum_all, mean, mean_all, max,
+      # weighted_add, weighted_concat (and _softmax), attention_pool, random_patch, shuffled_labels.
+      readouts=('all',),
+      layers='last',  # or all, or blocks from 1: '4,8,12'
+      views=0,  # of each training picture, changed as config.data says; 0: as evaluation sees it
+      seeds=5,  # from config.seed on: of heads and of the order of examples
+      # Of Adam; for each readout chosen on a part of the training examples.
+      learning_rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+      validation_fraction=0.2,  # that part: by config.seed, stratified
+      schedule='cosine',  # or constant
+      epochs=10,
+      batch_size=128,
+      head='zero',  # or torch: uniform, as its Linear
+      ridge=1024.0,  # of the least squares; big_vision's few-shot value
+      cache=str,  # folder for tokens; None: WORKDIR/cache
+      cache_gb=20.0,  # the most that they may take
+      cache_dtype='float32',  # or bfloat16
+    ),
+  },
   'evaluation': {
     'classification': dict(
       batch_size=256,  # of all devices together; the last batch is padded, so any size is exact
@@ -196,6 +218,7 @@ def get_config() -> Config:
   config.checkpoint_every = 200
   config.keep_checkpoints = 3  # the newest; the best is kept beside them
   config.evaluation = part('evaluation', 'classification')
+  config.explore = part('explore', 'readouts')
   config.lock()
   return config
 
@@ -211,6 +234,8 @@ MAY_CHANGE = (
   'keep_checkpoints',
   'evaluation.batch_size',
   'data.threads',
+  'explore.cache',
+  'explore.cache_gb',
 )
 
 

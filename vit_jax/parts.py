@@ -7,7 +7,7 @@ import jax
 import optax
 
 import vit_jax
-from vit_jax import data, models, objectives, optim, sharding, weights
+from vit_jax import data, defaults, models, objectives, optim, sharding, weights
 from vit_jax.defaults import Config
 
 
@@ -51,13 +51,34 @@ def build(config: Config) -> Parts:
 
 
 def data_section(config: Config) -> dict[str, Any]:
-  """The data's arguments: its section, pixel values as the weights know them."""
+  """The data's arguments: its section, pixel values as the weights know them.
+
+  Raises:
+    ValueError: the data of a checkpoint are asked for that knows none.
+  """
   section = config.data.to_dict()
+  if section['name'] == 'checkpoint':
+    return data_of_checkpoint(config.init_from)
   if config.init_from:
     seen = weights.passport(config.init_from)['preprocess']
     for key in ('mean', 'std'):
       section[key] = section[key] or fit_channels(tuple(seen[key]), section.get('channels'))
   return section
+
+
+def data_of_checkpoint(source: str | None) -> dict[str, Any]:
+  """The data that weights were trained on, and the preprocessing that they know."""
+  passport = weights.passport(source) if source else {}
+  there = passport.get('origin', {}).get('data')
+  if not there:
+    raise ValueError(
+      f'config.data.name=checkpoint: {source or "config.init_from is not set, so no checkpoint"} '
+      'says which data it was trained on; name them: --config.data.name=folder '
+      '--config.data.path=PATH, or digits, or tfds'
+    )
+  section = defaults.part('data', there['name']).to_dict() | there  # Keys of later versions.
+  section |= {key: passport['preprocess'][key] for key in ('mean', 'std')}
+  return {key: tuple(x) if isinstance(x, list) else x for key, x in section.items()}
 
 
 def fit_channels(values: tuple[float, ...], channels: int | None) -> tuple[float, ...]:
@@ -107,5 +128,5 @@ def passport(config: Config, parts: Parts) -> dict[str, Any]:
     'model': model_section(config, parts.data),
     'preprocess': dataclasses.asdict(parts.data.preprocess),
     'class_names': list(parts.data.class_names),
-    'origin': {'init_from': config.init_from, 'data': config.data.to_dict(), 'seed': config.seed},
+    'origin': {'init_from': config.init_from, 'data': data_section(config), 'seed': config.seed},
   }

@@ -46,3 +46,35 @@ def choose(model: Any, tokens: np.ndarray, wanted: str) -> np.ndarray:
       f'{grid[0]} x {grid[1]} from 1 (top left) to {len(patches)}, row by row'
     )
   return patches[[int(n) - 1 for n in numbers]]
+
+
+def check_patch(name: str, grid: tuple[int, int]) -> None:
+  """Raises a ValueError that shows the grid, for a patch outside of it."""
+  number = name.removeprefix('patch_')
+  if number == name or not number.lstrip('-').isdigit():
+    return
+  height, width = grid
+  if not 1 <= int(number) <= height * width:
+    last = height * width
+    raise ValueError(
+      f'{name} lies outside the grid of {height} x {width} patches, which are numbered from 1, '
+      f'row by row:\n  {1:>4} ... {width:>4}\n   ...\n  {last - width + 1:>4} ... {last:>4}'
+    )
+
+
+def distance_from_centre(grid: tuple[int, int]) -> np.ndarray:
+  """Of each patch, row by row, in patches: `N`."""
+  y, x = np.mgrid[: grid[0], : grid[1]]
+  return np.hypot(y - (grid[0] - 1) / 2, x - (grid[1] - 1) / 2).reshape(-1)
+
+
+def corners(grid: tuple[int, int]) -> list[int]:
+  """Numbers of the patches in the corners, from 1."""
+  height, width = grid
+  return sorted({1, width, (height - 1) * width + 1, height * width})
+
+
+def centre(grid: tuple[int, int]) -> list[int]:
+  """Numbers of the one, two or four patches in the middle, from 1."""
+  distance = distance_from_centre(grid)
+  return (np.flatnonzero(distance <= distance.min() + 1e-9) + 1).tolist()

@@ -37,6 +37,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
       return
     state, train_step = prepare(config, parts, shapes, state)
     describe(config, parts, state, train_step)
+    about = passport(config, parts)  # Now: what the run started from may be gone later.
     evaluator = make_evaluator(config, parts.model, parts.data, parts.mesh)
     together = distributed.Together()
     with Recorder(config, workdir, first) as recorder, Interruption() as interruption, together:
@@ -53,7 +54,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
           recorder.add(step, scores)
         if scheduled or interrupted:
           best = scores.get('validation') if scheduled else None
-          checkpoints.save(step, state, passport(config, parts), best)
+          checkpoints.save(step, state, about, best)
         if interrupted:
           break
     checkpoints.wait()

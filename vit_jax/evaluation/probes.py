@@ -1,0 +1,331 @@
+"""Linear classifiers on frozen tokens: every readout, learning rate and seed in one program.
+
+Shapes: `S` seeds, `R` readouts, `L` learning rates, `B` examples, `K` classes, `F` features.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Float, Int
+import numpy as np
+import optax
+
+from vit_jax.choices import choose
+from vit_jax.data.pipeline import prefetch
+from vit_jax.evaluation.candidates import Candidate
+from vit_jax.evaluation.features import Tokens
+from vit_jax.progress import track
+
+HEADS = ('zero', 'torch')
+SCHEDULES = ('cosine', 'constant')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How probes are trained: Adam on cross-entropy, whole epochs, the last batch smaller.
+
+  Attributes:
+    head: how heads start: zero, or torch: uniform within 1/sqrt(F), as torch's Linear.
+    schedule: of the learning rate: cosine to 0, or constant.
+    seed: of the controls.
+  """
+
+  epochs: int = 10
+  batch_size: int = 128
+  head: str = 'zero'
+  schedule: str = 'cosine'
+  seed: int = 0
+
+  def __post_init__(self):
+    choose('config.explore.head', self.head, HEADS)
+    choose('config.explore.schedule', self.schedule, SCHEDULES)
+    for key in ('epochs', 'batch_size'):
+      if getattr(self, key) < 1:
+        raise ValueError(f'config.explore.{key}={getattr(self, key)} must be at least 1')
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+  """What training left.
+
+  Attributes:
+    loss, accuracy: `E S R L`: of training, a mean over the examples of each epoch.
+    test_loss, test_accuracy: `E S R L`: on the other examples after each epoch (`E`: all epochs, or
+      the last alone).
+    predictions: `S R L n`: of the other examples, after the last epoch.
+    weights: of each learned mix, `S L N`: its weight of each patch.
+  """
+
+  loss: np.ndarray
+  accuracy: np.ndarray
+  test_loss: np.ndarray
+  test_accuracy: np.ndarray
+  predictions: np.ndarray
+  weights: dict[str, np.ndarray]
+
+  @staticmethod
+  def join(parts: 'Sequence[Fitted]') -> 'Fitted':
+    """Readouts that were trained apart, as if together."""
+    names = ('loss', 'accuracy', 'test_loss', 'test_accuracy')
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts], axis=2) for name in names}
+    predictions = np.concatenate([part.predictions for part in parts], axis=1)
+    weights = {name: value for part in parts for name, value in part.weights.items()}
+    return Fitted(**arrays, predictions=predictions, weights=weights)
+
+
+class Probes:
+  """Readouts with their heads on tokens of one shape.
+
+  Args:
+    candidates: in any order; those without parameters are stacked.
+    num_tokens, width, num_classes: `T`, `D`, `K`.
+    class_token: whether the first token is one.
+  """
+
+  def __init__(
+    self,
+    candidates: Sequence[Candidate],
+    *,
+    num_tokens: int,
+    width: int,
+    num_classes: int,
+    class_token: bool,
+    settings: Settings,
+  ):
+    self.candidates = tuple(candidates)
+    self.fixed = [candidate for candidate in candidates if not candidate.learned]
+    self.learned = [candidate for candidate in candidates if candidate.learned]
+    # Logits come out with the fixed first; this brings them back into the order of candidates.
+    order = [c.name for c in (*self.fixed, *self.learned)]
+    self.order = np.array([order.index(candidate.name) for candidate in candidates])
+    self.shape, self.num_classes = (num_tokens, width), num_classes
+    self.first = int(class_token)
+    self.settings = settings
+
+  def features(self, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
+    """What the fixed readouts read: `R B D`."""
+    picked = jnp.take_along_axis(tokens, random[:, None, None], axis=1)[:, 0]
+    read: list[Any] = [
+      picked if candidate.module is None else candidate.module.apply({}, tokens)
+      for candidate in self.fixed
+    ]
+    return jnp.stack(read)
+
+  def read(self, tokens: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """`features` of the fixed readouts, in float32."""
+    return np.asarray(self._read(tokens, random))
+
+  @functools.cached_property
+  def _read(self):
+    return jax.jit(lambda x, random: self.features(x.astype(jnp.float32), random))
+
+  def init(self, seed: int, rates: int) -> dict[str, Any]:
+    """Parameters of one seed: fixed readouts `R L ...`, each learned one `L ...`."""
+    key, tokens = jax.random.key(seed), jnp.zeros((1, *self.shape))
+    params: dict[str, Any] = {}
+    if self.fixed:
+      head = self.head(key, self.shape[1])
+      repeat = (len(self.fixed), rates)
+      params['fixed'] = jax.tree.map(lambda x: jnp.broadcast_to(x, repeat + x.shape), head)
+    for candidate in self.learned:
+      features, variables = candidate.module.init_with_output(key, tokens)
+      one = {'readout': variables.get('params', {}), 'head': self.head(key, features.shape[-1])}
+      params[candidate.name] = jax.tree.map(lambda x: jnp.broadcast_to(x, (rates, *x.shape)), one)
+    return params
+
+  def head(self, key, width: int) -> dict[str, Array]:
+    """Kernel and bias of a head."""
+    limit = 0.0 if self.settings.head == 'zero' else width**-0.5
+    keys = jax.random.split(key)
+    return {
+      'kernel': jax.random.uniform(keys[0], (width, self.num_classes), minval=-limit, maxval=limit),
+      'bias': jax.random.uniform(keys[1], (self.num_classes,), minval=-limit, maxval=limit),
+    }
+
+  def parameters(self, candidate: Candidate) -> int:
+    """How many numbers are trained for a readout."""
+    shapes = jax.eval_shape(lambda: self.init(0, 1))
+    if candidate.learned:
+      return sum(x.size for x in jax.tree.leaves(shapes[candidate.name]))
+    return sum(x.size for x in jax.tree.leaves(shapes['fixed'])) // len(self.fixed)
+
+  def logits(self, params, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
+    """Of one seed: `R L B K`, in the order of the candidates."""
+    tokens, parts = tokens.astype(jnp.float32), []
+    if self.fixed:
+      # (R, B, D) x (R, D, L K): learning rates share a product, as their features are the same.
+      one = jax.vmap(apply_head, (0, None))  # over L
+      parts.append(jax.vmap(one)(params['fixed'], self.features(tokens, random)))
+    for candidate in self.learned:
+
+      def read(own, module=candidate.module):
+        return apply_head(own['head'], module.apply({'params': own['readout']}, tokens))
+
+      parts.append(jax.vmap(read)(params[candidate.name])[None])
+    return jnp.concatenate(parts)[self.order]
+
+  def loss(self, params, batch) -> tuple[Array, dict[str, Array]]:
+    """The sum over seeds, readouts and rates, which have no parameter in common; each by itself."""
+    logits = jax.vmap(self.logits)(params, batch['tokens'], batch['random'])
+    label = batch['label'][:, :, None]  # S R 1 B
+    losses = cross_entropy(logits, label)
+    correct = (logits.argmax(-1) == label).astype(jnp.float32)
+    mean = functools.partial(jnp.average, axis=-1, weights=batch['mask'])
+    return mean(losses).sum(), {'loss': mean(losses), 'accuracy': mean(correct)}
+
+  @functools.cached_property
+  def step(self):
+    """(params, moments, rates, batch) -> (params, moments, metrics): one step of Adam for all."""
+
+    def step(params, moments, rates, batch):
+      gradients, values = jax.grad(self.loss, has_aux=True)(params, batch)
+      updates, moments = optax.scale_by_adam().update(gradients, moments, params)
+      updates = jax.tree.map(lambda u, rate: -rate * u, updates, self.spread(rates, updates))
+      return optax.apply_updates(params, updates), moments, values
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+  def spread(self, rates: Float[Array, 'R L'], updates):
+    """The learning rate of every parameter, in a shape that multiplies it."""
+    names = [candidate.name for candidate in self.candidates]
+
+    def fit(rate, x, axes: int):
+      return rate.reshape((1, *rate.shape) + (1,) * (x.ndim - 1 - axes))
+
+    fixed = np.array([names.index(candidate.name) for candidate in self.fixed], int)
+    return {
+      name: jax.tree.map(
+        lambda x, name=name: fit(rates[fixed], x, 2) if name == 'fixed'
+        else fit(rates[names.index(name)], x, 1), tree
+      )
+      for name, tree in updates.items()
+    }  # fmt: skip
+
+  @functools.cached_property
+  def evaluate_batch(self):
+    """(params, tokens, random, label) -> losses and predictions `S R L B`."""
+
+    def evaluate(params, tokens, random, label):
+      logits = jax.vmap(self.logits, (0, None, None))(params, tokens, random)
+      losses = cross_entropy(logits, jnp.broadcast_to(label, logits.shape[:-1]))
+      return losses, logits.argmax(-1).astype(jnp.int32)
+
+    return jax.jit(evaluate)
+
+  def evaluate(self, params, tokens: Tokens, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and predictions `S R L n` on the rows of an untouched view."""
+    size = min(self.settings.batch_size, len(rows))
+    random = self.random(tokens)[0]
+    losses, predictions = [], []
+    for start in range(0, len(rows), size):
+      some = rows[start : start + size]
+      padded = np.concatenate([some, np.full(size - len(some), rows[0])])
+      values = np.asarray(tokens.values[0, padded])
+      found = self.evaluate_batch(params, values, random[padded], tokens.labels[padded])
+      loss, prediction = (np.asarray(x)[..., : len(some)] for x in found)
+      losses.append(loss)
+      predictions.append(prediction)
+    return np.concatenate(losses, -1), np.concatenate(predictions, -1)
+
+  def random(self, tokens: Tokens) -> np.ndarray:
+    """For each view and example the patch that `random_patch` reads: `V N`."""
+    rng = np.random.default_rng((self.settings.seed, 1))
+    return rng.integers(self.first, self.shape[0], tokens.values.shape[:2])
+
+  def training_labels(self, tokens: Tokens) -> np.ndarray:
+    """What each readout is trained on: `R N`."""
+    shuffled = np.random.default_rng((self.settings.seed, 2)).permutation(tokens.labels)
+    return np.stack([shuffled if c.shuffled else tokens.labels for c in self.candidates])
+
+  def batches(self, tokens: Tokens, rows: np.ndarray, seeds: Sequence[int]) -> Iterator[dict]:
+    """Each step's batch, every seed in an order of its own: tokens `S B T D`, and the rest."""
+    size, n = min(self.settings.batch_size, len(rows)), len(rows)
+    steps = -(-n // size)
+    random = self.random(tokens)
+    labels = self.training_labels(tokens)
+
+    @functools.lru_cache(maxsize=4)
+    def order(epoch: int) -> np.ndarray:
+      return np.stack([np.random.default_rng((s, epoch)).permutation(rows) for s in seeds])
+
+    def make(step: int) -> dict[str, np.ndarray]:
+      epoch, i = divmod(step, steps)
+      view = epoch % len(tokens.values)
+      places = np.arange(i * size, (i + 1) * size)
+      chosen = order(epoch)[:, np.where(places < n, places, 0)]
+      return {
+        'tokens': np.asarray(tokens.values[view, chosen]),
+        'label': np.moveaxis(labels[:, chosen], 0, 1),
+        'random': random[view, chosen],
+        'mask': (places < n).astype(np.float32),
+      }
+
+    return prefetch(make, range(self.settings.epochs * steps))
+
+  def fit(
+    self,
+    train: Tokens,
+    rows: np.ndarray,
+    other: Tokens,
+    other_rows: np.ndarray,
+    rates: Float[np.ndarray, 'R L'],
+    seeds: Sequence[int],
+    every_epoch: bool = True,
+    what: str = 'training probes',
+  ) -> Fitted:
+    """Trains on rows of `train`, and evaluates on rows of `other`.
+
+    Args:
+      rates: the learning rates of each candidate.
+      every_epoch: evaluate after each epoch, or after the last one alone.
+    """
+    params = jax.tree.map(lambda *x: jnp.stack(x), *(self.init(s, rates.shape[1]) for s in seeds))
+    moments = optax.scale_by_adam().init(params)
+    steps = -(-len(rows) // min(self.settings.batch_size, len(rows)))
+    total = steps * self.settings.epochs
+    history: dict[str, list] = {'loss': [], 'accuracy': [], 'test_loss': [], 'test_accuracy': []}
+    values, weights, predictions = [], [], np.zeros(0)
+    for i, batch in enumerate(track(self.batches(train, rows, seeds), total, what, 'steps')):
+      now = jnp.asarray(rates * self.factor(i / total), jnp.float32)
+      params, moments, value = self.step(params, moments, now, batch)
+      values.append(value)
+      weights.append(batch['mask'].sum())
+      if (i + 1) % steps:
+        continue
+      read = jax.device_get(values)
+      for key in ('loss', 'accuracy'):
+        history[key].append(np.average([v[key] for v in read], axis=0, weights=weights))
+      values, weights = [], []
+      if every_epoch or i + 1 == total:
+        losses, predictions = self.evaluate(params, other, other_rows)
+        history['test_loss'].append(losses.mean(-1))
+        history['test_accuracy'].append((predictions == other.labels[other_rows]).mean(-1))
+    arrays = {key: np.array(value) for key, value in history.items()}
+    return Fitted(**arrays, predictions=predictions, weights=self.weights(params))
+
+  def factor(self, progress: float) -> float:
+    """Of the learning rate."""
+    return 1.0 if self.settings.schedule == 'constant' else (1 + np.cos(np.pi * progress)) / 2
+
+  def weights(self, params) -> dict[str, np.ndarray]:
+    """Each learned mix's weights of the patches, `S L N`; with softmax, after it."""
+    found = {}
+    for candidate in self.learned:
+      if 'weights' in params[candidate.name]['readout']:
+        x = params[candidate.name]['readout']['weights']
+        found[candidate.name] = np.asarray(jax.nn.softmax(x) if 'softmax' in candidate.name else x)
+    return found
+
+
+def apply_head(head: dict[str, Array], features: Float[Array, 'B F']) -> Float[Array, 'B K']:
+  return features @ head['kernel'] + head['bias']
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+  """Softmax cross-entropy over the last axis; labels may be broadcast."""
+  log = jax.nn.log_softmax(logits)
+  return -jnp.take_along_axis(log, jnp.broadcast_to(labels, log.shape[:-1])[..., None], -1)[..., 0]

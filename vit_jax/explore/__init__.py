@@ -1,0 +1,1 @@
+"""Explorations: the readout lab, sweeps of runs, and their reports."""

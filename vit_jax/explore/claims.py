@@ -1,0 +1,128 @@
+"""What the token-readout study concluded, each with our measure and whether it holds.
+
+A claim compares two readouts, or two sets of patches. It holds when the whole 95 % interval of the
+difference lies on its side, does not hold when the whole interval lies on the other, and otherwise
+cannot be told. Intervals of accuracies resample examples and seeds together; those of speed,
+oscillation and gap are t intervals over the seeds. They are not corrected for their number.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vit_jax import tokens
+from vit_jax.evaluation import statistics
+from vit_jax.explore import compare
+from vit_jax.explore.compare import Results
+from vit_jax.explore.lab import Lab
+
+Claim = dict[str, str]
+Value = Callable[[Results, int], np.ndarray]  # of one readout, by seed
+
+
+def claims(lab: Lab, results: Results) -> list[Claim]:
+  """A row for each conclusion that the readouts at hand allow to test."""
+  grid = lab.predictor.model.grid
+  corner = [f'patch_{k}' for k in tokens.corners(grid)]
+  middle = [f'patch_{k}' for k in tokens.centre(grid)]
+  points = [
+    ('The corner patches know less than the centre ones', middle, corner),
+    ('The centre patches know clearly less than the class token', ['class_token'], middle),
+    ('The plain sum (of all tokens) is worse than the class token', ['class_token'], ['sum_all']),
+    ('The mean (of all tokens) is better than the class token', ['mean_all'], ['class_token']),
+    ('The weighted mix is as good as the mean or better', ['weighted_add'], ['mean_all']),
+    ('Mean and sum differ (a linear head can compute the same from both)', ['mean_all'],
+     ['sum_all']),
+  ]  # fmt: skip
+  rows = [accuracy_claim(results, *point) for point in points]
+  rows += [
+    seed_claim(results, 'The weighted mix converges faster than the class token',
+               'epochs to 95 %', ['class_token'], ['weighted_add'], speed),
+    seed_claim(results, 'The sum oscillates more than the class token',
+               'oscillation', ['sum_all'], ['class_token'], swing),
+    seed_claim(results, 'The mean oscillates more than the class token',
+               'oscillation', ['mean_all'], ['class_token'], swing),
+    seed_claim(results, 'The corner patches overfit more than the class token',
+               'train-test gap', corner, ['class_token'], gap),
+  ]  # fmt: skip
+  rows.append(
+    equal_claim(results, 'The weighted mix is as stable as the class token',
+                'oscillation', 'weighted_add', 'class_token', swing)
+  )  # fmt: skip
+  return [row for row in rows if row]
+
+
+def judge(low: float, high: float) -> str:
+  if low > 0:
+    return 'holds'
+  return 'does not hold' if high < 0 else 'cannot tell'
+
+
+def have(results: Results, names: list[str]) -> bool:
+  return all(name in results.names for name in names)
+
+
+def accuracy_claim(results: Results, claim: str, a: list[str], b: list[str]) -> Claim:
+  """That the readouts `a` are more accurate than `b`, each side a mean."""
+  if not have(results, a + b):
+    return {}
+  first, second = ([results.index(name) for name in names] for names in (a, b))
+  correct = results.found.correct.mean((0, 2))
+  difference = correct[first].mean() - correct[second].mean()
+  low, high = statistics.interval(
+    results.draws[:, first].mean(1) - results.draws[:, second].mean(1)
+  )
+  measure = (
+    f'accuracy of {title(a)} {correct[first].mean():.1%}, of {title(b)} '
+    f'{correct[second].mean():.1%}: {100 * difference:+.1f} points ({100 * low:+.1f} to '
+    f'{100 * high:+.1f})'
+  )
+  return {'claim': claim, 'measure': measure, 'verdict': judge(low, high)}
+
+
+def title(names: list[str]) -> str:
+  return names[0] if len(names) == 1 else ', '.join(n.removeprefix('patch_') for n in names)
+
+
+def speed(results: Results, r: int) -> np.ndarray:
+  return compare.convergence(results.found.fitted.test_accuracy[:, :, r, 0]).astype(float)
+
+
+def swing(results: Results, r: int) -> np.ndarray:
+  return 100 * compare.oscillation(results.found.fitted.test_accuracy[:, :, r, 0])
+
+
+def gap(results: Results, r: int) -> np.ndarray:
+  trained = results.found.fitted.accuracy[-1, :, r, 0]
+  return 100 * (trained - results.found.correct[:, r].mean(-1))
+
+
+def seeds_of(results: Results, names: list[str], value: Value) -> np.ndarray:
+  """The mean over some readouts, by seed."""
+  return np.mean([value(results, results.index(name)) for name in names], axis=0)
+
+
+def seed_claim(
+  results: Results, claim: str, what: str, a: list[str], b: list[str], value: Value
+) -> Claim:
+  """That `value` is larger for `a` than for `b`."""
+  if not have(results, a + b):
+    return {}
+  first, second = seeds_of(results, a, value), seeds_of(results, b, value)
+  low, high = statistics.spread(first - second)
+  measure = (
+    f'{what}: {title(a)} {first.mean():.2f}, {title(b)} {second.mean():.2f} '
+    f'(difference {low:+.2f} to {high:+.2f})'
+  )
+  return {'claim': claim, 'measure': measure, 'verdict': judge(low, high)}
+
+
+def equal_claim(results: Results, claim: str, what: str, a: str, b: str, value: Value) -> Claim:
+  """That `value` of `a` does not exceed that of `b` by more than half of it."""
+  if not have(results, [a, b]):
+    return {}
+  first, second = seeds_of(results, [a], value), seeds_of(results, [b], value)
+  low, high = statistics.spread(1.5 * second - first)
+  values = f'{a} {first.mean():.2f}, {b} {second.mean():.2f}'
+  measure = f'{what}: {values}; as stable: at most half as much again'
+  return {'claim': claim, 'measure': measure, 'verdict': judge(low, high)}

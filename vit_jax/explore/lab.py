@@ -1,0 +1,147 @@
+"""What an exploration of readouts works with, every value checked: model, data, candidates."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from vit_jax import data, defaults, parts, predict, sharding, tokens
+from vit_jax.defaults import Config
+from vit_jax.evaluation import candidates, probes
+from vit_jax.evaluation.candidates import Candidate
+from vit_jax.evaluation.probes import Fitted, Probes
+
+# Sections and keys of the config that say something here; a change of any other would be ignored.
+READ = ('run', 'platform', 'seed', 'data', 'init_from', 'evaluation', 'explore')
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+  """What an exploration works with."""
+
+  config: Config
+  predictor: predict.Predictor
+  data: data.Dataset
+  candidates: tuple[Candidate, ...]
+  layers: tuple[str, ...]
+  settings: probes.Settings
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.data.class_names)
+
+  @property
+  def seeds(self) -> list[int]:
+    return [self.config.seed + i for i in range(self.config.explore.seeds)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """What was found of one layer: `R` readouts, `S` seeds, `E` epochs.
+
+  Attributes:
+    rates: `R`: the learning rates that validation chose.
+    validation: `R G`: accuracy at each rate of the grid; empty where there was no choice.
+    fitted: with the chosen rates, on all training examples.
+    closed: accuracy of least squares, `R`; not a number for learned mixes.
+    labels: of the test examples.
+  """
+
+  rates: np.ndarray
+  validation: np.ndarray
+  fitted: Fitted
+  closed: np.ndarray
+  labels: np.ndarray
+
+  @property
+  def correct(self) -> np.ndarray:
+    """`S R n`"""
+    return self.fitted.predictions[:, :, 0] == self.labels
+
+
+def build(config: Config) -> Lab:
+  """Everything that is needed, each value checked."""
+  refuse_unread(config)
+  parts.check_platform(config.platform)
+  if jax.process_count() > 1:
+    raise ValueError('config.run=explore works in one process, on all of its devices')
+  options = config.explore
+  if not config.init_from:
+    raise ValueError('config.run=explore needs --config.init_from: a run or a weight file')
+  if options.seeds < 1 or not options.learning_rates or min(options.learning_rates) <= 0:
+    raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
+  sharding.check_batch('config.evaluation.batch_size', config.evaluation.batch_size)
+  predictor = predict.load(config.init_from)
+  if 'tokens' not in predictor.output_names:
+    raise ValueError(f'{config.init_from} has no tokens to read: {predictor.model}')
+  dataset = build_data(config, predictor)
+  return Lab(
+    config,
+    predictor,
+    dataset,
+    candidates.choose_candidates(
+      tuple(options.readouts), predictor.model, predictor.passport['model']
+    ),
+    layer_names(predictor, options.layers),
+    probes.Settings(
+      options.epochs, options.batch_size, options.head, options.schedule, config.seed
+    ),
+  )
+
+
+def layer_names(predictor: predict.Predictor, layers: str) -> tuple[str, ...]:
+  """Outputs of tokens; after the last block those that the model itself reads."""
+  names = tokens.layer_names(predictor.output_names, layers)
+  last = f'block_{predictor.model.Transformer.depth - 1}/tokens'
+  return tuple('tokens' if name == last else name for name in names)
+
+
+def refuse_unread(config: Config) -> None:
+  """Raises a ValueError that names the keys that were changed and say nothing here."""
+  normal = defaults.get_config()
+  changed = [key for key in config if key not in READ and config[key] != normal[key]]
+  if changed:
+    raise ValueError(
+      f'config.run=explore does not read config.{", config.".join(changed)}: the model is that of '
+      'config.init_from, and probes are set by config.explore'
+    )
+
+
+def build_data(config: Config, predictor: predict.Predictor) -> data.Dataset:
+  """The data set, prepared as the weights know it, all of train in one split."""
+  section = parts.data_section(config)
+  if section['validation_fraction'] and config.data.name != 'checkpoint':
+    raise ValueError(
+      'config.data.validation_fraction: here learning rates are chosen on '
+      'config.explore.validation_fraction of the training examples'
+    )
+  section['validation_fraction'] = 0.0
+  dataset = data.build(**section)
+  if len(dataset.class_names) < 2:
+    raise ValueError(f'a classifier needs two classes at least, not {dataset.class_names}')
+  for split, source in dataset.splits.items():
+    known = getattr(source, 'labels', None)
+    if isinstance(known, np.ndarray):
+      check_labels(split, known, dataset.class_names)
+  return dataclasses.replace(dataset, preprocess=predictor.preprocess)
+
+
+def check_labels(split: str, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+  """Raises a ValueError that names the classes without an example."""
+  counts = np.bincount(labels, minlength=len(class_names))
+  empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
+  if empty:
+    raise ValueError(f'no {split} example of {", ".join(empty[:10])}: its accuracy is undefined')
+
+
+def probes_of(lab: Lab, some: list[Candidate]) -> Probes:
+  """Some readouts with heads, not yet trained."""
+  model = lab.predictor.model
+  return Probes(
+    some,
+    num_tokens=model.num_tokens,
+    width=model.width,
+    num_classes=lab.num_classes,
+    class_token=model.class_token,
+    settings=lab.settings,
+  )

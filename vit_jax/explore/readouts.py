@@ -1,0 +1,181 @@
+"""The readout lab: every readout of a frozen model, from one pass, with honest statistics.
+
+W/cache/     tokens (evaluation/features.py), unless config.explore.cache names another place
+W/probes/    what training left, a file for each layer, below the key of the tokens
+W/reports/   readouts.json, .csv, .md, .html and pictures
+"""
+
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from vit_jax import checkpoint, parts, sharding
+from vit_jax.defaults import Config
+from vit_jax.evaluation import features, least_squares
+from vit_jax.evaluation.candidates import Candidate
+from vit_jax.evaluation.features import Tokens
+from vit_jax.evaluation.probes import Fitted, Probes
+from vit_jax.explore import report
+from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
+
+SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
+MEMORY = 1e9  # bytes of probes and their moments that are trained at once
+
+
+def explore(config: Config, workdir: pathlib.Path) -> None:
+  """Runs the exploration that `config` describes, and writes its report.
+
+  Raises:
+    ValueError: a value that cannot work; nothing has been computed yet.
+  """
+  lab = build(config)
+  checkpoint.claim(workdir, config.to_dict())
+  tokens = token_pass(lab, workdir)
+  if report.is_finished(workdir, tokens.key):
+    logging.info('%s is finished: see %s', workdir, workdir / 'reports' / 'readouts.html')
+    return
+  start, train, test = time.monotonic(), lab.data.splits['train'], lab.data.splits['test']
+  logging.info(
+    '%d readouts of %d layer(s) of %s; train %d, test %d, %d classes',
+    len(lab.candidates), len(lab.layers), config.init_from, len(train), len(test), lab.num_classes,
+  )  # fmt: skip
+  store = tokens.run()
+  for split, layers in store.items():
+    check_labels(split, layers[lab.layers[0]].labels, lab.data.class_names)
+  found = {}
+  for layer in lab.layers:
+    # Below the key of the tokens: what other weights left is not taken for ours.
+    path = workdir / 'probes' / tokens.key / f'{layer.replace("/", "-")}.npz'
+    if not path.exists():
+      save(path, study(lab, store['train'][layer], store['test'][layer], layer))
+    found[layer] = restore(path)
+  about = {
+    'key': tokens.key,
+    'weights': str(config.init_from),
+    'data': name_of(config),
+    'n_train': len(train),
+    'n_test': len(test),
+    'seconds': time.monotonic() - start,
+  }
+  report.write(workdir, lab, found, about)
+
+
+def name_of(config: Config) -> str:
+  """What to call the data."""
+  section = parts.data_section(config)
+  return str(section.get('path') or section.get('dataset') or section['name'])
+
+
+def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
+  options = lab.config.explore
+  mesh = sharding.make_mesh(1)
+  return features.Pass(
+    model=lab.predictor.model,
+    params=jax.device_put(lab.predictor.params, sharding.replicated(mesh)),
+    data=lab.data,
+    mesh=mesh,
+    layers=lab.layers,
+    folder=pathlib.Path(options.cache).expanduser() if options.cache else workdir / 'cache',
+    dtype=options.cache_dtype,
+    views=options.views,
+    seed=lab.config.seed,
+    batch_size=lab.config.evaluation.batch_size,
+    limit=options.cache_gb * 1e9,
+  )
+
+
+def study(lab: Lab, train: Tokens, test: Tokens, layer: str) -> Layer:
+  """Chooses learning rates on a part of train, then trains on all of it and tests."""
+  grid = np.array(sorted(lab.config.explore.learning_rates))
+  everything, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
+  chunks = chunk(lab)
+  rates, validation = np.full(len(lab.candidates), grid[0]), np.zeros((len(lab.candidates), 0))
+  if len(grid) > 1:
+    rest, held = hold_out(train.labels, lab.config.explore.validation_fraction, lab.config.seed)
+    seeds = lab.seeds[:SELECTION_SEEDS]
+    tried = [
+      part.fit(train, rest, train, held, np.tile(grid, (len(part.candidates), 1)), seeds, False,
+               f'{layer}: choosing learning rates') for part in chunks
+    ]  # fmt: skip
+    joined = Fitted.join(tried)
+    validation, loss = joined.test_accuracy[-1].mean(0), joined.test_loss[-1].mean(0)
+    # The highest accuracy; where several have it, the one of the lowest loss.
+    rates = grid[np.where(validation == validation.max(1, keepdims=True), -loss, -np.inf).argmax(1)]
+  fitted, start = [], 0
+  for part in chunks:
+    some = rates[start : start + len(part.candidates)]
+    start += len(some)
+    fitted.append(part.fit(train, everything, test, tested, some[:, None], lab.seeds, True,
+                           f'{layer}: training probes'))  # fmt: skip
+  closed = np.concatenate([closed_form(lab, part, train, test) for part in chunks])
+  return Layer(rates, validation, Fitted.join(fitted), closed, test.labels)
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows to train on and rows to choose on, with the same share of every class."""
+  from sklearn.model_selection import train_test_split
+
+  try:
+    rest, held = train_test_split(
+      np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+    )
+  except ValueError as error:
+    raise ValueError(
+      f'config.explore.validation_fraction={fraction} cannot split {len(labels)} examples: {error}'
+    ) from None
+  return np.sort(rest), np.sort(held)
+
+
+def chunk(lab: Lab) -> list[Probes]:
+  """The readouts, as many at once as memory allows."""
+  options = lab.config.explore
+  copies = max(options.seeds, SELECTION_SEEDS * len(options.learning_rates))
+  groups: list[list[Candidate]] = [[]]
+  used = 0.0
+  for candidate in lab.candidates:
+    # Parameters, two moments and a gradient, in float32.
+    size = 16.0 * copies * probes_of(lab, [candidate]).parameters(candidate)
+    if groups[-1] and used + size > MEMORY:
+      groups.append([])
+      used = 0.0
+    groups[-1].append(candidate)
+    used += size
+  return [probes_of(lab, group) for group in groups]
+
+
+def closed_form(lab: Lab, part: Probes, train: Tokens, test: Tokens) -> np.ndarray:
+  """The accuracy of least squares for each readout of a part, `R`."""
+  accuracy = np.full(len(part.candidates), np.nan)
+  width = part.shape[1]
+  size = max(1, int(MEMORY / 4 / (8 * width * width)))  # Gram matrices in float64
+  rows = [i for i, candidate in enumerate(part.candidates) if not candidate.learned]
+  for start in range(0, len(rows), size):
+    some = rows[start : start + size]
+    few = probes_of(lab, [part.candidates[i] for i in some])
+    accuracy[some] = least_squares.accuracy(few, train, test, lab.config.explore.ridge)
+  return accuracy
+
+
+def save(path: pathlib.Path, layer: Layer) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  fitted = {f'fitted/{key}': x for key, x in vars(layer.fitted).items() if key != 'weights'}
+  weights = {f'weights/{name}': x for name, x in layer.fitted.weights.items()}
+  own: dict[str, Any] = {key: x for key, x in vars(layer).items() if key != 'fitted'}
+  partial = path.with_suffix('.partial')
+  with partial.open('wb') as file:
+    arrays: dict[str, Any] = own | fitted | weights
+    np.savez(file, **arrays)
+  partial.replace(path)
+
+
+def restore(path: pathlib.Path) -> Layer:
+  with np.load(path) as file:
+    arrays = dict(file)
+  inner = {k.removeprefix('fitted/'): x for k, x in arrays.items() if k.startswith('fitted/')}
+  mixes = {k.removeprefix('weights/'): x for k, x in arrays.items() if k.startswith('weights/')}
+  own = {key: x for key, x in arrays.items() if '/' not in key}
+  return Layer(**own, fitted=Fitted(**inner, weights=mixes))

@@ -1,0 +1,248 @@
+"""A recipe's `sweep()` as many runs, each in a folder of its own; one table and one picture.
+
+`sweep()` returns a list of overrides, {'model.readout': 'mean', 'seed': 0}, one for each run. Runs
+that are finished are not repeated, so that the same command goes on where it stopped, or only
+gathers what other machines have run.
+
+W/runs/<overrides>/   a run each
+W/reports/sweep.json  a record for each run; sweep.csv, sweep.md, sweep.png: settings, over seeds
+"""
+
+import copy
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+import shlex
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from vit_jax import checkpoint, defaults, distributed, metrics, train
+from vit_jax.defaults import Config
+from vit_jax.evaluation import statistics
+from vit_jax.explore import page, pictures
+from vit_jax.progress import clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run of a sweep; `overrides` are what differs from its config on the command line."""
+
+  name: str
+  overrides: dict[str, Any]
+  config: Config
+  workdir: pathlib.Path
+
+  def scores(self) -> dict[str, float] | None:
+    """What the last step says; None before it."""
+    rows = metrics.read(self.workdir / 'metrics.jsonl')
+    if not rows or rows[-1]['step'] < self.config.total_steps or 'test/accuracy' not in rows[-1]:
+      return None
+    return rows[-1]
+
+  @property
+  def failure(self) -> pathlib.Path:
+    return self.workdir / 'failed.txt'
+
+
+def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -> list[Run]:
+  """The runs of a sweep.
+
+  Raises:
+    ValueError: none, two of the same, or a key or value that does not exist.
+  """
+  if not choices:
+    raise ValueError('sweep() of the recipe names no run')
+  names = [name_of(overrides, choices) for overrides in choices]
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise ValueError(f'sweep() of the recipe names some runs twice: {", ".join(twice[:5])}')
+  return [
+    Run(name, overrides, child(config, overrides), workdir / 'runs' / name)
+    for name, overrides in zip(names, choices, strict=True)
+  ]
+
+
+def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]]) -> str:
+  """A folder's name, of the last words of the keys where those tell them apart."""
+  keys = {key for other in choices for key in other}
+  last = [key.rpartition('.')[2] for key in keys]
+  short = {key: key.rpartition('.')[2] for key in keys if last.count(key.rpartition('.')[2]) == 1}
+  text = ','.join(f'{short.get(key, key)}={value}' for key, value in overrides.items())
+  return re.sub(r'[^\w.,=+-]', '_', text)
+
+
+def child(config: Config, overrides: dict[str, Any]) -> Config:
+  """The config of one run."""
+  made = copy.deepcopy(config)
+  made.run = 'train'
+  parts = {k.removesuffix('.name'): v for k, v in overrides.items() if k.endswith('.name')}
+  made = defaults.complete(made, parts)
+  for key in overrides:
+    defaults.check_key(made, key)
+  made.update_from_flattened_dict(overrides)
+  if not made.eval_every:
+    raise ValueError('config.eval_every=0: a sweep compares evaluations, so it needs one')
+  return made
+
+
+def commands(runs: list[Run], recipe: str, words: list[str]) -> list[str]:
+  """A command for each run, for a SLURM array or any launcher."""
+  kept = [w for w in words if not re.match('--?(workdir|mode|config.run)(=|$)', w)]
+  kept = [w for i, w in enumerate(kept) if w.startswith('-') or '=' not in words[i - 1 : i]]
+  return [
+    shlex.join([
+      'python', '-m', 'vit_jax.main', f'--config={recipe}', *kept, '--config.run=train',
+      *(f'--config.{key}={value}' for key, value in run.overrides.items()),
+      f'--workdir={run.workdir}',
+    ])
+    for run in runs
+  ]  # fmt: skip
+
+
+def sweep(runs: list[Run], workdir: pathlib.Path, tuned: tuple[str, ...]) -> None:
+  """Runs what is not finished, one after another, and writes the table.
+
+  Args:
+    tuned: keys that are chosen, not compared: by validation, for each of the other settings.
+
+  Raises:
+    KeyboardInterrupt: somebody stopped a run; its checkpoint is saved.
+  """
+  start, fresh = time.monotonic(), 0
+  for number, run in enumerate(runs, 1):
+    checkpoint.claim(run.workdir, run.config.to_dict())
+    if run.scores() or run.failure.exists():
+      continue
+    spent = time.monotonic() - start
+    left = clock(spent / fresh * (len(runs) - number + 1)) if fresh else 'unknown'
+    logging.info('run %d of %d, ETA %s: %s', number, len(runs), left, run.name)
+    attempt(run)
+    fresh += 1
+  if distributed.is_first():
+    write(runs, workdir / 'reports', tuned)
+
+
+def attempt(run: Run) -> None:
+  """Trains one run; what diverges is noted and does not stop the others."""
+  try:
+    train.train(run.config, run.workdir)
+  except FloatingPointError as error:
+    logging.warning('%s failed: %s', run.name, error)
+    run.failure.write_text(f'{error}\n')
+    return
+  finally:
+    jax.clear_caches()  # Else every run's programs stay in memory.
+  if not run.scores():
+    raise KeyboardInterrupt
+
+
+def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None:
+  """The records of all runs, and the settings over their seeds."""
+  folder.mkdir(parents=True, exist_ok=True)
+  records = [
+    {'run': run.name, 'workdir': str(run.workdir), 'failed': run.failure.exists()}
+    | run.overrides
+    | {key: x for key, x in (run.scores() or {}).items() if key.split('/')[0] in SPLITS}
+    for run in runs
+  ]
+  checkpoint.write_whole(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
+  rows = choose(settings(records, [k for run in runs for k in run.overrides]), tuned)
+  with (folder / 'sweep.csv').open('w', newline='') as file:
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+  drawn = [row for row in rows if row['chosen'] and row['runs']]
+  blocks: list[page.Block] = [page.Heading('Sweep', 1), page.Text(explain(rows, tuned))]
+  blocks.append(table(rows))
+  if drawn:
+    figure = pictures.ranking(
+      [row['setting'] for row in drawn],
+      np.array([row['accuracy'] for row in drawn]),
+      np.array([[row['low'], row['high']] for row in drawn]), 0,
+      'test accuracy, % (95 % t interval over seeds)',
+    )  # fmt: skip
+    figure.savefig(folder / 'sweep.png')
+    blocks.append(page.Picture(folder / 'sweep.png', 'Chosen settings, over their seeds.'))
+  checkpoint.write_whole(folder / 'sweep.md', page.markdown(blocks, folder))
+  logging.info('table of %d runs in %s', len(runs), folder / 'sweep.md')
+
+
+SPLITS = ('test', 'validation')
+
+
+def settings(records: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:
+  """Runs that differ in the seed alone, put together."""
+  compared = [key for key in dict.fromkeys(keys) if key != 'seed']
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for record in records:
+    groups.setdefault(tuple(record.get(key) for key in compared), []).append(record)
+  rows = []
+  for values, members in groups.items():
+    done = [member for member in members if 'test/accuracy' in member]
+    test = np.array([member['test/accuracy'] for member in done])
+    held = [member['validation/accuracy'] for member in done if 'validation/accuracy' in member]
+    low, high = statistics.spread(test) if len(test) else (np.nan, np.nan)
+    rows.append(dict(zip(compared, values, strict=True)) | {
+      'runs': len(done),
+      'failed': sum(member['failed'] for member in members),
+      'accuracy': float(test.mean()) if len(test) else None,
+      'low': float(max(low, 0.0)),
+      'high': float(min(high, 1.0)),
+      'worst': float(test.min()) if len(test) else None,
+      'best': float(test.max()) if len(test) else None,
+      'validation': float(np.mean(held)) if held else None,
+    })  # fmt: skip
+  return rows
+
+
+def choose(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> list[dict[str, Any]]:
+  """Marks of each compared setting the tuned values that validation prefers; the best first.
+
+  Without validation every row counts as chosen: test examples never choose.
+  """
+  compared = [key for key in rows[0] if '.' in key and key not in tuned]
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for row in rows:
+    groups.setdefault(tuple(row[key] for key in compared), []).append(row)
+  for values, members in groups.items():
+    judged = [row['validation'] for row in members if row['validation'] is not None]
+    for row in members:
+      row['chosen'] = not judged or row['validation'] == max(judged)
+      shown = dict(zip(compared, values, strict=True)) if judged and compared else {
+        key: row[key] for key in row if '.' in key
+      }  # fmt: skip
+      row['setting'] = ', '.join(str(x) for x in shown.values() if x is not None) or 'all'
+  return sorted(rows, key=lambda row: (not row['chosen'], -(row['accuracy'] or 0)))
+
+
+def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
+  used = [key for key in tuned if key in rows[0]]
+  if used and rows[0]['validation'] is not None:
+    return (
+      f'{", ".join(used)}: chosen for each setting by validation accuracy; test examples had no '
+      'say. Rows that were not chosen stand below.'
+    )
+  return 'No validation split (config.data.validation_fraction=0), so nothing was chosen.'
+
+
+def table(rows: list[dict[str, Any]]) -> page.Table:
+  """What a person wants to see of the settings."""
+  keys = [key for key in rows[0] if '.' in key]
+  header = [*keys, 'chosen', 'test accuracy', '95 % over seeds', 'runs', 'validation']
+
+  def percent(x: float | None) -> str:
+    return '' if x is None else f'{x:.2%}'
+
+  return page.Table(header, [
+    [*(str(row[key]) for key in keys), 'yes' if row['chosen'] else '', percent(row['accuracy']),
+     f'{row["low"]:.1%} to {row["high"]:.1%}' if row['runs'] > 1 else '',
+     f'{row["runs"]}' + f', {row["failed"]} failed' * bool(row['failed']),
+     percent(row['validation'])]
+    for row in rows
+  ])  # fmt: skip
