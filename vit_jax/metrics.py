@@ -162,8 +162,8 @@ class Recorder:
     self._row = {}
 
 
-def wilson(correct: int, count: int) -> tuple[float, float]:
-  """The 95 % score interval of a share (Wilson 1927)."""
+def wilson(correct: int | float, count: int) -> tuple[float, float]:
+  """The 95 % score interval of a share (Wilson 1927); `correct` may be a mean over seeds."""
   z, share = 1.959963984540054, correct / count
   centre = (share + z * z / (2 * count)) / (1 + z * z / count)
   spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)

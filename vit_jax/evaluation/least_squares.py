@@ -53,10 +53,10 @@ def solve(moments: Moments, ridge: float) -> tuple[np.ndarray, np.ndarray]:
 
 def accuracy(probes: Probes, train: Tokens, test: Tokens, ridge: float) -> np.ndarray:
   """Of each fixed readout on the test examples, trained on all views of the training ones: `R`."""
-  total = None
+  total, labels = None, probes.training_labels(train, probes.settings.seed)
   for view in range(len(train.values)):
     for features, rows in batches(probes, train, view):
-      now = accumulate(features, probes.training_labels(train)[:, rows], probes.num_classes)
+      now = accumulate(features, labels[:, rows], probes.num_classes)
       total = now if total is None else add(total, now)
   assert total is not None  # A split is never empty.
   kernel, bias = solve(total, ridge)

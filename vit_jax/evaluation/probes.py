@@ -236,9 +236,9 @@ class Probes:
     rng = np.random.default_rng((self.settings.seed, 1))
     return rng.integers(self.first, self.shape[0], tokens.values.shape[:2])
 
-  def training_labels(self, tokens: Tokens) -> np.ndarray:
-    """What each readout is trained on: `R N`."""
-    shuffled = np.random.default_rng((self.settings.seed, 2)).permutation(tokens.labels)
+  def training_labels(self, tokens: Tokens, seed: int) -> np.ndarray:
+    """What each readout is trained on: `R N`; every seed shuffles the control's anew."""
+    shuffled = np.random.default_rng((seed, 2)).permutation(tokens.labels)
     return np.stack([shuffled if c.shuffled else tokens.labels for c in self.candidates])
 
   def batches(self, tokens: Tokens, rows: np.ndarray, seeds: Sequence[int]) -> Iterator[dict]:
@@ -246,7 +246,7 @@ class Probes:
     size, n = min(self.settings.batch_size, len(rows)), len(rows)
     steps = -(-n // size)
     random = self.random(tokens)
-    labels = self.training_labels(tokens)
+    labels = np.stack([self.training_labels(tokens, seed) for seed in seeds])  # S R N
 
     @functools.lru_cache(maxsize=4)
     def order(epoch: int) -> np.ndarray:
@@ -259,7 +259,7 @@ class Probes:
       chosen = order(epoch)[:, np.where(places < n, places, 0)]
       return {
         'tokens': np.asarray(tokens.values[view, chosen]),
-        'label': np.moveaxis(labels[:, chosen], 0, 1),
+        'label': np.stack([mine[:, rows] for mine, rows in zip(labels, chosen, strict=True)]),
         'random': random[view, chosen],
         'mask': (places < n).astype(np.float32),
       }

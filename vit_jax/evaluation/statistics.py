@@ -79,9 +79,11 @@ def spread(values: Float[np.ndarray, 'S']) -> tuple[float, float]:
   return float(values.mean()) - half, float(values.mean()) + half
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-  """Spearman's correlation and its two-sided p."""
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float] | None:
+  """Spearman's correlation and its two-sided p; None where one side is constant."""
   from scipy.stats import spearmanr
 
+  if np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
+    return None
   found: Any = spearmanr(a, b)
   return float(found.statistic), float(found.pvalue)

@@ -117,13 +117,17 @@ def build_data(config: Config, predictor: predict.Predictor) -> data.Dataset:
     )
   section['validation_fraction'] = 0.0
   dataset = data.build(**section)
-  if len(dataset.class_names) < 2:
-    raise ValueError(f'a classifier needs two classes at least, not {dataset.class_names}')
+  check_classes(dataset.class_names)
   for split, source in dataset.splits.items():
     known = getattr(source, 'labels', None)
     if isinstance(known, np.ndarray):
       check_labels(split, known, dataset.class_names)
   return dataclasses.replace(dataset, preprocess=predictor.preprocess)
+
+
+def check_classes(class_names: tuple[str, ...]) -> None:
+  if len(class_names) < 2:
+    raise ValueError(f'a classifier needs two classes at least, not {class_names}')
 
 
 def check_labels(split: str, labels: np.ndarray, class_names: tuple[str, ...]) -> None:

@@ -47,9 +47,12 @@ def patch_map(accuracy: np.ndarray, reference: float | None, label: str) -> Any:
   bar.set_label('test accuracy, %')
   if max(height, width) <= 10:
     middle = (percent.min() + percent.max()) / 2
+    digits = 1 if percent.max() - percent.min() < 10 else 0
     for (row, column), value in np.ndenumerate(percent):
       colour = 'black' if value > middle else 'white'
-      axis.text(column, row, f'{value:.0f}', ha='center', va='center', color=colour, fontsize=9)
+      axis.text(
+        column, row, f'{value:.{digits}f}', ha='center', va='center', color=colour, fontsize=9
+      )
   number_axes(axis, (height, width))
   also = '' if reference is None else f'; class token {reference:.1%}'
   axis.set_title(f'{label}: {percent.min():.1f} to {percent.max():.1f} %{also}', fontsize=10)

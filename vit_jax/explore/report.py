@@ -157,7 +157,7 @@ def ranking(folder: pathlib.Path, results: Results) -> list[Block]:
     np.array([row['bootstrap_interval'] for row in drawn]),
     0,
   )
-  edge = [row['readout'] for row in rows if row['learning_rate_at_edge']]
+  edge = [row['readout'] for row in rows if row['learning_rate_at_edge'] and not row['control']]
   blocks: list[Block] = [
     Heading('Ranking'),
     Table(
@@ -236,11 +236,13 @@ def patch_maps(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
   accuracy, intervals = found
   token = results.record('class_token')
   far = tokens.distance_from_centre(grid)
-  rho, p = statistics.rank_correlation(far, accuracy)
+  rank = statistics.rank_correlation(far, accuracy)
   figure = pictures.patch_map(
     accuracy.reshape(grid), token['accuracy'] if token else None, 'single patches'
   )
-  title = f'rank correlation (Spearman) {rho:+.2f}, p {p:.2g}'
+  title = 'rank correlation (Spearman) ' + (
+    'undefined' if rank is None else '{:+.2f}, p {:.2g}'.format(*rank)
+  )
   return [
     Heading('Where in the picture'),
     draw(folder, 'patch_map', figure, 'Test accuracy of a classifier that reads one patch token.'),

@@ -38,7 +38,7 @@ class Run:
   config: Config
   workdir: pathlib.Path
 
-  def scores(self) -> dict[str, float] | None:
+  def scores(self) -> dict[str, Any] | None:
     """What the last step says; None before it."""
     rows = metrics.read(self.workdir / 'metrics.jsonl')
     if not rows or rows[-1]['step'] < self.config.total_steps or 'test/accuracy' not in rows[-1]:

@@ -1,0 +1,410 @@
+"""The commands of the lab: explorations, sweeps, pictures; from a checkpoint to reports."""
+
+import base64
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+from conftest import ROOT, command, make_folder
+import numpy as np
+from PIL import Image
+import pytest
+
+from vit_jax import checkpoint, defaults, interpret, main, predict, train, weights
+from vit_jax.explore import compare, lab, readouts, sweep
+from vit_jax.interpret import __main__ as interpret_command
+
+RECIPE = ROOT / 'configs/explore_readouts.py'
+NAMES = ('class_token', 'patches', 'sum_all', 'mean_all', 'weighted_add', 'shuffled_labels')
+
+
+def exploration(trained, **overrides):
+  """A config of a short exploration of the small run; '__' stands for '.'."""
+  config = defaults.complete(main.load_recipe(str(RECIPE)), {})
+  config.init_from = str(trained)
+  config.explore.readouts = NAMES
+  config.explore.learning_rates = (1e-3, 1e-2)
+  config.explore.epochs = 2
+  config.explore.seeds = 3
+  for key, value in overrides.items():
+    config.update_from_flattened_dict({key.replace('__', '.'): value})
+  return config
+
+
+@pytest.fixture(scope='module')
+def explored(trained, tmp_path_factory):
+  """The folder of an exploration that the command made, of every block, from another folder."""
+  folder = tmp_path_factory.mktemp('explored')
+  done = command(
+    f'--config={RECIPE}', f'--config.init_from={trained}', '--workdir=lab',
+    f'--config.explore.readouts={NAMES}', '--config.explore.learning_rates=(0.001,0.01)',
+    '--config.explore.epochs=3', '--config.explore.seeds=3', cwd=folder,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return folder / 'lab', done.stderr
+
+
+def test_records(explored):
+  folder, log = explored
+  assert 'best: ' in log
+  records = json.loads((folder / 'reports/readouts.json').read_text())
+  assert {r['readout'] for r in records} == {
+    'class_token', 'patch_1', 'patch_2', 'patch_3', 'patch_4', 'sum_all', 'mean_all',
+    'weighted_add', 'shuffled_labels',
+  }  # fmt: skip
+  for record in records:
+    low, high = record['accuracy_interval']
+    assert 0 <= low < record['accuracy'] < high <= 1
+    assert record['accuracy'] == pytest.approx(np.mean(record['accuracy_by_seed']))
+    assert (record['n_seeds'], record['n_examples']) == (3, 360)
+    extra = 4 if record['readout'] == 'weighted_add' else 0
+    assert record['parameters'] == 32 * 10 + 10 + extra
+    assert record['learning_rate'] in (0.001, 0.01)
+  assert [r['accuracy'] for r in records] == sorted((r['accuracy'] for r in records), reverse=True)
+  patch = next(r for r in records if r['readout'] == 'patch_3')
+  assert (patch['row'], patch['column']) == (1, 0)
+
+
+def test_tables_hold_the_same_numbers(explored):
+  folder, _ = explored
+  records = json.loads((folder / 'reports/readouts.json').read_text())
+  with (folder / 'reports/readouts.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [float(row['accuracy']) for row in rows] == [r['accuracy'] for r in records]
+  with (folder / 'reports/curves.csv').open() as file:
+    curves = list(csv.DictReader(file))
+  assert len(curves) == 9 * 3 * 3  # readouts, seeds, epochs
+  last = [float(r['test_accuracy']) for r in curves
+          if r['readout'] == 'sum_all' and r['epoch'] == '3']  # fmt: skip
+  expected = next(r for r in records if r['readout'] == 'sum_all')['accuracy_by_seed']
+  np.testing.assert_allclose(last, expected, rtol=1e-5)
+
+
+def test_pages(explored):
+  folder, _ = explored
+  page = (folder / 'reports/readouts.html').read_text()
+  pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+  assert len(pictures) == 7
+  assert all(base64.b64decode(picture)[:4] == b'\x89PNG' for picture in pictures)
+  assert not re.search(r'(src|href)="(?!data:)', page)  # Nothing from elsewhere.
+  text = (folder / 'reports/readouts.md').read_text()
+  for path in re.findall(r'\]\((readouts/[^)]+)\)', text):
+    assert Image.open(folder / 'reports' / path).width > 400
+  titles = ['Ranking', 'Are the differences real?', 'Where in the picture', 'Curves']
+  titles += ['The conclusions of the token-readout study', 'What the learned mixes weigh']
+  for title in titles:
+    assert f'## {title}' in text
+  about = json.loads((folder / 'reports/exploration.json').read_text())
+  assert {claim['verdict'] for claim in about['claims']} <= {
+    'holds', 'does not hold', 'cannot tell'
+  }  # fmt: skip
+  assert len(about['claims']) == 11
+  assert len(about['comparisons']) == 3
+  if any(c['verdict'] == 'cannot tell' for c in about['comparisons']):
+    assert 'too few to tell' in text
+
+
+def test_a_finished_exploration_is_a_no_op(explored, trained):
+  folder, _ = explored
+  before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+  done = command(
+    f'--config={RECIPE}', f'--config.init_from={trained}', f'--workdir={folder}',
+    f'--config.explore.readouts={NAMES}', '--config.explore.learning_rates=(0.001,0.01)',
+    '--config.explore.epochs=3', '--config.explore.seeds=3',
+  )  # fmt: skip
+  assert 'is finished' in done.stderr
+  after = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+  changed = {path for path in before if before[path] != after[path]}
+  assert {path.name for path in changed} <= {'config.json'}
+
+
+def test_depth(trained, tmp_path):
+  config = exploration(trained, explore__layers='all', explore__learning_rates=(1e-2,))
+  readouts.explore(config, tmp_path)
+  records = json.loads((tmp_path / 'reports/readouts.json').read_text())
+  assert {record['layer'] for record in records} == {1}  # The small model has one block.
+  assert {path.name for path in (tmp_path / 'probes').rglob('*.npz')} == {'tokens.npz'}
+
+
+def test_an_exploration_goes_on_from_what_is_there(trained, tmp_path, monkeypatch):
+  """Killed after the probes, it does not train them again."""
+  config = exploration(trained)
+  with monkeypatch.context() as patch:
+    patch.setattr(readouts.report, 'write', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+      readouts.explore(config, tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(readouts, 'study', lambda *_: pytest.fail('trained again'))
+    readouts.explore(config, tmp_path)
+  assert (tmp_path / 'reports/readouts.html').exists()
+
+
+def test_other_weights_under_the_same_name_are_noticed(trained, tmp_path):
+  params, passport = weights.load(trained)
+  weights.write_model(tmp_path / 'm/model', params, passport)
+  config = exploration(tmp_path / 'm', explore__learning_rates=(1e-2,))
+  readouts.explore(config, tmp_path / 'lab')
+  params['cls'] = params['cls'] + 1
+  weights.write_model(tmp_path / 'm/model', params, passport)
+  with pytest.raises(ValueError, match='other weights or data'):
+    readouts.explore(config, tmp_path / 'lab')
+
+
+def test_the_studys_preset(trained, tmp_path):
+  """Every example counts; batches are the study's; its metric stands beside the true accuracy."""
+  config = defaults.complete(main.load_recipe(f'{RECIPE}:study'), {})
+  assert tuple(config.explore.learning_rates) == (1e-3,)
+  assert (config.explore.epochs, config.explore.batch_size) == (10, 32)
+  assert (config.explore.schedule, config.explore.head) == ('constant', 'torch')
+  correct = np.zeros((1, 75), bool)
+  correct[:, 64:] = True  # 32 + 32 wrong, the last 11 right.
+  assert compare.mean_of_batches(correct, 32) == pytest.approx(1 / 3)
+
+
+def test_other_data_than_the_checkpoints(trained, tmp_path):
+  """A folder of grey pictures of two classes; the model's preprocessing stays."""
+  make_folder(tmp_path / 'data', {'train/a': 12, 'train/b': 12, 'test/a': 5, 'test/b': 7})
+  config = exploration(trained, explore__learning_rates=(1e-2,))
+  config = defaults.complete(config, {'data': 'folder'})
+  config.data.path = str(tmp_path / 'data')
+  readouts.explore(config, tmp_path / 'lab')
+  records = json.loads((tmp_path / 'lab/reports/readouts.json').read_text())
+  assert {r['n_examples'] for r in records} == {12}
+  assert records[0]['parameters'] in (32 * 2 + 2, 32 * 2 + 2 + 4)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'words'),
+  [
+    ({'explore__readouts': ('patch_5',)}, r'2 x 2 patches.*\n +1 \.\.\. +2\n.*\n +3 \.\.\. +4'),
+    ({'explore__readouts': ('meen',)}, "did you mean 'mean'"),
+    ({'explore__layers': '2'}, 'blocks from 1 to 1'),
+    ({'explore__cache_gb': 1e-6}, 'cache_gb'),
+    ({'explore__cache_dtype': 'float16'}, 'bfloat16'),
+    ({'explore__head': 'ones'}, 'zero, torch'),
+    ({'explore__epochs': 0}, 'epochs=0'),
+    ({'explore__seeds': 0}, 'seeds'),
+    ({'explore__learning_rates': ()}, 'learning_rates'),
+    ({'explore__validation_fraction': 0.001}, 'validation_fraction=0.001'),
+    ({'model__readout': 'mean'}, r'does not read config\.model'),
+    ({'total_steps': 7}, r'does not read config\.total_steps'),
+    ({'init_from': None}, 'needs --config.init_from'),
+  ],
+)
+def test_what_cannot_work_is_refused(trained, tmp_path, overrides, words):
+  with pytest.raises(ValueError, match=words):
+    readouts.explore(exploration(trained, **overrides), tmp_path / 'lab')
+  assert not (tmp_path / 'lab/reports').exists()
+
+
+def test_classes_without_examples_are_refused(trained, tmp_path):
+  make_folder(tmp_path / 'data', {'train/a': 4, 'train/b': 4, 'test/a': 2})
+  config = defaults.complete(exploration(trained), {'data': 'folder'})
+  config.data.path = str(tmp_path / 'data')
+  with pytest.raises(ValueError, match='no test example of b'):
+    readouts.explore(config, tmp_path / 'lab')
+  with pytest.raises(ValueError, match='two classes'):
+    lab.check_classes(('only',))
+
+
+def test_a_weight_file_knows_no_data(trained, tmp_path):
+  config = exploration(trained)
+  params, passport = weights.load(trained)
+  weights.write_model(tmp_path / 'model', params, passport | {'origin': {}})
+  config.init_from = str(tmp_path)
+  with pytest.raises(ValueError, match=r'config\.data\.name=folder'):
+    readouts.explore(config, tmp_path / 'lab')
+
+
+def test_without_a_class_token(trained, tmp_path):
+  params, passport = weights.load(trained)
+  params.pop('cls')
+  position = params['Transformer']['posembed_input']
+  position['pos_embedding'] = position['pos_embedding'][:, 1:]
+  passport['model'] |= {'class_token': False, 'readout': 'mean'}
+  weights.write_model(tmp_path / 'model', params, passport)
+  config = exploration(tmp_path, explore__readouts=('class_token',))
+  with pytest.raises(ValueError, match='class_token=False'):
+    readouts.explore(config, tmp_path / 'lab')
+  config.explore.readouts = ('all',)
+  found = lab.build(config)
+  assert 'class_token' not in {candidate.name for candidate in found.candidates}
+  assert len(found.candidates) == 4 + 3 + 1 + 2  # patches, sum mean max, attention, controls
+
+
+SWEEP = """
+from vit_jax import defaults
+
+def get_config():
+  config = defaults.get_config()
+  config.run = 'sweep'
+  config.data.validation_fraction = 0.2
+  config.model.variant = 'mu/4'
+  config.total_steps = 3
+  config.batch_size = 16
+  config.eval_every = 3
+  config.checkpoint_every = 3
+  return config
+
+def sweep():
+  return [
+    {'model.readout': 'mean', 'optimizer.learning_rate': rate, 'seed': seed}
+    for rate in (1e-3, 1e-2) for seed in (0, 1)
+  ]
+"""
+
+
+def planned(folder, choices=None):
+  (folder / 'recipe.py').write_text(SWEEP)
+  module, _ = main.open_recipe(str(folder / 'recipe.py'))
+  config = defaults.complete(module.get_config(), {})
+  return sweep.plan(config, choices or module.sweep(), folder / 'W')
+
+
+def test_a_sweep_resumes_and_chooses_by_validation(tmp_path, monkeypatch):
+  runs, steps = planned(tmp_path), []
+  train_one = train.train
+
+  def counted(config, workdir):
+    if len(steps) == 2:
+      raise KeyboardInterrupt
+    steps.append(workdir)
+    train_one(config, workdir)
+
+  monkeypatch.setattr(train, 'train', counted)
+  with pytest.raises(KeyboardInterrupt):
+    sweep.sweep(runs, tmp_path / 'W', ('optimizer.learning_rate',))
+  monkeypatch.setattr(train, 'train', lambda c, w: (steps.append(w), train_one(c, w)))
+  sweep.sweep(runs, tmp_path / 'W', ('optimizer.learning_rate',))
+  assert len(steps) == len(set(steps)) == 4  # Each run once, although stopped in between.
+  records = json.loads((tmp_path / 'W/reports/sweep.json').read_text())
+  with (tmp_path / 'W/reports/sweep.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 2
+  chosen = max(rows, key=lambda row: float(row['validation']))
+  assert [row['chosen'] for row in rows].count('True') == 1
+  assert chosen['chosen'] == 'True'
+  rate = chosen['optimizer.learning_rate']
+  of_run = [r['test/accuracy'] for r in records if str(r['optimizer.learning_rate']) == rate]
+  assert float(chosen['accuracy']) == pytest.approx(np.mean(of_run))
+  assert chosen['runs'] == '2'
+  assert Image.open(tmp_path / 'W/reports/sweep.png').width > 500
+  assert 'test examples had no say' in (tmp_path / 'W/reports/sweep.md').read_text()
+
+
+def test_the_list_of_a_sweep_is_its_runs(tmp_path):
+  (tmp_path / 'recipe.py').write_text(SWEEP)
+  words = ['--config=recipe.py', '--workdir=W', '--config.batch_size', '8', '--mode=list']
+  done = command(*words, cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert len(lines) == 4
+  first = shlex.split(lines[0])
+  assert first[0] == 'python'
+  ran = subprocess.run([sys.executable, *first[1:]], cwd=tmp_path, capture_output=True, text=True)
+  assert ran.returncode == 0, ran.stderr
+  (folder,) = (tmp_path / 'W/runs').iterdir()
+  assert folder.name == 'readout=mean,learning_rate=0.001,seed=0'
+  assert json.loads((folder / 'config.json').read_text())['batch_size'] == 8
+  # The sweep takes it for its own.
+  module, _ = main.open_recipe(str(tmp_path / 'recipe.py'))
+  config = defaults.complete(module.get_config(), {})
+  config.batch_size = 8
+  run = sweep.plan(config, module.sweep(), tmp_path / 'W')[0]
+  checkpoint.claim(run.workdir, run.config.to_dict())
+  assert run.scores()['step'] == 3
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
+  choices = [{'seed': 0}, {'seed': 1}]
+  runs, train_one = planned(tmp_path, choices), train.train
+
+  def first_diverges(config, workdir):
+    if config.seed == 0:
+      raise FloatingPointError('step 1: loss not finite')
+    train_one(config, workdir)
+
+  monkeypatch.setattr(train, 'train', first_diverges)
+  sweep.sweep(runs, tmp_path / 'W', ())
+  records = json.loads((tmp_path / 'W/reports/sweep.json').read_text())
+  assert [record['failed'] for record in records] == [True, False]
+  assert '1, 1 failed' in (tmp_path / 'W/reports/sweep.md').read_text()
+
+
+@pytest.mark.parametrize(
+  ('choices', 'words'),
+  [([{'model.reedout': 'mean'}], "did you mean 'model.readout'"), ([{'seed': 0}] * 2, 'twice'),
+   ([{'eval_every': 0}], 'eval_every=0')],
+)  # fmt: skip
+def test_sweeps_that_cannot_work_are_refused(tmp_path, choices, words):
+  with pytest.raises(ValueError, match=words):
+    planned(tmp_path, choices)
+
+
+def test_finetunings_grid_is_a_sweep():
+  module, _ = main.open_recipe(str(ROOT / 'configs/finetune.py'))
+  assert [run['optimizer.learning_rate'] for run in module.sweep('imagenet_512')] == [
+    0.003, 0.01, 0.03, 0.06
+  ]  # fmt: skip
+  assert {run['data.validation_fraction'] for run in module.sweep('pets')} == {0.1}
+
+
+def test_modes_that_a_run_does_not_have(tmp_path):
+  done = command(f'--config={RECIPE}', '--mode=evaluate', f'--workdir={tmp_path}')
+  assert done.returncode
+  assert 'config.run=explore: choose train' in done.stderr
+
+
+@pytest.mark.parametrize('what', list(interpret.PICTURES))
+def test_pictures_of_test_images_and_of_files(trained, tmp_path, what):
+  Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / 'a.png')
+  interpret_command.main([what, str(trained), f'--out={tmp_path / "out"}', '--count=2'])
+  interpret_command.main([what, str(trained), str(tmp_path / 'a.png'), f'--out={tmp_path / "out"}'])
+  names = {f'{what}_{name}{suffix}' for name in ('test_0', 'test_1', 'a')
+           for suffix in ('.png', '.json')}  # fmt: skip
+  assert {path.name for path in (tmp_path / 'out').iterdir()} == names
+  numbers = json.loads((tmp_path / 'out' / f'{what}_a.json').read_text())
+  assert numbers['grid'] == [2, 2]
+  if what == 'flattening':
+    assert numbers['values_per_patch'] == 16
+    expected = np.arange(64).reshape(8, 8)[:4, 4:].mean()
+    assert numbers['mean_of_patches'][1] == pytest.approx(expected)
+
+
+def test_feature_maps_are_the_patch_convolution(trained, tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  words = ['feature_maps', str(trained), str(tmp_path / 'a.png'), f'--out={tmp_path}']
+  interpret_command.main([*words, '--channels=3,0'])
+  found = json.loads((tmp_path / 'feature_maps_a.json').read_text())
+  assert found['channels'] == [3, 0]
+  params = predict.load(trained).params['embedding']
+  image = (pixels / 255 - 0.5) / 0.5
+  for channel in (3, 0):
+    kernel = params['kernel'][:, :, 0, channel]
+    cells = image.reshape(2, 4, 2, 4).swapaxes(1, 2)
+    expected = (cells * kernel).sum((2, 3)) + params['bias'][channel]
+    np.testing.assert_allclose(found['maps'][str(channel)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [(['readouts', '--tokens=5'], '2 x 2 patches'), (['feature_maps', '--channels=99'], '0 to 31')],
+)
+def test_pictures_that_cannot_be_are_refused(trained, tmp_path, words, message):
+  with pytest.raises(SystemExit, match=message):
+    interpret_command.main([words[0], str(trained), f'--out={tmp_path}', words[1]])
+
+
+def test_the_numbers_of_a_224_pixel_image(tmp_path):
+  """224 / 16 gives 14 x 14 = 196 patches of 768 values."""
+  from vit_jax.interpret import patches
+
+  image = np.zeros((224, 224, 3), np.uint8)
+  image[16:32, 208:] = 7  # Row 1, last column: patch 28.
+  cells = patches.cut(image, 16)
+  assert cells.shape == (196, 16, 16, 3)
+  assert np.flatnonzero(cells.any((1, 2, 3))).tolist() == [27]

@@ -1,0 +1,384 @@
+"""The readout lab's parts: planted data, caches, probes against independent loops, statistics."""
+
+import errno
+import types
+
+from conftest import small_config
+import jax
+from jax import numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vit_jax import data, models, sharding, tokens
+from vit_jax.evaluation import candidates, features, least_squares, probes, statistics
+from vit_jax.models import readout as readouts
+
+GRID, WIDTH, CLASSES = (2, 3), 8, 3
+MODEL = types.SimpleNamespace(
+  grid=GRID, class_token=True, Transformer=types.SimpleNamespace(num_heads=2, mlp_dim=16)
+)
+SECTION = {'gelu': 'tanh', 'epsilon': 1e-6}
+SETTINGS = probes.Settings(epochs=8, batch_size=32, schedule='cosine')
+
+
+def make(names, settings=SETTINGS):
+  chosen = candidates.choose_candidates(tuple(names), MODEL, SECTION)
+  return probes.Probes(
+    chosen, num_tokens=7, width=WIDTH, num_classes=CLASSES, class_token=True, settings=settings
+  )
+
+
+def noise(n=600, seed=0):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, CLASSES, n).astype(np.int32)
+  signal = 3 * np.eye(CLASSES, WIDTH)[labels]
+  return rng, rng.normal(size=(n, 7, WIDTH)), labels, signal
+
+
+def accuracies(values, labels, names=('all',), rate=3e-2):
+  """Test accuracy by readout: trained on two thirds, tested on the rest."""
+  some = make(names)
+  cut = 2 * len(labels) // 3
+  train, test = (features.Tokens(values[None, part].astype(np.float32), labels[part])
+                 for part in (slice(0, cut), slice(cut, None)))  # fmt: skip
+  rates = np.full((len(some.candidates), 1), rate)
+  rows = np.arange(cut), np.arange(len(labels) - cut)
+  fitted = some.fit(train, rows[0], test, rows[1], rates, [0, 1])
+  gradient = dict(zip((c.name for c in some.candidates), fitted.test_accuracy[-1].mean(0)[:, 0],
+                      strict=True))  # fmt: skip
+  fixed = [c for c in some.candidates if not c.learned]
+  closed = least_squares.accuracy(make([c.name for c in fixed]), train, test, 1.0) if fixed else []
+  return gradient, dict(zip((c.name for c in fixed), closed, strict=True)), fitted
+
+
+@pytest.mark.parametrize('k', [1, 4, 6])
+def test_only_one_patch_knows(k):
+  _, values, labels, signal = noise()
+  values[:, k] += signal
+  gradient, closed, _ = accuracies(values, labels)
+  singles = {name for name in gradient if name.startswith('patch_') or name == 'class_token'}
+  for found in (gradient, closed):
+    assert max(singles & found.keys(), key=found.get) == f'patch_{k}'
+    assert found[f'patch_{k}'] > 0.85
+    assert all(found[name] < 0.5 for name in singles - {f'patch_{k}'})
+    assert found['random_patch'] < 0.7
+    assert found['shuffled_labels'] < 0.5
+
+
+def test_only_the_sum_knows():
+  rng, values, labels, signal = noise()
+  values[:, 1:] = 20 * rng.normal(size=(len(labels), 6, WIDTH))
+  values[:, 6] -= values[:, 1:].sum(1) - signal  # What all patches add up to.
+  gradient, closed, _ = accuracies(values, labels, ('class_token', 'patches', 'sum', 'mean'), 1e-2)
+  assert closed['sum'] == closed['mean'] == 1.0
+  assert gradient['sum'] > 0.95
+  others = [name for name in gradient if name not in ('sum', 'mean')]
+  assert all(gradient[name] < 0.55 and closed[name] < 0.55 for name in others)
+
+
+def test_only_a_weighted_mix_knows():
+  rng, values, labels, signal = noise(1200)
+  shared = 8 * rng.normal(size=(len(labels), WIDTH))
+  values[:, 1:] = 0.3 * values[:, 1:] + rng.permutation(shared)[:, None]
+  values[:, 2], values[:, 5] = shared + signal, shared  # The difference carries the label.
+  names = ('class_token', 'patches', 'sum', 'mean', 'weighted_concat', 'weighted_add')
+  gradient, _, fitted = accuracies(values, labels, names)
+  mixes = {name: gradient.pop(name) for name in ('weighted_concat', 'weighted_add')}
+  assert min(mixes.values()) > 0.9 > max(gradient.values()) + 0.2
+  weights = fitted.weights['weighted_concat'][:, 0]
+  largest = np.sort(np.abs(weights).argsort(1)[:, -2:], axis=1) + 1
+  np.testing.assert_array_equal(largest, [[2, 5], [2, 5]])
+  np.testing.assert_allclose(weights[:, 1], -weights[:, 4], rtol=0.2)
+
+
+def test_softmax_weights_can_be_read_as_a_map():
+  _, values, labels, signal = noise()
+  values[:, 3] += signal
+  _, _, fitted = accuracies(values, labels, ('weighted_concat_softmax', 'weighted_add_softmax'))
+  for weights in fitted.weights.values():
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert (weights.argmax(-1) == 2).all()
+
+
+def test_sum_and_mean_give_the_same_least_squares_predictions():
+  _, values, labels, signal = noise()
+  values += 0.05 * signal[:, None]
+  some, held = make(('sum', 'mean')), values[400:].astype(np.float32)
+  train = features.Tokens(values[None, :400].astype(np.float32), labels[:400])
+  ((read, rows),) = least_squares.batches(some, train, 0)
+  moments = least_squares.accumulate(read, some.training_labels(train, 0)[:, rows], CLASSES)
+  kernel, bias = least_squares.solve(moments, 1024.0)
+  logits = some.read(held, np.ones(len(held), int)) @ kernel + bias[:, None]
+  np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-5)
+  np.testing.assert_array_equal(logits[0].argmax(1), logits[1].argmax(1))
+
+
+def test_least_squares_solve_what_the_protocol_says():
+  """Against the plain system with its constant feature of 100."""
+  rng, values, labels, _ = noise(50)
+  x, y = 2 + 3 * values[:, 0], 2.0 * np.eye(CLASSES)[labels] - 1
+  kernel, bias = least_squares.solve(
+    least_squares.accumulate(x[None], labels[None], CLASSES), 1024.0
+  )
+  mean, scale = x.mean(0), x.std(0) + 1e-5
+  standard = np.c_[(x - mean) / scale, np.full(len(x), 100.0)]
+  direct = np.linalg.solve(standard.T @ standard + 1024 * np.eye(WIDTH + 1), standard.T @ y)
+  new = rng.normal(size=(20, WIDTH))
+  expected = np.c_[(new - mean) / scale, np.full(20, 100.0)] @ direct
+  np.testing.assert_allclose(new @ kernel[0] + bias[0], expected, rtol=1e-8)
+
+
+def test_a_patch_readout_has_no_gradient_at_other_tokens():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, WIDTH)))
+  for k in range(1, 7):
+    read = readouts.Patch(index=k)
+    gradient = jax.grad(lambda x, read=read: (read.apply({}, x) ** 2).sum())(x)
+    touched = np.flatnonzero(np.abs(gradient).sum((0, 2)))
+    assert touched.tolist() == [k]
+
+
+def test_all_together_is_each_alone_and_a_plain_loop():
+  """One compiled program for all readouts, rates and seeds gives what optax gives one by one."""
+  _, values, labels, signal = noise(70)
+  values += 0.3 * signal[:, None]
+  settings = probes.Settings(epochs=3, batch_size=32, head='torch', schedule='cosine')
+  names = ('class_token', 'patch_2', 'mean', 'max', 'weighted_add', 'weighted_concat_softmax')
+  some = make(names, settings)
+  train = features.Tokens(values[None].astype(np.float32), labels)
+  rows, rates = np.arange(70), np.tile([1e-3, 1e-2], (len(names), 1))
+  together = some.fit(train, rows, train, rows, rates, [3, 5])
+  for r, candidate in enumerate(some.candidates):
+    for i, rate in enumerate(rates[r]):
+      head = some.head(jax.random.key(5), 16 if 'concat' in candidate.name else WIDTH)
+      module = candidate.module
+      own = module.init(jax.random.key(5), jnp.zeros((1, 7, WIDTH))).get('params', {})
+      params = {'readout': own, 'head': head}
+
+      def loss(params, x, y, module=module):
+        features = module.apply({'params': params['readout']}, x)
+        logits = features @ params['head']['kernel'] + params['head']['bias']
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+      total = 9
+      cosine = optax.cosine_decay_schedule(rate, total)
+      optimizer = optax.adam(cosine)
+      state = optimizer.init(params)
+      for epoch in range(3):
+        order = np.random.default_rng((5, epoch)).permutation(rows)
+        for start in range(0, 70, 32):
+          chosen = order[start : start + 32]
+          x, y = jnp.asarray(train.values[0, chosen]), labels[chosen]
+          updates, state = optimizer.update(jax.grad(loss)(params, x, y), state)
+          params = optax.apply_updates(params, updates)
+      expected = loss(params, jnp.asarray(train.values[0]), labels)
+      np.testing.assert_allclose(together.test_loss[-1, 1, r, i], expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+  ('name', 'count'),
+  [('class_token', 2307), ('weighted_add', 2503), ('weighted_concat', 4611 + 196), ('mean', 2307)],
+)
+def test_counts_of_the_study(name, count):
+  model = types.SimpleNamespace(
+    grid=(14, 14), class_token=True, Transformer=types.SimpleNamespace(num_heads=12, mlp_dim=3072)
+  )
+  chosen = candidates.choose_candidates((name,), model, SECTION)
+  some = probes.Probes(
+    chosen, num_tokens=197, width=768, num_classes=3, class_token=True, settings=SETTINGS
+  )
+  assert some.parameters(chosen[0]) == count
+
+
+def test_every_readout_of_the_grid_is_there_once():
+  names = [c.name for c in candidates.choose_candidates(('all', 'patch_2'), MODEL, SECTION)]
+  assert names == [
+    'class_token', *(f'patch_{k}' for k in range(1, 7)), 'sum', 'sum_all', 'mean', 'mean_all',
+    'max', 'weighted_add', 'weighted_add_softmax', 'weighted_concat', 'weighted_concat_softmax',
+    'attention_pool', 'random_patch', 'shuffled_labels',
+  ]  # fmt: skip
+  without = types.SimpleNamespace(**vars(MODEL) | {'class_token': False})
+  found = [c.name for c in candidates.choose_candidates(('all',), without, SECTION)]
+  assert set(names) - set(found) == {
+    'class_token', 'sum_all', 'mean_all', 'weighted_add', 'weighted_add_softmax',
+    'weighted_concat', 'weighted_concat_softmax',
+  }  # fmt: skip
+  with pytest.raises(ValueError, match='class_token=False'):
+    candidates.choose_candidates(('class_token',), without, SECTION)
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [('patch_7', r'2 x 3 patches.*\n +1 \.\.\. +3\n.*\n +4 \.\.\. +6'), ('patch_0', 'lies outside'),
+   ('patch_-1', 'lies outside'), ('meen', "did you mean 'mean'")],
+)  # fmt: skip
+def test_unknown_readouts_are_refused(name, words):
+  with pytest.raises(ValueError, match=words):
+    candidates.choose_candidates((name,), MODEL, SECTION)
+
+
+def test_corners_and_centre_of_the_studys_grid():
+  assert tokens.corners((14, 14)) == [1, 14, 183, 196]  # Its 182 is no corner.
+  assert tokens.centre((14, 14)) == [91, 92, 105, 106]
+  assert tokens.centre((3, 3)) == [5]
+  assert tokens.distance_from_centre((3, 3)).reshape(3, 3)[0, 0] == pytest.approx(2**0.5)
+
+
+@pytest.fixture(scope='module')
+def small():
+  """A model with fresh weights, its data, and what a pass needs."""
+  config = small_config()
+  section = config.data.to_dict()
+  dataset = data.build(**section)
+  model = models.build(
+    **models.complete(config.model.to_dict() | {'dropout': 0.0}),
+    image_size=(8, 8), channels=1, num_classes=10,
+  )  # fmt: skip
+  return model, models.init(model, jax.random.key(0)), dataset
+
+
+def token_pass(small, folder, **options):
+  model, params, dataset = small
+  settings = {'layers': ('tokens',), 'batch_size': 64} | options
+  return features.Pass(model, params, dataset, sharding.make_mesh(1), folder=folder, **settings)
+
+
+def test_the_cache_is_a_fresh_forward_pass(small, tmp_path):
+  model, params, dataset = small
+  layers = ('block_0/tokens', 'tokens')
+  found = token_pass(small, tmp_path, layers=layers).run()
+  for split in ('train', 'test'):
+    images = np.stack([dataset.picture(split, i) for i in range(len(dataset.splits[split]))])
+    _, named = model.apply({'params': params}, dataset.preprocess.normalise(jnp.asarray(images)))
+    kept = found[split]['tokens'].values
+    assert kept.shape == (1, len(images), model.num_tokens, model.width)
+    np.testing.assert_allclose(kept[0], named['tokens'], atol=2e-5)
+    inner = np.asarray(named['block_0/tokens'])
+    inner = (inner - inner.mean(-1, keepdims=True)) / inner.std(-1, keepdims=True)
+    np.testing.assert_allclose(found[split]['block_0/tokens'].values[0], inner, atol=1e-3)
+    _, labels = dataset.splits[split].read(np.arange(len(images)))
+    np.testing.assert_array_equal(found[split]['tokens'].labels, labels)
+  half = token_pass(small, tmp_path, dtype='bfloat16').run()['test']['tokens'].values
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(half.astype(np.float32), found['test']['tokens'].values, atol=0.03)
+
+
+def test_views_are_the_pictures_of_training(small, tmp_path):
+  model, params, dataset = small
+  found = token_pass(small, tmp_path, views=2, seed=7).run()
+  kept = found['train']['tokens'].values
+  assert kept.shape[0] == 2
+  picture, _ = dataset.splits['train'].read(np.array([100]))
+  for view in range(2):
+    rng = np.random.default_rng((7, view, 100))
+    image = dataset.augment(picture[0], rng, dataset.preprocess)
+    _, named = model.apply(
+      {'params': params}, dataset.preprocess.normalise(jnp.asarray(image[None]))
+    )
+    np.testing.assert_allclose(kept[view, 100], named['tokens'][0], atol=2e-5)
+  assert np.abs(kept[0] - kept[1]).max() > 0.1
+  assert found['test']['tokens'].values.shape[0] == 1
+
+
+@pytest.mark.parametrize('stop_at', [1, 7, 40])
+def test_an_interrupted_cache_resumes_to_the_same_bytes(small, tmp_path, monkeypatch, stop_at):
+  """Stopped in the middle of a batch, in either view, and started again."""
+  expected = token_pass(small, tmp_path / 'whole', views=2)
+  expected.run()
+  calls, append = iter(range(1000)), features.append
+
+  def stop(file, array):
+    if next(calls) == stop_at:
+      append(file, array[: len(array) // 2])
+      raise KeyboardInterrupt
+    append(file, array)
+
+  given = token_pass(small, tmp_path / 'parts', views=2)
+  with monkeypatch.context() as patch:
+    patch.setattr(features, 'append', stop)
+    with pytest.raises(KeyboardInterrupt):
+      given.run()
+  done = features.read_progress(tmp_path / 'parts' / given.key).get('train', 0)
+  assert 0 <= done < 2 * 1437
+  given.run()
+  for path in sorted((tmp_path / 'whole' / expected.key).iterdir()):
+    assert path.read_bytes() == (tmp_path / 'parts' / given.key / path.name).read_bytes(), path.name
+
+
+def test_a_full_disk_leaves_the_cache_valid(small, tmp_path, monkeypatch):
+  given, append, calls = token_pass(small, tmp_path), features.append, iter(range(1000))
+
+  def full(file, array):
+    if next(calls) > 8:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    append(file, array)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(features, 'append', full)
+    with pytest.raises(OSError, match=r'no space is left.*config\.explore\.cache'):
+      given.run()
+  assert features.read_progress(tmp_path / given.key) == {'train': 256}
+  model, params, dataset = small
+  image = dataset.picture('train', 300)[None]
+  _, named = model.apply({'params': params}, dataset.preprocess.normalise(jnp.asarray(image)))
+  kept = given.run()['train']['tokens'].values[0, 300]
+  np.testing.assert_allclose(kept, named['tokens'][0], atol=2e-5)
+
+
+def test_a_cache_of_other_weights_or_data_is_never_used(small, tmp_path):
+  model, params, dataset = small
+  other = jax.tree.map(lambda x: x, params)
+  other['cls'] = other['cls'].at[0, 0, 0].add(1e-6)
+  passes = [token_pass(small, tmp_path), token_pass((model, other, dataset), tmp_path),
+            token_pass(small, tmp_path, dtype='bfloat16'), token_pass(small, tmp_path, views=1),
+            token_pass((model, params, data.build(**small_config(data__split_seed=1).data)),
+                       tmp_path)]  # fmt: skip
+  assert len({one.key for one in passes}) == len(passes)
+  a, b = (one.run()['test']['tokens'].values for one in passes[:2])
+  assert np.abs(a - b).max() > 0
+
+
+def test_a_cache_that_would_be_too_large_is_refused(small, tmp_path):
+  with pytest.raises(ValueError, match=r'cache_gb=0\.0001.*bfloat16'):
+    token_pass(small, tmp_path, limit=1e5).run()
+  assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_do_not_write_one_cache(small, tmp_path):
+  given = token_pass(small, tmp_path)
+  (tmp_path / given.key).mkdir()
+  with features.locked(tmp_path / given.key), pytest.raises(ValueError, match='another process'):
+    given.run()
+
+
+def test_mcnemar_and_holm_are_the_textbook_ones():
+  assert statistics.mcnemar(10.0, 2.0) == pytest.approx(
+    0.03857421875
+  )  # 2 * P(X <= 2), Bin(12, 1/2)
+  assert statistics.mcnemar(0.0, 0.0) == 1
+  adjusted = statistics.holm(np.array([0.01, 0.04, 0.03, 0.005]))
+  np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02])
+  a, b = np.array([[1, 1, 0, 1], [1, 0, 0, 1]], bool), np.array([[0, 1, 1, 1], [0, 1, 0, 0]], bool)
+  assert statistics.discordant(a, b) == (1.5, 1.0)
+
+
+def test_the_bootstrap_covers_and_pairs():
+  """95 % intervals hold the truth about 95 times of 100; pairs differ less than each varies."""
+  rng, inside = np.random.default_rng(0), 0
+  for trial in range(100):
+    correct = rng.random((1, 1, 200)) < 0.8
+    low, high = statistics.interval(statistics.bootstrap(correct, trial, 400)[:, 0])
+    inside += low <= 0.8 <= high
+  assert 86 <= inside <= 100
+  a = rng.random((3, 1, 300)) < 0.7
+  pair = np.concatenate([a, a ^ (rng.random(a.shape) < 0.02)], axis=1)
+  draws = statistics.bootstrap(pair, 0, 500)
+  assert (draws[:, 0] - draws[:, 1]).std() < 0.5 * draws[:, 0].std()
+
+
+def test_seeds_and_examples_both_widen_the_bootstrap():
+  rng = np.random.default_rng(0)
+  same = np.repeat(rng.random((1, 1, 400)) < 0.8, 4, axis=0)
+  differ = np.stack([rng.random((1, 400)) < p for p in (0.6, 0.7, 0.9, 1.0)])
+  spreads = [np.std(statistics.bootstrap(x, 0, 500)) for x in (same, differ)]
+  assert spreads[1] > 1.5 * spreads[0]
