@@ -12,6 +12,14 @@ import pytest
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 
 
+# Pictures that a notebook shows, and a report that it leaves.
+EXPECTED = {
+  '1_first_run': (3, 'run/reports/evaluation.json'),
+  '2_finetune': (2, 'run/tuned/reports/evaluation.json'),
+  '3_readouts': (4, 'run/lab/reports/readouts.json'),
+}
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
 def test_outputs_are_stripped(path):
   cells = [cell for cell in json.loads(path.read_text())['cells'] if cell['cell_type'] == 'code']
@@ -37,6 +45,6 @@ def test_runs(path, tmp_path, monkeypatch):
     output for cell in notebook.cells for output in cell.get('outputs', [])
     if 'image/png' in output.get('data', {})
   ]  # fmt: skip
-  reports = {'1_first_run': 'run', '2_finetune': 'run/tuned'}
-  assert len(pictures) == {'1_first_run': 3, '2_finetune': 2}[path.stem]
-  assert os.path.exists(tmp_path / reports[path.stem] / 'reports/evaluation.json')
+  count, report = EXPECTED[path.stem]
+  assert len(pictures) == count
+  assert os.path.exists(tmp_path / report)

@@ -144,6 +144,7 @@ def test_all_together_is_each_alone_and_a_plain_loop():
   values += 0.3 * signal[:, None]
   settings = probes.Settings(epochs=3, batch_size=32, head='torch', schedule='cosine')
   names = ('class_token', 'patch_2', 'mean', 'max', 'weighted_add', 'weighted_concat_softmax')
+  names += ('attention_pool',)
   some = make(names, settings)
   train = features.Tokens(values[None].astype(np.float32), labels)
   rows, rates = np.arange(70), np.tile([1e-3, 1e-2], (len(names), 1))

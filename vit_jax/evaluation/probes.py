@@ -165,7 +165,10 @@ class Probes:
       def read(own, module=candidate.module):
         return apply_head(own['head'], module.apply({'params': own['readout']}, tokens))
 
-      parts.append(jax.vmap(read)(params[candidate.name])[None])
+      # Attention's activations are as large as the model's: one learning rate after another.
+      heavy = candidate.name == 'attention_pool'
+      own = params[candidate.name]
+      parts.append((jax.lax.map(jax.checkpoint(read), own) if heavy else jax.vmap(read)(own))[None])
     return jnp.concatenate(parts)[self.order]
 
   def loss(self, params, batch) -> tuple[Array, dict[str, Array]]:

@@ -19,7 +19,8 @@ from vit_jax.evaluation import features, least_squares
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.features import Tokens
 from vit_jax.evaluation.probes import Fitted, Probes
-from vit_jax.explore import report
+from vit_jax.explore import compare, report
+from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
 
 SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
@@ -62,6 +63,18 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
     'seconds': time.monotonic() - start,
   }
   report.write(workdir, lab, found, about)
+
+
+def results(config: Config, workdir: pathlib.Path) -> list[Results]:
+  """What a finished exploration found, layer by layer, to look at further.
+
+  Raises:
+    FileNotFoundError: it is not finished.
+  """
+  lab = build(config)
+  folder = workdir / 'probes' / token_pass(lab, workdir).key
+  paths = {layer: folder / f'{layer.replace("/", "-")}.npz' for layer in lab.layers}
+  return [compare.compare(lab, layer, restore(path)) for layer, path in paths.items()]
 
 
 def name_of(config: Config) -> str:
