@@ -82,13 +82,13 @@ class OneByOne:
       self.steps[kind] = (jax.jit(step), jax.jit(predictions), optimizer)
     return self.steps[kind]
 
-  def run(self, candidate, own) -> float:
+  def run(self, candidate, own, seed: int) -> float:
     """Test accuracy after training."""
     step, predictions, optimizer = self.compiled(candidate)
     state, size, patch = optimizer.init(own), self.settings.batch_size, candidate.patch or 0
     (images, labels), rows = self.train, np.arange(len(self.train[1]))
     for epoch in range(self.settings.epochs):
-      order = np.random.default_rng((0, epoch)).permutation(rows)
+      order = np.random.default_rng((seed, epoch)).permutation(rows)
       for start in range(0, len(rows), size):
         some = order[start : start + size]
         own, state = step(own, state, self.params, images[some], labels[some], patch)
@@ -102,6 +102,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--init_from', help='a run of ours; without, a fresh model on the digits')
   parser.add_argument('--epochs', type=int, default=5)
+  parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--batch_size', type=int, default=128)
   parser.add_argument('--readouts', default='all', help='comma-separated')
   options = parser.parse_args()
@@ -116,6 +117,7 @@ def main():
     class_token=model.class_token, settings=settings,
   )  # fmt: skip
 
+  seeds = list(range(options.seeds))
   with tempfile.TemporaryDirectory() as folder:
     start = time.perf_counter()
     given = features.Pass(model, params, dataset, sharding.make_mesh(1), ('tokens',),
@@ -125,23 +127,26 @@ def main():
     train, test = given['train']['tokens'], given['test']['tokens']
     rows = np.arange(len(train.labels)), np.arange(len(test.labels))
     rates = np.full((len(chosen), 1), RATE)
-    fitted = some.fit(train, rows[0], test, rows[1], rates, [0], every_epoch=False)
-    together = fitted.test_accuracy[-1, 0, :, 0]
+    fitted = some.fit(train, rows[0], test, rows[1], rates, seeds, every_epoch=False)
+    together = fitted.test_accuracy[-1, :, :, 0]
     probed = time.perf_counter() - start
 
-  one, initial, alone = OneByOne(model, params, dataset, settings), some.init(0, 1), []
+  one, alone = OneByOne(model, params, dataset, settings), np.zeros_like(together)
   start = time.perf_counter()
-  for candidate in chosen:
-    if candidate.learned:
-      own = jax.tree.map(lambda x: x[0], initial[candidate.name])
-    else:
-      own = {'head': jax.tree.map(lambda x: x[0, 0], initial['fixed']), 'readout': {}}
-    alone.append(one.run(candidate, own))
+  for i, seed in enumerate(seeds):
+    initial = some.init(seed, 1)
+    for r, candidate in enumerate(chosen):
+      if candidate.learned:
+        own = jax.tree.map(lambda x: x[0], initial[candidate.name])
+      else:
+        own = {'head': jax.tree.map(lambda x: x[0, 0], initial['fixed']), 'readout': {}}
+      alone[i, r] = one.run(candidate, own, seed)
   apart = time.perf_counter() - start
-  difference = together - np.array(alone)
+  difference = together - alone
   print(json.dumps({
     'case': 'readouts', 'device': jax.devices()[0].device_kind, 'readouts': len(chosen),
-    'epochs': options.epochs, 'examples': len(rows[0]), 'tests': len(rows[1]),
+    'epochs': options.epochs, 'seeds': options.seeds,
+    'examples': len(rows[0]), 'tests': len(rows[1]),
     'seconds_tokens': round(passed, 2), 'seconds_probes': round(probed, 2),
     'seconds_one_by_one': round(apart, 2), 'times_faster_probes': round(apart / probed, 1),
     'times_faster_with_tokens': round(apart / (passed + probed), 1),

@@ -13,7 +13,7 @@ from vit_jax import defaults
 
 FEW = ('class_token', 'mean')
 ALL = (*FEW, 'sum', 'max', 'mean_all', 'weighted_add', 'weighted_concat', 'attention_pool', 'patch')
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-3, 3e-3, 1e-2)
 
 
 def get_config(which='few'):

@@ -9,7 +9,7 @@ from conftest import ROOT
 import pytest
 
 CASES = {
-  'readouts.py': ['--epochs=1', '--readouts=class_token,patch_3,patch_4'],
+  'readouts.py': ['--epochs=1', '--seeds=2', '--readouts=class_token,patch_3,patch_4'],
   'startup.py': ['--only=ours', '--variant=mu/16', '--batch_size=2'],
   'step.py': ['--variants=mu/16', '--batch_size=2', '--rounds=1', '--image_size=32'],
 }

@@ -44,7 +44,7 @@ def track(work: Iterable[T], total: int, what: str, unit: str, scale: bool = Fal
         tqdm.format_sizeof(done) if scale else done,
         tqdm.format_sizeof(total) if scale else total,
         unit,
-        tqdm.format_sizeof(rate) if scale else round(rate),
+        tqdm.format_sizeof(rate) if scale else f'{rate:.2g}' if rate < 10 else round(rate),
         clock((total - done) / rate),
       )
 

@@ -30,7 +30,7 @@ def ranking(
   errors = 100 * np.abs(intervals.T - accuracy)
   axis.errorbar(100 * accuracy, rows, xerr=errors, fmt='o', color=COLOURS[0], capsize=3)
   axis.set_yticks(rows, names)
-  axis.invert_yaxis()
+  axis.set_ylim(len(names) - 0.4, -0.6)  # The first on top.
   axis.set(xlabel=label)
   axis.grid(axis='x', alpha=0.3)
   return figure

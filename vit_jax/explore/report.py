@@ -335,7 +335,8 @@ def method(lab: Lab) -> list[Block]:
       'averaged over the seeds. Epochs to 95 %: the first with 95 % of the final test accuracy. '
       'Oscillation: mean absolute change of test accuracy between epochs in the second half, in '
       'points. Controls: random_patch reads another patch of each picture; shuffled_labels trains '
-      'on labels in another order, so that it shows chance.'
+      'on labels in another order, so that it shows chance. One backbone was read: how another '
+      'training run of it would rank is what sweeps measure.'
     ),
   ]
 
