@@ -34,6 +34,7 @@ setuptools.setup(
     'pillow>=11',
     'safetensors>=0.5',
     'scikit-learn>=1.6',
+    'scipy>=1.13',
     'tensorboardX>=2.6.2',
     'tensorflow-datasets>=4.9.8,<5',
     'tqdm>=4.66',

@@ -13,7 +13,7 @@ from vit_jax import defaults
 
 FEW = ('class_token', 'mean')
 ALL = (*FEW, 'sum', 'max', 'mean_all', 'weighted_add', 'weighted_concat', 'attention_pool', 'patch')
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 
 
 def get_config(which='few'):

@@ -200,6 +200,13 @@ def test_what_cannot_work_is_refused(trained, tmp_path, overrides, words):
   assert not (tmp_path / 'lab/reports').exists()
 
 
+def test_a_lucky_learning_rate_is_not_chosen():
+  accuracy = np.array([[0.70, 0.90, 0.91], [0.50, 0.60, 0.90]])
+  loss = np.array([[0.1, 0.3, 8.0], [0.1, 0.2, 8.0]])
+  assert readouts.prefer(accuracy, loss, 100).tolist() == [1, 2]
+  assert readouts.prefer(accuracy, loss, 1_000_000).tolist() == [2, 2]
+
+
 def test_classes_without_examples_are_refused(trained, tmp_path):
   make_folder(tmp_path / 'data', {'train/a': 4, 'train/b': 4, 'test/a': 2})
   config = defaults.complete(exploration(trained), {'data': 'folder'})
@@ -388,6 +395,27 @@ def test_feature_maps_are_the_patch_convolution(trained, tmp_path):
     cells = image.reshape(2, 4, 2, 4).swapaxes(1, 2)
     expected = (cells * kernel).sum((2, 3)) + params['bias'][channel]
     np.testing.assert_allclose(found['maps'][str(channel)], expected, atol=1e-4)
+
+
+def test_without_data_pictures_must_be_given(trained, tmp_path):
+  params, passport = weights.load(trained)
+  weights.write_model(tmp_path / 'model', params, passport | {'origin': {}})
+  with pytest.raises(SystemExit, match='give IMAGES'):
+    interpret_command.main(['patches', str(tmp_path), f'--out={tmp_path}'])
+
+
+def test_fine_tuning_on_the_data_of_the_checkpoint(trained, tmp_path):
+  """Trains and evaluates on what the checkpoint was trained on, without naming it."""
+  config = small_config()
+  config = defaults.complete(config, {'data': 'checkpoint'})
+  config.init_from = str(trained)
+  config.model.variant = None
+  train.train(config, tmp_path / 'again')
+  report = train.evaluate(config, tmp_path / 'again')
+  assert report['n_examples'] == 360
+  about = weights.passport(tmp_path / 'again')
+  assert about['origin']['data']['name'] == 'digits'
+  assert about['class_names'] == list('0123456789')
 
 
 @pytest.mark.parametrize(

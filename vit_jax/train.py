@@ -12,7 +12,7 @@ from vit_jax import checkpoint, data, distributed, evaluation, metrics, predict,
 from vit_jax.defaults import Config
 from vit_jax.interruption import Interruption
 from vit_jax.metrics import Recorder, due
-from vit_jax.parts import Parts, build, check_platform, passport
+from vit_jax.parts import Parts, build, check_platform, data_section, passport
 from vit_jax.step import TrainState, prepare, state_shapes
 
 
@@ -160,7 +160,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   if differ:
     rows = ', '.join(f'{key}: {there.get(key)!r} there' for key in differ)
     raise ValueError(f'the config describes another model than {workdir} holds ({rows})')
-  dataset = data.build(**config.data)
+  dataset = data.build(**data_section(config))
   if list(dataset.class_names) != predictor.class_names:
     raise ValueError(
       f'the data have classes {dataset.class_names}, the model {predictor.class_names}'

@@ -91,14 +91,18 @@ def curves(names: Sequence[str], train: np.ndarray, test: np.ndarray, what: str)
   rows = math.ceil(len(names) / columns)
   figure, axes = new_figure(2.6 * columns + 0.4, 2.1 * rows + 0.5, rows, columns)
   epochs = np.arange(1, len(train) + 1)
-  low, high = (f(np.percentile(np.r_[train.ravel(), test.ravel()], q)) for f, q in
-               ((float, 0), (float, 99)))  # fmt: skip
+  everything = np.r_[train.ravel(), test.ravel()]
+  low, high = float(everything.min()), float(np.percentile(everything, 99))
   for axis, r in zip(axes.flat, range(len(names)), strict=False):
     for values, colour, label in ((train, COLOURS[1], 'train'), (test, COLOURS[0], 'test')):
       axis.plot(epochs, values[:, :, r], color=colour, alpha=0.3, lw=0.8)
       axis.plot(epochs, values[:, :, r].mean(1), color=colour, lw=1.8, label=label)
     axis.set_title(names[r], fontsize=9)
-    axis.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if what == 'loss':  # A sum's is a hundred times a mean's.
+      axis.set_yscale('log')
+      axis.set_ylim(0.8 * max(low, 1e-4), 1.3 * high)
+    else:
+      axis.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axis.grid(alpha=0.3)
   for axis in axes.flat[len(names) :]:
     axis.axis('off')

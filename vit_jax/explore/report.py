@@ -292,7 +292,8 @@ def depths(folder: pathlib.Path, lab: Lab, layers: list[Results]) -> list[Block]
   """Accuracy against the block that is read."""
   depth = lab.predictor.model.Transformer.depth
   blocks = [compare.depth_of(results.layer, depth) for results in layers]
-  names = [n for n in layers[-1].names if not n.startswith('patch_')]
+  hidden = ('patch_', 'shuffled_labels')
+  names = [name for name in layers[-1].names if not name.startswith(hidden)]
   lines = {
     name: np.array([(results.record(name) or {})['accuracy'] for results in layers])
     for name in names
@@ -315,7 +316,8 @@ def method(lab: Lab) -> list[Block]:
   grid = ', '.join(f'{rate:g}' for rate in options.learning_rates)
   chosen = (
     f'chosen for each readout from {grid} on {options.validation_fraction:.0%} of the training '
-    'examples (two seeds), then all of them were used'
+    'examples (two seeds; of those within a standard error of the best accuracy, the one of the '
+    'lowest loss), then all of them were used'
     if len(options.learning_rates) > 1
     else f'{grid} for all'
   )

@@ -30,6 +30,8 @@ def images_of(
     for path in preprocess.find_images(options.images):
       yield path.stem, predictor.preprocess(path)
     return
+  if not predictor.passport.get('origin', {}).get('data'):
+    raise ValueError(f'{options.checkpoint} does not say what it was trained on: give IMAGES')
   section = parts.data_of_checkpoint(options.checkpoint)
   source = data.build(**section).splits['test']
   for index in range(min(options.count, len(source))):
