@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 
-from conftest import ROOT, command, make_folder
+from conftest import ROOT, command, make_folder, small_config
 import numpy as np
 from PIL import Image
 import pytest
@@ -304,7 +304,7 @@ def test_a_sweep_resumes_and_chooses_by_validation(tmp_path, monkeypatch):
 
 def test_the_list_of_a_sweep_is_its_runs(tmp_path):
   (tmp_path / 'recipe.py').write_text(SWEEP)
-  words = ['--config=recipe.py', '--workdir=W', '--config.batch_size', '8', '--mode=list']
+  words = ['--config', 'recipe.py', '--workdir', 'W', '--config.batch_size', '8', '-mode=list']
   done = command(*words, cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()

@@ -93,8 +93,7 @@ def child(config: Config, overrides: dict[str, Any]) -> Config:
 
 def commands(runs: list[Run], recipe: str, words: list[str]) -> list[str]:
   """A command for each run, for a SLURM array or any launcher."""
-  kept = [w for w in words if not re.match('--?(workdir|mode|config.run)(=|$)', w)]
-  kept = [w for i, w in enumerate(kept) if w.startswith('-') or '=' not in words[i - 1 : i]]
+  kept = without(words, ('workdir', 'mode', 'config.run'))
   return [
     shlex.join([
       'python', '-m', 'vit_jax.main', f'--config={recipe}', *kept, '--config.run=train',
@@ -103,6 +102,18 @@ def commands(runs: list[Run], recipe: str, words: list[str]) -> list[str]:
     ])
     for run in runs
   ]  # fmt: skip
+
+
+def without(words: list[str], names: tuple[str, ...]) -> list[str]:
+  """A command line less some options, written as --name=value or --name value."""
+  kept, left = [], iter(words)
+  for word in left:
+    name, equals, _ = word.lstrip('-').partition('=')
+    if not (word.startswith('-') and name in names):
+      kept.append(word)
+    elif not equals:
+      next(left, None)
+  return kept
 
 
 def sweep(runs: list[Run], workdir: pathlib.Path, tuned: tuple[str, ...]) -> None:
