@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from vit_jax import data, defaults, models, parts, predict, sharding
-from vit_jax.evaluation import candidates, features, probes
+from vit_jax.evaluation import candidates, features, fitting, probes
 
 RATE = 3e-3
 
@@ -127,7 +127,7 @@ def main():
     train, test = given['train']['tokens'], given['test']['tokens']
     rows = np.arange(len(train.labels)), np.arange(len(test.labels))
     rates = np.full((len(chosen), 1), RATE)
-    fitted = some.fit(train, rows[0], test, rows[1], rates, seeds, every_epoch=False)
+    fitted = fitting.fit(some, train, rows[0], test, rows[1], rates, seeds, every_epoch=False)
     together = fitted.test_accuracy[-1, :, :, 0]
     probed = time.perf_counter() - start
 

@@ -11,7 +11,15 @@ import optax
 import pytest
 
 from vit_jax import data, models, sharding, tokens
-from vit_jax.evaluation import candidates, features, least_squares, probes, statistics
+from vit_jax.evaluation import (
+  candidates,
+  features,
+  fitting,
+  least_squares,
+  probes,
+  statistics,
+  store,
+)
 from vit_jax.models import readout as readouts
 
 GRID, WIDTH, CLASSES = (2, 3), 8, 3
@@ -44,7 +52,7 @@ def accuracies(values, labels, names=('all',), rate=3e-2):
                  for part in (slice(0, cut), slice(cut, None)))  # fmt: skip
   rates = np.full((len(some.candidates), 1), rate)
   rows = np.arange(cut), np.arange(len(labels) - cut)
-  fitted = some.fit(train, rows[0], test, rows[1], rates, [0, 1])
+  fitted = fitting.fit(some, train, rows[0], test, rows[1], rates, [0, 1])
   gradient = dict(zip((c.name for c in some.candidates), fitted.test_accuracy[-1].mean(0)[:, 0],
                       strict=True))  # fmt: skip
   fixed = [c for c in some.candidates if not c.learned]
@@ -148,7 +156,7 @@ def test_all_together_is_each_alone_and_a_plain_loop():
   some = make(names, settings)
   train = features.Tokens(values[None].astype(np.float32), labels)
   rows, rates = np.arange(70), np.tile([1e-3, 1e-2], (len(names), 1))
-  together = some.fit(train, rows, train, rows, rates, [3, 5])
+  together = fitting.fit(some, train, rows, train, rows, rates, [3, 5])
   for r, candidate in enumerate(some.candidates):
     for i, rate in enumerate(rates[r]):
       head = some.head(jax.random.key(5), 16 if 'concat' in candidate.name else WIDTH)
@@ -161,17 +169,19 @@ def test_all_together_is_each_alone_and_a_plain_loop():
         logits = features @ params['head']['kernel'] + params['head']['bias']
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-      total = 9
-      cosine = optax.cosine_decay_schedule(rate, total)
-      optimizer = optax.adam(cosine)
+      optimizer = optax.adam(optax.cosine_decay_schedule(rate, 9))
+
+      @jax.jit
+      def step(params, state, x, y, loss=loss, optimizer=optimizer):
+        updates, state = optimizer.update(jax.grad(loss)(params, x, y), state)
+        return optax.apply_updates(params, updates), state
+
       state = optimizer.init(params)
       for epoch in range(3):
         order = np.random.default_rng((5, epoch)).permutation(rows)
         for start in range(0, 70, 32):
           chosen = order[start : start + 32]
-          x, y = jnp.asarray(train.values[0, chosen]), labels[chosen]
-          updates, state = optimizer.update(jax.grad(loss)(params, x, y), state)
-          params = optax.apply_updates(params, updates)
+          params, state = step(params, state, jnp.asarray(train.values[0, chosen]), labels[chosen])
       expected = loss(params, jnp.asarray(train.values[0]), labels)
       np.testing.assert_allclose(together.test_loss[-1, 1, r, i], expected, rtol=2e-4)
 
@@ -286,7 +296,7 @@ def test_an_interrupted_cache_resumes_to_the_same_bytes(small, tmp_path, monkeyp
   """Stopped in the middle of a batch, in either view, and started again."""
   expected = token_pass(small, tmp_path / 'whole', views=2)
   expected.run()
-  calls, append = iter(range(1000)), features.append
+  calls, append = iter(range(1000)), store.append
 
   def stop(file, array):
     if next(calls) == stop_at:
@@ -296,10 +306,10 @@ def test_an_interrupted_cache_resumes_to_the_same_bytes(small, tmp_path, monkeyp
 
   given = token_pass(small, tmp_path / 'parts', views=2)
   with monkeypatch.context() as patch:
-    patch.setattr(features, 'append', stop)
+    patch.setattr(store, 'append', stop)
     with pytest.raises(KeyboardInterrupt):
       given.run()
-  done = features.read_progress(tmp_path / 'parts' / given.key).get('train', 0)
+  done = store.read_progress(tmp_path / 'parts' / given.key).get('train', 0)
   assert 0 <= done < 2 * 1437
   given.run()
   for path in sorted((tmp_path / 'whole' / expected.key).iterdir()):
@@ -307,7 +317,7 @@ def test_an_interrupted_cache_resumes_to_the_same_bytes(small, tmp_path, monkeyp
 
 
 def test_a_full_disk_leaves_the_cache_valid(small, tmp_path, monkeypatch):
-  given, append, calls = token_pass(small, tmp_path), features.append, iter(range(1000))
+  given, append, calls = token_pass(small, tmp_path), store.append, iter(range(1000))
 
   def full(file, array):
     if next(calls) > 8:
@@ -315,10 +325,10 @@ def test_a_full_disk_leaves_the_cache_valid(small, tmp_path, monkeypatch):
     append(file, array)
 
   with monkeypatch.context() as patch:
-    patch.setattr(features, 'append', full)
+    patch.setattr(store, 'append', full)
     with pytest.raises(OSError, match=r'no space is left.*config\.explore\.cache'):
       given.run()
-  assert features.read_progress(tmp_path / given.key) == {'train': 256}
+  assert store.read_progress(tmp_path / given.key) == {'train': 256}
   model, params, dataset = small
   image = dataset.picture('train', 300)[None]
   _, named = model.apply({'params': params}, dataset.preprocess.normalise(jnp.asarray(image)))
@@ -348,7 +358,7 @@ def test_a_cache_that_would_be_too_large_is_refused(small, tmp_path):
 def test_two_processes_do_not_write_one_cache(small, tmp_path):
   given = token_pass(small, tmp_path)
   (tmp_path / given.key).mkdir()
-  with features.locked(tmp_path / given.key), pytest.raises(ValueError, match='another process'):
+  with store.locked(tmp_path / given.key), pytest.raises(ValueError, match='another process'):
     given.run()
 
 

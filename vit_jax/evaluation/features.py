@@ -13,13 +13,11 @@ import errno
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import time
 from typing import Any
 
 from absl import logging
-from flax import traverse_util
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
@@ -29,6 +27,7 @@ from vit_jax import sharding
 from vit_jax.checkpoint import write_whole
 from vit_jax.choices import choose
 from vit_jax.data import Dataset
+from vit_jax.evaluation import store
 from vit_jax.progress import track
 
 DTYPES = ('float32', 'bfloat16')
@@ -90,8 +89,8 @@ class Pass:
     self.tell(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / 'identity.json', json.dumps(self.identity, indent=2))
-    with locked(folder):
-      done = read_progress(folder)
+    with store.locked(folder):
+      done = store.read_progress(folder)
       for split in self.splits:
         if done.get(split, 0) < self.count(split):
           self.fill(folder, split, done)
@@ -134,10 +133,10 @@ class Pass:
     """All that the tokens depend on."""
     seen: dict[str, Any] = {
       'format': 1,
-      'weights': hash_of_params(self.params),
+      'weights': store.hash_of_params(self.params),
       'model': repr(self.model),
       'preprocess': dataclasses.asdict(self.data.preprocess),
-      'data': {split: hash_of_split(self.data, split) for split in self.splits},
+      'data': {split: store.hash_of_split(self.data, split) for split in self.splits},
       'layers': list(self.layers),
       'dtype': self.dtype,
     }
@@ -162,18 +161,18 @@ class Pass:
     start = done.get(split, 0)
     if start:
       logging.info('%s: %d of %d pictures are in the cache already', split, start, count)
-    files = {layer: path_of(folder, split, layer) for layer in self.layers}
+    files = {layer: store.path_of(folder, split, layer) for layer in self.layers}
     with contextlib.ExitStack() as stack:
-      opened = {layer: stack.enter_context(reopen(path, start * self.row)) for layer, path
+      opened = {layer: stack.enter_context(store.reopen(path, start * self.row)) for layer, path
                 in files.items()}  # fmt: skip
-      labels = stack.enter_context(reopen(folder / f'{split}.labels', start * 4))
+      labels = stack.enter_context(store.reopen(folder / f'{split}.labels', start * 4))
       last = time.monotonic()
-      stack.callback(lambda: settle([*opened.values(), labels], folder, done))
+      stack.callback(lambda: store.settle([*opened.values(), labels], folder, done))
       sizes = self.write(self.batches(split, start), opened, labels, folder)
       for size in track(sizes, count - start, f'tokens of {split}', 'pictures'):
         done[split] = done.get(split, 0) + size
         if time.monotonic() - last > SAVE_EVERY:
-          settle([*opened.values(), labels], folder, done)
+          store.settle([*opened.values(), labels], folder, done)
           last = time.monotonic()
 
   def write(self, rows, opened, labels, folder: pathlib.Path) -> Iterator[int]:
@@ -181,8 +180,8 @@ class Pass:
     try:
       for outputs, label in rows:
         for layer, file in opened.items():
-          append(file, outputs[layer])
-        append(labels, label.astype(np.int32))
+          store.append(file, outputs[layer])
+        store.append(labels, label.astype(np.int32))
         yield len(label)
     except OSError as error:
       if error.errno != errno.ENOSPC:
@@ -222,7 +221,9 @@ class Pass:
     labels = np.fromfile(folder / f'{split}.labels', np.int32).reshape(shape)[0]
     return {
       layer: Tokens(
-        np.memmap(path_of(folder, split, layer), jnp.dtype(self.dtype), 'r', shape=shape + tokens),
+        np.memmap(
+          store.path_of(folder, split, layer), jnp.dtype(self.dtype), 'r', shape=shape + tokens
+        ),
         labels,
       )
       for layer in self.layers
@@ -240,87 +241,3 @@ def read_layer(named: dict[str, Array], layer: str) -> Float[Array, 'B T D']:
     return x
   x = x - x.mean(-1, keepdims=True)
   return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
-
-
-def path_of(folder: pathlib.Path, split: str, layer: str) -> pathlib.Path:
-  return folder / f'{split}.{layer.replace("/", "-")}'
-
-
-def reopen(path: pathlib.Path, size: int):
-  """A file to append to, cut to the `size` bytes that are known to be good."""
-  file = open(path, 'r+b' if path.exists() else 'w+b', buffering=0)  # noqa: SIM115
-  file.truncate(size)
-  file.seek(size)
-  return file
-
-
-def append(file, array: np.ndarray) -> None:
-  """Writes every byte, or raises: a raw file may take a part of them."""
-  left = memoryview(np.ascontiguousarray(array).tobytes())
-  while left:
-    left = left[file.write(left) :]
-
-
-def settle(files: list, folder: pathlib.Path, done: dict[str, int]) -> None:
-  """Brings the rows to disk, then the count of them."""
-  with contextlib.suppress(OSError):  # A full disk: the count of before stays true.
-    for file in files:
-      os.fsync(file.fileno())
-    write_whole(folder / 'progress.json', json.dumps(done))
-
-
-def read_progress(folder: pathlib.Path) -> dict[str, int]:
-  try:
-    return json.loads((folder / 'progress.json').read_text())
-  except (OSError, ValueError):
-    return {}
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path):
-  """Keeps a second process from writing the same files.
-
-  Raises:
-    ValueError: another one is at it.
-  """
-  try:
-    import fcntl
-  except ImportError:  # Windows.
-    yield
-    return
-  with open(folder / 'lock', 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise ValueError(f'another process is computing the tokens in {folder}') from None
-    yield
-
-
-def hash_of_params(params) -> str:
-  """Of every name, shape and bit."""
-  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
-  total = hashlib.sha256()
-  for name in sorted(flat):
-    array = np.ascontiguousarray(flat[name])
-    total.update(f'{name} {array.shape} {array.dtype};'.encode())
-    total.update(array.tobytes())
-  return total.hexdigest()
-
-
-def hash_of_split(data: Dataset, split: str) -> str:
-  """Of the classes, of every example's name, size and time of change, and of 32 examples' pixels.
-
-  Pixels of all would cost as much as the pass saves.
-  """
-  source = data.splits[split]
-  total = hashlib.sha256(json.dumps([split, len(source), *data.class_names]).encode())
-  for image in getattr(source, 'images', ()):
-    if isinstance(image, str):
-      about = os.stat(image)
-      total.update(f'{image} {about.st_size} {about.st_mtime_ns};'.encode())
-  some = np.unique(np.linspace(0, len(source) - 1, 32).astype(int))
-  _, labels = source.read(some)
-  total.update(np.asarray(labels, np.int32).tobytes())
-  for index in some:
-    total.update(np.ascontiguousarray(data.picture(split, int(index))).tobytes())
-  return total.hexdigest()

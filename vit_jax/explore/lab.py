@@ -9,7 +9,8 @@ from vit_jax import data, defaults, parts, predict, sharding, tokens
 from vit_jax.defaults import Config
 from vit_jax.evaluation import candidates, probes
 from vit_jax.evaluation.candidates import Candidate
-from vit_jax.evaluation.probes import Fitted, Probes
+from vit_jax.evaluation.fitting import Fitted
+from vit_jax.evaluation.probes import Probes
 
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'seed', 'data', 'init_from', 'evaluation', 'explore')

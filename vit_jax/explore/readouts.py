@@ -15,10 +15,11 @@ import numpy as np
 
 from vit_jax import checkpoint, parts, sharding
 from vit_jax.defaults import Config
-from vit_jax.evaluation import features, least_squares
+from vit_jax.evaluation import features, fitting, least_squares
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.features import Tokens
-from vit_jax.evaluation.probes import Fitted, Probes
+from vit_jax.evaluation.fitting import Fitted
+from vit_jax.evaluation.probes import Probes
 from vit_jax.explore import compare, report
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
@@ -110,9 +111,10 @@ def study(lab: Lab, train: Tokens, test: Tokens, layer: str) -> Layer:
   if len(grid) > 1:
     rest, held = hold_out(train.labels, lab.config.explore.validation_fraction, lab.config.seed)
     seeds = lab.seeds[:SELECTION_SEEDS]
+    what = f'{layer}: choosing learning rates'
     tried = [
-      part.fit(train, rest, train, held, np.tile(grid, (len(part.candidates), 1)), seeds, False,
-               f'{layer}: choosing learning rates') for part in chunks
+      fitting.fit(part, train, rest, train, held, np.tile(grid, (len(part.candidates), 1)), seeds,
+                  False, what) for part in chunks
     ]  # fmt: skip
     joined = Fitted.join(tried)
     validation, loss = joined.test_accuracy[-1].mean(0), joined.test_loss[-1].mean(0)
@@ -121,7 +123,7 @@ def study(lab: Lab, train: Tokens, test: Tokens, layer: str) -> Layer:
   for part in chunks:
     some = rates[start : start + len(part.candidates)]
     start += len(some)
-    fitted.append(part.fit(train, everything, test, tested, some[:, None], lab.seeds, True,
+    fitted.append(fitting.fit(part, train, everything, test, tested, some[:, None], lab.seeds, True,
                            f'{layer}: training probes'))  # fmt: skip
   closed = np.concatenate([closed_form(lab, part, train, test) for part in chunks])
   return Layer(rates, validation, Fitted.join(fitted), closed, test.labels)
@@ -134,7 +136,7 @@ def prefer(accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:
   hundred examples the very best may be luck (a rate of 0.1 for the sum of digits' tokens, say, with
   a loss of 8).
   """
-  best = accuracy.max(1, keepdims=True)
+  best, loss = accuracy.max(1, keepdims=True), np.nan_to_num(loss, nan=np.inf)
   eligible = accuracy >= best - np.sqrt(best * (1 - best) / count)
   return np.where(eligible, loss, np.inf).argmin(1)
 

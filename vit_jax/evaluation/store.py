@@ -1,0 +1,98 @@
+"""The files of a token cache: appended, counted, locked; and what they depend on, as hashes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import numpy as np
+
+from vit_jax.checkpoint import write_whole
+from vit_jax.data import Dataset
+
+
+def path_of(folder: pathlib.Path, split: str, layer: str) -> pathlib.Path:
+  return folder / f'{split}.{layer.replace("/", "-")}'
+
+
+def reopen(path: pathlib.Path, size: int):
+  """A file to append to, cut to the `size` bytes that are known to be good."""
+  file = open(path, 'r+b' if path.exists() else 'w+b', buffering=0)  # noqa: SIM115
+  file.truncate(size)
+  file.seek(size)
+  return file
+
+
+def append(file, array: np.ndarray) -> None:
+  """Writes every byte, or raises: a raw file may take a part of them."""
+  left = memoryview(np.ascontiguousarray(array).tobytes())
+  while left:
+    left = left[file.write(left) :]
+
+
+def settle(files: list, folder: pathlib.Path, done: dict[str, int]) -> None:
+  """Brings the rows to disk, then the count of them."""
+  with contextlib.suppress(OSError):  # A full disk: the count of before stays true.
+    for file in files:
+      os.fsync(file.fileno())
+    write_whole(folder / 'progress.json', json.dumps(done))
+
+
+def read_progress(folder: pathlib.Path) -> dict[str, int]:
+  try:
+    return json.loads((folder / 'progress.json').read_text())
+  except (OSError, ValueError):
+    return {}
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path):
+  """Keeps a second process from writing the same files.
+
+  Raises:
+    ValueError: another one is at it.
+  """
+  try:
+    import fcntl
+  except ImportError:  # Windows.
+    yield
+    return
+  with open(folder / 'lock', 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise ValueError(f'another process is computing the tokens in {folder}') from None
+    yield
+
+
+def hash_of_params(params) -> str:
+  """Of every name, shape and bit."""
+  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
+  total = hashlib.sha256()
+  for name in sorted(flat):
+    array = np.ascontiguousarray(flat[name])
+    total.update(f'{name} {array.shape} {array.dtype};'.encode())
+    total.update(array.tobytes())
+  return total.hexdigest()
+
+
+def hash_of_split(data: Dataset, split: str) -> str:
+  """Of the classes, of every example's name, size and time of change, and of 32 examples' pixels.
+
+  Pixels of all would cost as much as the pass saves.
+  """
+  source = data.splits[split]
+  total = hashlib.sha256(json.dumps([split, len(source), *data.class_names]).encode())
+  for image in getattr(source, 'images', ()):
+    if isinstance(image, str):
+      about = os.stat(image)
+      total.update(f'{image} {about.st_size} {about.st_mtime_ns};'.encode())
+  some = np.unique(np.linspace(0, len(source) - 1, 32).astype(int))
+  _, labels = source.read(some)
+  total.update(np.asarray(labels, np.int32).tobytes())
+  for index in some:
+    total.update(np.ascontiguousarray(data.picture(split, int(index))).tobytes())
+  return total.hexdigest()
