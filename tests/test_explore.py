@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -198,6 +199,18 @@ def test_what_cannot_work_is_refused(trained, tmp_path, overrides, words):
   with pytest.raises(ValueError, match=words):
     readouts.explore(exploration(trained, **overrides), tmp_path / 'lab')
   assert not (tmp_path / 'lab/reports').exists()
+
+
+def test_test_examples_have_no_say(trained, tmp_path):
+  """With other test labels the same learning rates are chosen, and the same probes predict."""
+  found = lab.build(exploration(trained))
+  store = readouts.token_pass(found, tmp_path).run()
+  train_tokens, test_tokens = store['train']['tokens'], store['test']['tokens']
+  turned = dataclasses.replace(test_tokens, labels=(test_tokens.labels + 1) % 10)
+  a, b = (readouts.study(found, train_tokens, test, 'tokens') for test in (test_tokens, turned))
+  np.testing.assert_array_equal(a.rates, b.rates)
+  np.testing.assert_array_equal(a.fitted.predictions, b.fitted.predictions)
+  assert (a.fitted.test_accuracy != b.fitted.test_accuracy).any()
 
 
 def test_a_lucky_learning_rate_is_not_chosen():
