@@ -47,7 +47,7 @@ def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
       f'Weights: {about["weights"]}. Data: {about["data"]}; {about["n_train"]} training and '
       f'{best["n_examples"]} test examples of {lab.num_classes} classes. Grid: {grid[0]} x '
       f'{grid[1]} patches, numbered from 1, row by row. {len(last.names)} readouts, '
-      f'{best["n_seeds"]} seeds. Probes took {about["seconds"]:.0f} s, tokens included.'
+      f'{best["n_seeds"]} seeds. It took {about["seconds"]:.0f} s since the last start.'
     ),
     Text(
       f'Best: {best["readout"]}, {best["accuracy"]:.2%} (95 % interval '
