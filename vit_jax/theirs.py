@@ -3,7 +3,6 @@
 Needs the extra `torch`; only `convert --check` asks for it, and only where it is installed.
 """
 
-import importlib.util
 import pathlib
 from typing import Any
 
@@ -29,12 +28,29 @@ TIMM_HYBRIDS = {
 
 def missing(target: str, section: dict[str, Any]) -> str | None:
   """Why their model cannot be asked, in words; None where it can."""
-  for name in ('torch', LIBRARIES[target]):
-    if not importlib.util.find_spec(name):
-      return f'{name} is not installed'
+  try:
+    import_library(target)
+  except (ImportError, RuntimeError) as error:  # A torchvision of another torch raises the latter.
+    return f'it cannot be loaded ({" ".join(str(error).split())[:160]})'
   if section['name'] == 'hybrid' and section['variant'] not in TIMM_HYBRIDS:
     return f'timm has no {section["variant"]}'
   return None
+
+
+def import_library(target: str) -> None:
+  """Loads what `load` needs.
+
+  Raises:
+    ImportError, RuntimeError: it is not there, or its parts do not fit together.
+  """
+  import torch  # noqa: F401
+
+  if target == 'huggingface':
+    from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401
+  elif target == 'torchvision':
+    from torchvision.models import vision_transformer  # noqa: F401
+  else:
+    import timm  # noqa: F401
 
 
 def check(source: str, to: pathlib.Path, target: str, images: np.ndarray) -> dict[str, Any]:
