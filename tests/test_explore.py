@@ -235,7 +235,7 @@ def test_a_weight_file_knows_no_data(trained, tmp_path):
   params, passport = weights.load(trained)
   weights.write_model(tmp_path / 'model', params, passport | {'origin': {}})
   config.init_from = str(tmp_path)
-  with pytest.raises(ValueError, match=r'config\.data\.name=folder'):
+  with pytest.raises(ValueError, match=r'does not say.*config\.data\.name=folder'):
     readouts.explore(config, tmp_path / 'lab')
 
 

@@ -71,10 +71,10 @@ def data_of_checkpoint(source: str | None) -> dict[str, Any]:
   passport = weights.passport(source) if source else {}
   there = passport.get('origin', {}).get('data')
   if not there:
+    why = f'{source} does not say which these are' if source else 'config.init_from is not set'
     raise ValueError(
-      f'config.data.name=checkpoint: {source or "config.init_from is not set, so no checkpoint"} '
-      'says which data it was trained on; name them: --config.data.name=folder '
-      '--config.data.path=PATH, or digits, or tfds'
+      f'config.data.name=checkpoint, the data of the checkpoint: {why}; name them: '
+      '--config.data.name=folder --config.data.path=PATH, or digits, or tfds'
     )
   section = defaults.part('data', there['name']).to_dict() | there  # Keys of later versions.
   section |= {key: passport['preprocess'][key] for key in ('mean', 'std')}
