@@ -64,6 +64,7 @@ def test_records(explored):
     extra = 4 if record['readout'] == 'weighted_add' else 0
     assert record['parameters'] == 32 * 10 + 10 + extra
     assert record['learning_rate'] in (0.001, 0.01)
+    assert 0 <= record['validation_accuracy'] <= 1
   assert [r['accuracy'] for r in records] == sorted((r['accuracy'] for r in records), reverse=True)
   patch = next(r for r in records if r['readout'] == 'patch_3')
   assert (patch['row'], patch['column']) == (1, 0)

@@ -93,6 +93,7 @@ def compare(lab: Lab, layer: str, found: Layer) -> Results:
   for r in range(len(names)):
     records.append(record(lab, layer, found, r) | {
       'bootstrap_interval': list(statistics.interval(draws[:, r])),
+      'validation_accuracy': found.validation_at(r, grid),
       'learning_rate_at_edge': len(grid) > 1 and found.rates[r] in (grid[0], grid[-1]),
     })  # fmt: skip
   order = sorted(range(len(names)), key=lambda r: -records[r]['accuracy'])

@@ -54,6 +54,12 @@ class Layer:
   closed: np.ndarray
   labels: np.ndarray
 
+  def validation_at(self, r: int, grid: list[float]) -> float | None:
+    """Accuracy of readout `r` at its learning rate on the held-out part; None without a choice."""
+    if not self.validation.size:
+      return None
+    return float(self.validation[r, grid.index(float(self.rates[r]))])
+
   @property
   def correct(self) -> np.ndarray:
     """`S R n`"""
