@@ -24,8 +24,9 @@ def ours(files, batch, threads):
   import jax
   import numpy as np
 
-  from vit_jax import data, memory, sharding
+  from vit_jax import data
   from vit_jax.data import augment, pipeline, preprocess, sources
+  from vit_jax.runtime import memory, sharding
 
   memory.keep_freed(batch * SIZE**2)  # As the command does.
   dataset = data.Dataset(

@@ -20,8 +20,10 @@ from jax import numpy as jnp
 import numpy as np
 import optax
 
-from vit_jax import data, defaults, models, parts, predict, sharding
+from vit_jax import data, defaults, experiment, models, predict
 from vit_jax.evaluation import candidates, features, fitting, probes
+from vit_jax.models import tokens
+from vit_jax.runtime import sharding
 
 RATE = 3e-3
 
@@ -30,8 +32,8 @@ def build(options):
   """(model, params, section, data): of a checkpoint, or fresh."""
   if options.init_from:
     predictor = predict.load(options.init_from)
-    dataset = data.build(**parts.data_of_checkpoint(options.init_from))
-    return predictor.model, predictor.params, predictor.passport['model'], dataset
+    dataset = data.build(**experiment.data_of(predictor.passport, options.init_from))
+    return predictor.model, predictor.params, predictor.passport.model, dataset
   section = models.complete(defaults.part('model', 'vit').to_dict() | {'variant': 'digits/2'})
   model = models.build(**section, image_size=(16, 16), channels=1, num_classes=10)
   images = defaults.part('data', 'digits').to_dict() | {'image_size': (16, 16)}
@@ -54,11 +56,11 @@ class OneByOne:
 
   def logits(self, own, params, images, module, patch):
     _, named = self.model.apply({'params': params}, self.dataset.preprocess.normalise(images))
-    tokens = named['tokens']
+    found = tokens.rows(named['tokens'])
     if module is None:  # A single patch, by a number that needs no compiling anew.
-      read = jnp.take(tokens, patch, axis=1)
+      read = jnp.take(found, patch + len(self.model.prefix) - 1, axis=1)
     else:
-      read = module.apply({'params': own['readout']}, tokens)
+      read = module.apply({'params': own['readout']}, found)
     return probes.apply_head(own['head'], read)
 
   def compiled(self, candidate):
@@ -110,17 +112,19 @@ def main():
   model, params, section, dataset = build(options)
   settings = probes.Settings(options.epochs, options.batch_size, schedule='constant')
   names = tuple(options.readouts.split(','))
-  chosen = candidates.choose_candidates(names, model, section)
+  sizes = model.sizes()
+  shape = sizes['num_tokens'], sizes['width']
+  chosen = candidates.choose_candidates(names, model, section, shape)
   chosen = tuple(c for c in chosen if not c.control)
   some = probes.Probes(
-    chosen, num_tokens=model.num_tokens, width=model.width, num_classes=len(dataset.class_names),
-    class_token=model.class_token, settings=settings,
+    chosen, shape=shape, num_classes=len(dataset.class_names), first=len(model.prefix),
+    settings=settings,
   )  # fmt: skip
 
   seeds = list(range(options.seeds))
   with tempfile.TemporaryDirectory() as folder:
     start = time.perf_counter()
-    given = features.Pass(model, params, dataset, sharding.make_mesh(1), ('tokens',),
+    given = features.Pass(model, params, section, dataset, sharding.make_mesh(1), ('tokens',),
                           pathlib.Path(folder), batch_size=256).run()  # fmt: skip
     passed = time.perf_counter() - start
     start = time.perf_counter()
@@ -137,9 +141,10 @@ def main():
     initial = some.init(seed, 1)
     for r, candidate in enumerate(chosen):
       if candidate.learned:
-        own = jax.tree.map(lambda x: x[0], initial[candidate.name])
+        own = jax.tree.map(lambda x: x[0], initial['learned'][candidate.name])
       else:
-        own = {'head': jax.tree.map(lambda x: x[0, 0], initial['fixed']), 'readout': {}}
+        head = initial['fixed'][str(candidate.width)]
+        own = {'head': jax.tree.map(lambda x: x[0, 0], head), 'readout': {}}
       alone[i, r] = one.run(candidate, own, seed)
   apart = time.perf_counter() - start
   difference = together - alone

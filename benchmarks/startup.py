@@ -22,21 +22,24 @@ def ours(variant: str, batch_size: int) -> dict[str, float]:
   import jax
   import numpy as np
 
-  from vit_jax import defaults, parts, sharding, step
+  from vit_jax import defaults, experiment, step
+  from vit_jax.runtime import sharding
 
   marks.append(time.perf_counter())
   config = defaults.get_config()
   config.data.update(image_size=(224, 224), channels=3)
   config.model.variant, config.batch_size = variant, batch_size
   config.optimizer = defaults.part('optimizer', 'sgd')
-  built = parts.build(config)
-  shapes = step.state_shapes(config, built)
+  built = experiment.build(config)
+  shapes = step.state_shapes(built)
   marks.append(time.perf_counter())
-  state, train_step = step.prepare(config, built, shapes, None)
+  state, train_step = step.prepare(built, shapes, None)
   jax.block_until_ready(state)
   marks.append(time.perf_counter())
-  batch = {key: np.ones(x.shape, x.dtype) for key, x in built.data.batch_shapes(batch_size).items()}
-  jax.block_until_ready(train_step(state, sharding.place_batch(batch, built.mesh)))
+  wanted = built.objective.batch_shapes(built.data.image_shape, batch_size)
+  batch = {key: np.ones(x.shape, x.dtype) for key, x in wanted.items()}
+  placed = sharding.place_batch(batch, built.mesh)
+  jax.block_until_ready(train_step(state, placed, built.constants))
   return phases(marks)
 
 

@@ -21,8 +21,9 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from vit_jax import defaults, memory, models
+from vit_jax import defaults, models
 from vit_jax.models import encoder, vit
+from vit_jax.runtime import memory
 
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2}  # Largest difference of logits of about 1.
 CLASSES = 1000

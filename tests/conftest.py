@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from absl import logging
+from commands import Commands
 import numpy as np
 from PIL import Image
 import pytest
@@ -71,6 +72,13 @@ def command(*arguments, module='vit_jax.main', **kwargs):
 def _own_cache(tmp_path_factory):
   """Downloads and checks of files are remembered here, not in the user's cache."""
   os.environ['VIT_JAX_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='session')
+def quick(_own_cache, tmp_path_factory):
+  """As `command`, in processes of their own that are forks: without seconds of imports."""
+  with Commands(tmp_path_factory.mktemp('commands')) as commands:
+    yield commands
 
 
 def real_data(name):

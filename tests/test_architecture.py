@@ -1,6 +1,7 @@
 """The house keeps its floors: imports run down only, heavy packages load where they are used."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -10,55 +11,114 @@ import pytest
 FLOORS = [
   ['main'],
   ['explore', 'interpret', 'convert'],
-  ['train', 'stablehlo', 'theirs'],
-  ['step', 'predict', 'evaluation'],
-  ['parts'],
-  ['weights', 'tokens'],
+  ['train'],
+  ['step'],
+  ['experiment'],
+  ['predict', 'evaluation'],
+  ['weights'],
   ['checkpoint'],
-  ['models', 'objectives', 'data', 'formats', 'optim', 'sharding', 'metrics', 'figures']
-  + ['interruption', 'memory'],
-  ['defaults', 'fetch'],
-  ['choices', 'distributed', 'progress'],
+  ['models', 'objectives', 'data', 'formats', 'optim', 'metrics', 'figures', 'defaults'],
+  ['runtime'],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-FILES = sorted((ROOT / 'vit_jax').rglob('*.py'))
+ROOMS = {'models', 'objectives', 'data', 'evaluation', 'explore', 'interpret', 'convert', 'formats'}
+ROOMS |= {'runtime'}
+# Strangers of one floor, but for a protocol and the type of a config.
+ALLOWED = {('objectives', 'models.protocol'), ('metrics', 'defaults.Config')}
+PACKAGE = ROOT / 'vit_jax'
+FILES = sorted(PACKAGE.rglob('*.py'))
+each_file = pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
 def imports(path):
+  """Whole names of all that a file imports, inside functions too."""
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
-      names = [alias.name for alias in node.names]
+      yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      names = [f'{node.module}.{alias.name}' for alias in node.names]
-    else:
-      continue
-    yield from (name.split('.')[1] for name in names if name.startswith('vit_jax.'))
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def room(path):
+  return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def test_eleven_files_and_nine_folders():
+  files = {path.stem for path in PACKAGE.glob('*.py')} - {'__init__'}
+  folders = {path.name for path in PACKAGE.iterdir() if any(path.glob('*.py'))}
+  assert folders == ROOMS and len(folders) == 9
+  assert files == FLOOR.keys() - ROOMS and len(files) == 11
+
+
+@each_file
 def test_imports_run_downwards(path):
-  own = path.relative_to(ROOT / 'vit_jax').parts[0].removesuffix('.py')
-  if own == '__init__' or path.name == '__main__.py':
-    return  # Doors, not floors: the package's own, and the command of a part.
-  for used in imports(path):
-    assert used == own or FLOOR[used] > FLOOR[own], f'{path} imports {used}'
+  own = room(path)
+  if own == '__init__' or path == PACKAGE / 'models/__main__.py':
+    return  # Doors, not floors: the package's own, and the command that lists the models.
+  for name in imports(path):
+    words = name.split('.')
+    if words[0] != 'vit_jax' or len(words) == 1 or words[1] == own:
+      continue
+    below = FLOOR.get(words[1], -1) > FLOOR[own]
+    assert below or (own, '.'.join(words[1:3])) in ALLOWED, f'{path} imports {name}'
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_says_what_it_is(path):
+@each_file
+def test_every_file_is_short_and_says_what_it_is(path):
   assert ast.get_docstring(ast.parse(path.read_text()))
+  if path.name != 'defaults.py':  # One table, with every key in it.
+    assert len(path.read_text().splitlines()) < 300
+  assert path.stem not in ('utils', 'helpers', 'common', 'misc')
+
+
+def documented(body, prefix=''):
+  """(name, docstring) of public functions, classes and methods."""
+  for node in body:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith('_'):
+      yield prefix + node.name, ast.get_docstring(node) or ''
+      if isinstance(node, ast.ClassDef):
+        yield from documented(node.body, f'{node.name}.')
+
+
+@each_file
+def test_docstrings_stand_alone(path):
+  """Who hovers over a name sees nothing else: 'Of the learning rate.' says nothing."""
+  for name, text in documented(ast.parse(path.read_text()).body):
+    assert not re.match(r'(Of|With|Whose)\b', text), f'{path}: {name}: {text.splitlines()[0]}'
+
+
+@each_file
+def test_a_model_needs_jax_and_flax_alone(path):
+  if room(path) != 'models' or path.stem == '__main__':
+    return
+  known = {'jax', 'flax', 'jaxtyping', 'numpy'} | sys.stdlib_module_names
+  for name in imports(path):
+    words = name.split('.')
+    ours = words[0] == 'vit_jax' and words[1] in ('models', 'runtime')
+    assert ours or words[0] in known, f'{path} imports {name}'
+
+
+@each_file
+def test_nobody_asks_a_model_for_its_inside(path):
+  """What callers may know stands in models/protocol.py."""
+  if room(path) in ('models', 'formats', 'defaults'):
+    return
+  for node in ast.walk(ast.parse(path.read_text())):
+    inside = isinstance(node, ast.Attribute) and node.attr
+    assert inside not in ('class_token', 'Transformer', 'num_tokens'), f'{path}:{node.lineno}'
 
 
 def test_heavy_packages_load_where_they_are_used():
   code = (
-    'import sys, vit_jax.train; heavy = {"tensorflow", "torch", "sklearn", "matplotlib", "grain", '
-    '"tensorflow_datasets", "tensorboardX"}; assert not heavy & set(sys.modules), sys.modules'
+    'import sys, vit_jax.train, vit_jax.predict; heavy = {"tensorflow", "torch", "sklearn", '
+    '"matplotlib", "grain", "tensorflow_datasets", "tensorboardX", "transformers", "timm", '
+    '"huggingface_hub"}; assert not heavy & {*sys.modules}, heavy & {*sys.modules}'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
 
 
 def test_the_train_loop_stays_short():
-  tree = ast.parse((ROOT / 'vit_jax/train.py').read_text())
+  tree = ast.parse((PACKAGE / 'train.py').read_text())
   loop = next(node for node in tree.body if getattr(node, 'name', '') == 'train')
   assert loop.end_lineno - loop.lineno < 80

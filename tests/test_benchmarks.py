@@ -15,6 +15,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CASES)
 def test_runs(name):
   words = [sys.executable, ROOT / 'benchmarks' / name, *CASES[name]]

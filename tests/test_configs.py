@@ -1,6 +1,7 @@
 """Recipes and defaults: each recipe builds, each key can be overridden, each key is read."""
 
 import ast
+import functools
 import importlib
 import pathlib
 
@@ -9,7 +10,7 @@ import jax
 from ml_collections import config_dict
 import pytest
 
-from vit_jax import defaults, main, parts, step
+from vit_jax import defaults, experiment, main, step
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 PARTS = [(section, name) for section, names in defaults.PARTS.items() for name in names]
@@ -36,10 +37,10 @@ def test_recipes_build_and_trace_from_anywhere(path, argument, tmp_path, monkeyp
     )
   if config.data.name == 'tfds':
     config.data.data_dir = str(real_data('tfds'))
-  built = parts.build(config)
-  shapes = step.state_shapes(config, built)
+  built = experiment.build(config)
+  shapes = step.state_shapes(built)
   batch = built.data.batch_at(1, batch_size=config.batch_size, seed=0)
-  state, values = jax.eval_shape(step.make_train_step(config, built), shapes, batch)
+  state, values = jax.eval_shape(step.make_train_step(built), shapes, batch, built.constants)
   assert values['loss'].shape == ()
   assert jax.tree.structure(state) == jax.tree.structure(shapes)
   assert 'python -m vit_jax.main' in ast.get_docstring(ast.parse(path.read_text()))
@@ -56,19 +57,22 @@ def sample(value):
   return repr(value + value[:1]) if isinstance(value, tuple) else 'other'
 
 
-OPTIONAL = {int: '3', float: '0.25', str: 'other'}
+OPTIONAL = {int: '3', float: '0.25', str: 'other', bool: 'false'}
 
 
 @pytest.mark.parametrize(('section', 'name'), PARTS)
 def test_every_key_of_every_part_can_be_overridden(section, name):
   part = defaults.part(section, name)
-  words = [f'--config.{section}.name={name}']
+  if section == 'evaluators':
+    words, path = [f"--config.evaluators=('{name}',)"], f'evaluation.{name}'
+  else:
+    words, path = [f'--config.{section}.name={name}'], section
   for key, value in part.items():
     if key != 'name':
       text = OPTIONAL[part.get_type(key)] if value is None else sample(value)
-      words.append(f'--config.{section}.{key}={text}')
-  config = parse(words)
-  changed = {key for key in part if config[section][key] != part[key]}
+      words.append(f'--config.{path}.{key}={text}')
+  found = functools.reduce(getattr, path.split('.'), parse(words))
+  changed = {key for key in part if found[key] != part[key]}
   expected = {key for key, value in part.items() if key != 'name' and value != ()}
   assert expected <= changed
 
@@ -104,7 +108,7 @@ def test_every_top_level_key_is_read():
   read = set()
   for path in (ROOT / 'vit_jax').rglob('*.py'):
     for node in ast.walk(ast.parse(path.read_text())) if path.name != 'defaults.py' else ():
-      if isinstance(node, ast.Attribute) and getattr(node.value, 'id', '') == 'config':
+      if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith('config'):
         read.add(node.attr)
   assert set(defaults.get_config()) <= read
 
@@ -123,7 +127,7 @@ BUILDERS = {
   ],
   'objective': ['vit_jax.objectives.classification'],
   'optimizer': ['vit_jax.optim'],
-  'evaluation': ['vit_jax.evaluation.classification'],
+  'evaluators': ['vit_jax.evaluation.classification'],
   'explore': ['vit_jax.explore.readouts', 'vit_jax.explore.lab'],
 }
 

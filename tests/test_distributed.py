@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import checkpoint, distributed, metrics, parts, step
+from vit_jax import checkpoint, experiment, metrics, step
+from vit_jax.runtime import distributed
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
 # SGD with momentum and nothing else: after one step its trace is the gradient itself. torch's
@@ -136,7 +137,7 @@ def test_fsdp_takes_an_eighth_of_the_memory():
   config = small_config(
     fsdp=8, model__variant='S/16', data__image_size=(224, 224), data__channels=3
   )
-  shapes = step.state_shapes(config, parts.build(config))
+  shapes = step.state_shapes(experiment.build(config))
   sizes = [
     (x.size, np.prod(x.sharding.shard_shape(x.shape), initial=1)) for x in jax.tree.leaves(shapes)
   ]

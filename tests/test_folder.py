@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vit_jax import data, fetch
+from vit_jax import data
 from vit_jax.data import folder, pictures
+from vit_jax.runtime import fetch
 
 COUNTS = {'train/a b': 6, 'train/\u00e9t\u00e9': 8, 'test/a b': 2, 'test/\u00e9t\u00e9': 3}
 

@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import ROOT, command, make_folder, real_data
+from conftest import ROOT, make_folder, real_data
 import pytest
 
 from vit_jax import metrics
@@ -15,20 +15,20 @@ SHORT = (
 )  # fmt: skip
 
 
-def test_train_evaluate_and_predict(tmp_path):
+def test_train_evaluate_and_predict(quick, tmp_path):
   """Relative paths, spaces, letters beyond ASCII; class names come back from the saved model."""
   counts = {'train/crème brûlée': 5, 'train/b': 6, 'test/crème brûlée': 2, 'test/b': 1}
   make_folder(tmp_path / 'my pictures', counts)
   words = [FOLDER, '--config.data.path=my pictures', '--workdir=w', *SHORT]
-  done = command(*words, cwd=tmp_path)
+  done = quick(*words, cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert 'train 11' in done.stderr
-  done = command(*words, '--mode=evaluate', cwd=tmp_path)
+  done = quick(*words, '--mode=evaluate', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   report = json.loads((tmp_path / 'w/reports/evaluation.json').read_text())
   assert report['n_examples'] == 3
   assert [row['class'] for row in report['per_class']] == ['b', 'crème brûlée']
-  done = command('w', 'my pictures/test', '--json', module='vit_jax.predict', cwd=tmp_path)
+  done = quick('w', 'my pictures/test', '--json', module='vit_jax.predict', cwd=tmp_path)
   rows = [json.loads(line) for line in done.stdout.splitlines()]
   assert [row['path'] for row in rows] == [
     'my pictures/test/b/0.png',
@@ -38,7 +38,7 @@ def test_train_evaluate_and_predict(tmp_path):
   assert {p['class'] for p in rows[0]['predictions']} == {'b', 'crème brûlée'}
 
 
-def test_resumed_on_a_folder_equals_uninterrupted(tmp_path):
+def test_resumed_on_a_folder_equals_uninterrupted(quick, tmp_path):
   """Bit for bit, crops and flips included, with another number of threads."""
   make_folder(tmp_path / 'data', {f'{split}/{c}': 7 for split in ('train', 'test') for c in 'ab'})
   common = (FOLDER, f'--config.data.path={tmp_path / "data"}', *SHORT, '--config.log_every=1')
@@ -46,7 +46,7 @@ def test_resumed_on_a_folder_equals_uninterrupted(tmp_path):
     for stop in stops:
       words = (f'--workdir={tmp_path / workdir}', f'--config.total_steps={stop}')
       schedule = ('--config.optimizer.schedule=constant', '--config.checkpoint_every=1')
-      done = command(*common, *words, *schedule)
+      done = quick(*common, *words, *schedule)
       assert done.returncode == 0, done.stderr
   whole, parts = (metrics.read(tmp_path / name / 'metrics.jsonl') for name in ('whole', 'parts'))
   losses = [[row.get('train/loss') for row in rows] for rows in (whole, parts)]
@@ -54,15 +54,15 @@ def test_resumed_on_a_folder_equals_uninterrupted(tmp_path):
   assert len(losses[0]) == 6
 
 
-@pytest.mark.parametrize('recipe', [STUDY, FOLDER])
-def test_the_studys_pictures(tmp_path, recipe):
+@pytest.mark.parametrize('recipe', [STUDY, pytest.param(FOLDER, marks=pytest.mark.slow)])
+def test_the_studys_pictures(quick, tmp_path, recipe):
   """225 in batches of 32 are 8 batches an epoch, the last of 1; exactly 75 are evaluated."""
   path = real_data('pizza_steak_sushi')
   words = (recipe, f'--config.data.path={path}', f'--workdir={tmp_path / "w"}')
-  done = command(*words, '--config.total_steps=9', '--config.log_every=1')
+  done = quick(*words, '--config.total_steps=9', '--config.log_every=1')
   assert done.returncode == 0, done.stderr
   assert 'train 225' in done.stderr
-  done = command(*words, '--config.total_steps=9', '--mode=evaluate')
+  done = quick(*words, '--config.total_steps=9', '--mode=evaluate')
   report = json.loads((tmp_path / 'w/reports/evaluation.json').read_text())
   assert report['n_examples'] == 75
   assert {row['class']: row['n_examples'] for row in report['per_class']} == {
@@ -81,10 +81,10 @@ def test_the_studys_pictures(tmp_path, recipe):
     ({'train/a': 3, 'train/b': 3, 'test/a': 1, 'test/c': 1}, ['c', 'train']),
   ],
 )
-def test_impossible_folders(tmp_path, counts, words):
+def test_impossible_folders(quick, tmp_path, counts, words):
   (tmp_path / 'data').mkdir()
   make_folder(tmp_path / 'data', counts)
-  done = command(FOLDER, f'--config.data.path={tmp_path / "data"}', f'--workdir={tmp_path / "w"}')
+  done = quick(FOLDER, f'--config.data.path={tmp_path / "data"}', f'--workdir={tmp_path / "w"}')
   assert done.returncode == 1
   assert 'Traceback' not in done.stderr
   for word in words:
@@ -92,15 +92,15 @@ def test_impossible_folders(tmp_path, counts, words):
   assert not (tmp_path / 'w/checkpoints').exists()
 
 
-def test_a_broken_picture_stops_before_step_1(tmp_path):
+def test_a_broken_picture_stops_before_step_1(quick, tmp_path):
   make_folder(tmp_path / 'data', {'train/a': 3, 'train/b': 3})
   (tmp_path / 'data/train/b/broken one.jpg').write_bytes(b'no picture')
   words = (FOLDER, f'--config.data.path={tmp_path / "data"}', f'--workdir={tmp_path / "w"}', *SHORT)
-  done = command(*words)
+  done = quick(*words)
   assert done.returncode == 1
   assert 'train/b/broken one.jpg' in done.stderr
   assert 'on_error=skip' in done.stderr.replace("'", '')
-  done = command(*words, '--config.data.on_error=skip')
+  done = quick(*words, '--config.data.on_error=skip')
   assert done.returncode == 0, done.stderr
   assert '1 ' in done.stderr
   assert 'broken one.jpg' in done.stderr

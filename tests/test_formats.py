@@ -1,8 +1,10 @@
 """Weight files: every container and layout, what is refused, resampling, surgery, fine-tuning."""
 
 import collections
+import dataclasses
 import json
 import pickle
+import re
 import zipfile
 
 from conftest import ROOT, SMALL, command
@@ -13,11 +15,18 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from vit_jax import convert, defaults, models, predict, weights
-from vit_jax.formats import files, resample
+from vit_jax import defaults, experiment, models, predict, weights
+from vit_jax.convert import __main__ as convert
+from vit_jax.convert import stablehlo
+from vit_jax.formats import adapt, files, holds, resample
 from vit_jax.formats.files import Entry
 
 SIZES = dict(variant='digits/16', image_size=(48, 48), channels=3, num_classes=5)
+PIXELS = dict(mean=(0.5,), std=(0.5,), fit='squash', resize_small=None)
+
+
+def passport_of(path):
+  return weights.open_source(path).passport
 
 
 def random_model(name='vit', **section):
@@ -51,11 +60,12 @@ def logits(path):
 
 def test_official(official):
   path, model, arrays = official
-  found, passport = weights.open_lazily(path)
+  opened = weights.open_source(path)
+  found, passport = opened.arrays, opened.passport
   assert found.keys() == arrays.keys()
-  assert passport['model']['variant'] == 'digits/16'
-  assert passport['model']['image_size'] == (48, 48)
-  assert (passport['model']['gelu'], passport['model']['epsilon']) == ('tanh', 1e-6)
+  assert passport.model['variant'] == 'digits/16'
+  assert passport.model['image_size'] == (48, 48)
+  assert (passport.model['gelu'], passport.model['epsilon']) == ('tanh', 1e-6)
   params = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(arrays, sep='/'))
   expected, _ = model.apply({'params': params}, jnp.asarray(convert.pictures((48, 48), 3)))
   np.testing.assert_allclose(logits(path), expected, atol=1e-5)
@@ -64,7 +74,7 @@ def test_official(official):
 def test_official_with_pre_logits(tmp_path):
   _, arrays = random_model(pre_logits=64)
   path = write(tmp_path / 'w.npz', arrays)
-  assert weights.passport(path)['model']['pre_logits'] == 64
+  assert passport_of(path).model['pre_logits'] == 64
   assert convert.inspect(str(path))['pre_logits'] == 64
 
 
@@ -92,7 +102,7 @@ def test_big_vision(official, tmp_path, prefix, scanned):
   if prefix == 'opt/target/':
     theirs['opt/state/step'] = np.zeros(())
   other = write(tmp_path / 'bv.npz', theirs)
-  assert weights.passport(other)['origin']['family'] == 'big_vision'
+  assert passport_of(other).origin['family'] == 'big_vision'
   np.testing.assert_array_equal(logits(other), logits(path))
 
 
@@ -110,8 +120,8 @@ def test_resnets(tmp_path, name, variant):
       for n, x in arrays.items()
     }
   path = write(tmp_path / 'w.npz', arrays)
-  passport = weights.passport(path)
-  assert (passport['model']['name'], passport['model']['variant']) == (name, variant)
+  passport = passport_of(path)
+  assert (passport.model['name'], passport.model['variant']) == (name, variant)
   assert np.isfinite(logits(path)).all()
 
 
@@ -183,7 +193,7 @@ def test_an_entry_that_claims_too_much(official):
 def test_truncated_and_other_files(official, tmp_path, kind):
   path, _, _ = official
   if kind == 'safetensors':
-    arrays, _ = weights.open_lazily(path)
+    arrays = weights.open_source(path).arrays
     path = tmp_path / 'w.safetensors'
     files.write_safetensors(path, arrays, {})
   content = path.read_bytes()
@@ -201,12 +211,11 @@ GRIDS = [((14, 14), (24, 24)), ((24, 24), (14, 14)), ((14, 14), (7, 28)), ((16, 
 
 @pytest.mark.parametrize(('old', 'new'), GRIDS)
 def test_positions_as_scipy(old, new):
-  x = np.random.default_rng(0).standard_normal((1, 1 + old[0] * old[1], 6)).astype(np.float32)
-  given = resample.positions(x, old, new, True, 'official')
+  x = np.random.default_rng(0).standard_normal((1, old[0] * old[1], 6)).astype(np.float32)
+  given = resample.grid(x, old, new, 'official')
   zoom = (new[0] / old[0], new[1] / old[1], 1)
-  expected = scipy.ndimage.zoom(x[0, 1:].reshape(*old, 6), zoom, order=1)
-  np.testing.assert_allclose(given[0, 1:].reshape(*new, 6), expected, atol=1e-5)
-  np.testing.assert_array_equal(given[:, 0], x[:, 0])
+  expected = scipy.ndimage.zoom(x[0].reshape(*old, 6), zoom, order=1)
+  np.testing.assert_allclose(given[0].reshape(*new, 6), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(('old', 'new'), GRIDS)
@@ -214,7 +223,7 @@ def test_positions_as_scipy(old, new):
 def test_positions_as_torch(old, new, method):
   torch = pytest.importorskip('torch')
   x = np.random.default_rng(0).standard_normal((1, old[0] * old[1], 6)).astype(np.float32)
-  given = resample.positions(x, old, new, False, method)
+  given = resample.grid(x, old, new, method)
   grid = torch.from_numpy(x.reshape(1, *old, 6)).permute(0, 3, 1, 2)
   expected = torch.nn.functional.interpolate(
     grid, size=new, mode=method, antialias=method == 'bicubic'
@@ -234,11 +243,11 @@ def test_kernels_for_other_channels():
 
 
 def adapted(path, **section):
-  params, about = weights.load(path)
+  opened = weights.open_source(path)
   known = defaults.part('model', 'vit').to_dict()
   model = models.build(**(known | SIZES | section))
-  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
-  return weights.adapt(params, about, shapes, model, str(path), 'official')
+  want, old = weights.shapes_of(model), opened.passport.build()
+  return adapt.adapt(opened.flat(), want, old, model, str(path), 'official')
 
 
 @pytest.mark.parametrize(
@@ -265,7 +274,7 @@ def test_surgery(official, section, new, done):
 def test_a_class_token_is_added(tmp_path):
   _, arrays = random_model(readout='mean', class_token=False)
   path = write(tmp_path / 'w.npz', arrays)
-  assert weights.passport(path)['model']['readout'] == 'mean'
+  assert passport_of(path).model['readout'] == 'mean'
   given, words = adapted(path)
   position = given['Transformer/posembed_input/pos_embedding']
   assert not position[:, 0].any()
@@ -295,18 +304,18 @@ def test_what_a_target_cannot_hold_is_refused(tmp_path, target, section, words):
   assert model.num_classes == 5
 
 
-def about(section):
-  known = models.complete(defaults.part('model', 'vit').to_dict() | SIZES | section)
-  return {
-    'format': 1, 'weights': 'raw', 'step': 0, 'model': known, 'class_names': list('abcde'),
-    'preprocess': dict(image_size=known['image_size'], channels=known['channels'],
-                       resize='bilinear', mean=(0.5,), std=(0.5,)),
-  }  # fmt: skip
+def about(section, name='vit'):
+  known = models.complete(defaults.part('model', name).to_dict() | SIZES | section)
+  seen = {'image_size': known['image_size'], 'channels': known['channels'], 'resize': 'bilinear'}
+  return weights.Passport.from_json({
+    'format': 1, 'model': known, 'class_names': list('abcde'),
+    'preprocess': seen | PIXELS,
+  })  # fmt: skip
 
 
 def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
   convert.convert(str(trained), tmp_path / 'out', 'stablehlo', False)
-  rows = convert.stablehlo.check(str(trained), tmp_path / 'out')
+  rows = stablehlo.check(str(trained), tmp_path / 'out')
   assert rows[0]['difference'] < 1e-5
   loader = (tmp_path / 'out/load.py').read_text()
   assert 'vit_jax' not in loader
@@ -337,7 +346,7 @@ def test_settings_come_back_from_a_folder(trained, tmp_path, target):
   convert.convert(str(trained), tmp_path / 'out', target, False)
   rows = convert.check(str(trained), tmp_path / 'out')
   assert max(row['difference'] for row in rows) == 0
-  assert weights.passport(tmp_path / 'out')['class_names'] == list('0123456789')
+  assert passport_of(tmp_path / 'out').class_names == list('0123456789')
 
 
 def test_the_weights_of_a_run_know_their_passport(tmp_path):
@@ -345,7 +354,7 @@ def test_the_weights_of_a_run_know_their_passport(tmp_path):
   _, arrays = random_model(gelu='exact')
   tree = traverse_util.unflatten_dict(arrays, sep='/')
   weights.write_model(tmp_path / 'model', tree, about({'gelu': 'exact'}))
-  assert weights.passport(tmp_path / 'model/weights.npz')['model']['gelu'] == 'exact'
+  assert passport_of(tmp_path / 'model/weights.npz').model['gelu'] == 'exact'
 
 
 def test_an_all_zero_head_reports_no_accuracy(tmp_path, trained):
@@ -370,6 +379,174 @@ def test_fine_tuning_from_a_file_of_others(trained, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert 'positions: 2 x 2 to 4 x 4, official' in done.stderr
-  passport = weights.passport(tmp_path / 'w')
-  assert passport['model']['variant'].endswith('/4')
-  assert passport['model']['image_size'] == [16, 16]
+  passport = passport_of(tmp_path / 'w')
+  assert passport.model['variant'].endswith('/4')
+  assert passport.model['image_size'] == (16, 16)
+
+
+# Models that train here, small, and by target a word of what it would lose of them.
+TARGETS = {
+  'official': 'w.npz', 'timm': 'w', 'timm file': 'w.safetensors', 'torchvision': 'w.safetensors',
+  'huggingface': 'w', 'vit_jax': 'w',
+}  # fmt: skip
+NO_SUCH = dict.fromkeys(('official', 'timm', 'timm file', 'torchvision', 'huggingface'))
+HELD = {
+  'plain': ('vit', {}, {}),
+  'norm': ('vit', dict(embedding_norm=True), dict.fromkeys(NO_SUCH, 'embedding_norm=True')),
+  'grid': ('vit', dict(image_size=(8, 16)), dict.fromkeys(('official', 'torchvision'), 'squares')),
+  'mean': (
+    'vit', dict(readout='mean', class_token=False),
+    dict.fromkeys(('torchvision', 'huggingface'), 'class_token=False'),
+  ),
+  'pre_logits': (
+    'vit', dict(pre_logits=8),
+    dict.fromkeys(('timm', 'timm file', 'huggingface'), 'pre_logits=8'),
+  ),
+  'no bias': (
+    'vit', dict(qkv_bias=False), dict.fromkeys(('official', 'torchvision'), 'qkv_bias=False')
+  ),
+  'scale': ('vit', dict(qk_scale=0.3), dict.fromkeys(NO_SUCH, 'qk_scale=0.3')),
+  'softmax': (
+    'vit', dict(readout='weighted_add', readout_weights='softmax'),
+    dict.fromkeys(NO_SUCH, "readout='weighted_add'"),
+  ),
+  'pool': ('vit', dict(readout='attention_pool'), dict.fromkeys(NO_SUCH, 'attention_pool')),
+  'sizes': ('vit', dict(width=24, depth=2, num_heads=6, mlp_dim=40), {}),
+  'hybrid': (
+    'hybrid',
+    dict(variant='R+Ti/16', image_size=(64, 64), width=24, depth=1, num_heads=3, mlp_dim=40),
+    {'timm': 'not a folder', 'torchvision': 'no hybrid', 'huggingface': 'no hybrid'},
+  ),
+  'bit': (
+    'bit', dict(variant='R50x1', image_size=(32, 32)),
+    {'timm': 'not a folder', 'torchvision': 'no bit', 'huggingface': 'no bit'},
+  ),
+}  # fmt: skip
+
+
+def as_target(target, name):
+  """What a target always has, so that the case's own setting alone decides."""
+  if name == 'bit':
+    return {}
+  torch = target.startswith('timm')
+  resnet = dict(
+    standardise='timm' if torch else 'official', group_norm_epsilon=1e-5 if torch else 1e-6
+  )
+  gelu = {'gelu': 'tanh' if target == 'official' else 'exact'}
+  return gelu | (resnet if name == 'hybrid' else {})
+
+
+@pytest.mark.parametrize('target', TARGETS)
+@pytest.mark.parametrize(
+  'case', [pytest.param(x, marks=pytest.mark.slow) if x == 'bit' else x for x in HELD]
+)
+def test_every_model_and_every_target(tmp_path, case, target):
+  """Written and read with the same logits and settings, or refused in a line with the reason."""
+  name, section, lost = HELD[case]
+  section = dict(variant='mu/4', image_size=(8, 8)) | section | as_target(target, name)
+  passport, to = about(section, name), tmp_path / TARGETS[target]
+  _, arrays = random_model(name, **section)
+  source = tmp_path / 'source'
+  weights.write_model(source, traverse_util.unflatten_dict(arrays, sep='/'), passport)
+  if target in lost:
+    with pytest.raises(ValueError, match=re.escape(lost[target])) as caught:
+      convert.convert(str(source), to, target.split()[0], False)
+    assert '\n' not in str(caught.value)
+    assert not to.exists()
+    return
+  convert.convert(str(source), to, target.split()[0], False)
+  given, built = passport_of(to).model, passport.build()
+  assert (passport_of(to).build().sizes(), passport_of(to).build().grid) == (
+    built.sizes(),
+    built.grid,
+  )
+  np.testing.assert_array_equal(logits(to), logits(source))
+  assert convert.inspect(str(to))['grid'] == list(built.grid)
+  for key in models.MODELS[name].OFFICIAL.keys() - {'variant', 'patch_index', 'readout_weights'}:
+    assert given[key] == passport.model[key], key
+  started = start_from(to, name, passport.model)
+  for key in models.MODELS[name].OFFICIAL.keys() - {'variant'}:
+    assert started.passport.model[key] == given[key], key
+
+
+def start_from(path, name, model):
+  """A run that starts from a file, on digits of its size; its weights are adapted."""
+  config = defaults.complete(defaults.get_config(), {'model.name': name})
+  config.init_from, config.data.channels = str(path), model['channels']
+  config.data.image_size = model['image_size']
+  config.batch_size = 16
+  built = experiment.build(config)
+  want, old = weights.shapes_of(built.model), built.source.passport.build()
+  given, _ = adapt.adapt(built.source.flat(), want, old, built.model, str(path), 'official')
+  assert 'head/kernel' in want or name == 'bit'
+  assert len(given) >= len(want) - 4
+  return built
+
+
+def test_a_family_that_nobody_else_knows(monkeypatch, tmp_path):
+  """Only our own format takes it; the rest says so."""
+  monkeypatch.delitem(holds.HOLDERS, 'vit')
+  _, arrays = random_model()
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about({}))
+  with pytest.raises(ValueError, match=r'timm has no vit.*--to may be vit_jax, stablehlo'):
+    convert.convert(str(tmp_path / 'a'), tmp_path / 'b', 'timm', True)
+  convert.convert(str(tmp_path / 'a'), tmp_path / 'b', 'vit_jax', False)
+  np.testing.assert_array_equal(logits(tmp_path / 'b'), logits(tmp_path / 'a'))
+
+
+@pytest.mark.parametrize(
+  'fit', [dict(fit='squash'), dict(fit='crop', resize_small=59), dict(fit='crop')]
+)
+def test_preprocessing_travels_through_a_folder_of_timm(tmp_path, fit):
+  _, arrays = random_model()
+  passport = about({})
+  seen = dataclasses.replace(passport.preprocess, resize='lanczos', mean=(0.1, 0.2, 0.3), **fit)
+  passport = dataclasses.replace(passport, preprocess=seen)
+  weights.write_model(tmp_path / 'a', traverse_util.unflatten_dict(arrays, sep='/'), passport)
+  convert.convert(str(tmp_path / 'a'), tmp_path / 'timm', 'timm', False)
+  given = passport_of(tmp_path / 'timm').preprocess
+  small = seen.resize_small or (55 if seen.fit == 'crop' else None)
+  assert given == dataclasses.replace(seen, resize_small=small, std=(0.5,) * 3)
+
+
+def test_a_passport_that_cannot_be_read_is_named(tmp_path):
+  _, arrays = random_model()
+  folder, tree = tmp_path / 'm', traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(folder, tree, about({}))
+  path = folder / 'model.json'
+  content = json.loads(path.read_text())
+  spoiled = {
+    'damaged': path.read_text()[:200],
+    'format 2': json.dumps(content | {'format': 2}),
+    'no model': json.dumps({'format': 1}),
+    'instead of an object': '[]',
+    'later version: future': json.dumps(content | {'model': content['model'] | {'future': 1}}),
+    'preprocessing of a later version: tilt': json.dumps(
+      content | {'preprocess': content['preprocess'] | {'tilt': 1}}
+    ),
+  }
+  for words, text in spoiled.items():
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf'model\.json.*{words}') as caught:
+      predict.load(folder)
+    assert '\n' not in str(caught.value)
+
+
+def test_weights_made_for_cudnn_load_here(tmp_path):
+  """How a model was computed elsewhere is no part of its weights; an export never asks for it."""
+  _, arrays = random_model()
+  folder = tmp_path / 'm'
+  weights.write_model(folder, traverse_util.unflatten_dict(arrays, sep='/'), about({}))
+  content = json.loads((folder / 'model.json').read_text())
+  content['model'] |= {'attention': 'cudnn', 'dtype': 'bfloat16'}
+  (folder / 'model.json').write_text(json.dumps(content))
+  assert np.isfinite(logits(folder)).all()
+  predictor, asked = predict.load(folder), []
+  build = weights.Passport.build
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      weights.Passport, 'build', lambda self, **how: (asked.append(how), build(self, **how))[1]
+    )
+    stablehlo.export(predictor, traverse_util.flatten_dict(predictor.params, sep='/'))
+  assert asked == [{'attention': 'plain'}]

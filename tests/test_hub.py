@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
-from vit_jax import convert, fetch, weights
+from vit_jax import weights
+from vit_jax.convert import __main__ as convert
+from vit_jax.runtime import fetch
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -55,7 +57,7 @@ def hub(trained, tmp_path, monkeypatch):
 
 def test_by_name_and_then_offline(hub, trained):
   params, passport = weights.load('hf://someone/digits')
-  assert passport['origin']['family'] == 'huggingface'
+  assert passport.origin['family'] == 'huggingface'
   assert (params['head']['kernel'] == weights.load(trained)[0]['head']['kernel']).all()
   count = len(Hub.asked)
   Hub.files = {}  # The hub is gone.

@@ -143,23 +143,21 @@ EXPECTED = {
   'mean_all': TOKENS.mean(1),
   'weighted_add': TOKENS[:, 0] + PATCHES.mean(1),
   'weighted_concat': jnp.concatenate([TOKENS[:, 0], PATCHES.mean(1)], 1),
+  'weighted_add_softmax': TOKENS[:, 0] + PATCHES.mean(1),
+  'weighted_concat_softmax': jnp.concatenate([TOKENS[:, 0], PATCHES.mean(1)], 1),
   'none': TOKENS,
 }
 
 
 def make_readout(name, **kwargs):
-  return readout.build(
-    name,
-    **dict(class_token=True, grid=(2, 3), patch_index=5, weights='free', num_heads=2, mlp_dim=8)
-    | dict(gelu='tanh', epsilon=1e-6)
-    | kwargs,
-  )
+  section = dict(patch_index=5, readout_weights='free', num_heads=2, mlp_dim=8) | kwargs
+  return readout.build(name, section, prefix=('class_token',), grid=(2, 3))
 
 
 @pytest.mark.parametrize('weights', ['free', 'softmax'])
 @pytest.mark.parametrize('name', EXPECTED)
 def test_readout_definitions(name, weights):
-  part = make_readout(name, weights=weights)
+  part = make_readout(name, readout_weights=weights)
   features, _ = part.init_with_output(jax.random.key(0), TOKENS)
   np.testing.assert_allclose(features, EXPECTED[name], rtol=1e-5)
 
@@ -256,17 +254,8 @@ def test_drop_path_drops_whole_examples_and_keeps_the_mean():
 
 def test_drop_path_is_linear_in_depth():
   model = build(variant='digits/4', drop_path=0.3)
-  rates = []
-  original = layers.Block.__post_init__
-
-  def record(block):
-    rates.append(block.drop_path)
-    original(block)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(layers.Block, '__post_init__', record)
-    shapes(model)
-  assert sorted(set(rates)) == pytest.approx([0, 0.1, 0.2, 0.3])
+  rates = [block.drop_path for block in model.Transformer.blocks]
+  assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 def test_remat_changes_nothing():

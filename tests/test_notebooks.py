@@ -27,6 +27,7 @@ def test_outputs_are_stripped(path):
   assert len(cells) <= 15
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
 def test_runs(path, tmp_path, monkeypatch):

@@ -40,14 +40,14 @@ def test_mixup_mixes_pictures_and_targets_alike():
   rng, before = np.random.default_rng(0), np.array([3, 0, 1, 2])
   images, labels = jnp.asarray(rng.normal(size=(4, 2, 2, 3))), jnp.array([0, 1, 2, 1])
   batch = {'image': images, 'label': labels, 'weight': jnp.ones(4)}
-  mixed = classification.Classification(model=Sum(), mixup=0.2)
+  mixed = classification.Classification(Sum(), lambda x: x, mixup=0.2)
   shares = []
   for seed in range(40):
     key = jax.random.key(seed)
-    loss, _ = mixed.apply({}, batch, train=True, rngs={'dropout': key})
+    loss, _ = mixed.apply({}, batch, {}, train=True, rngs={'mixup': key})
     # The share, from the pictures that `mix` gives back for the key that the module draws.
-    probe = classification.Classification(model=Sum(), mixup=0.2)
-    key = probe.apply({}, rngs={'dropout': key}, method=lambda self: self.make_rng('dropout'))
+    probe = classification.Classification(Sum(), lambda x: x, mixup=0.2)
+    key = probe.apply({}, rngs={'mixup': key}, method=lambda self: self.make_rng('mixup'))
     changed, share = classification.mix(key, images, 0.2)
     np.testing.assert_allclose(changed, share * images + (1 - share) * images[before], 1e-6)
     targets = share * np.eye(3)[labels] + (1 - share) * np.eye(3)[labels[before]]
@@ -55,8 +55,8 @@ def test_mixup_mixes_pictures_and_targets_alike():
     np.testing.assert_allclose(loss, -(targets * log).sum(1).mean(), rtol=1e-5)
     shares.append(float(share))
   assert 0.5 <= min(shares) < 0.7 < 0.95 < max(shares) <= 1
-  plain = classification.Classification(model=Sum()).apply({}, batch, train=False)
-  assert mixed.apply({}, batch, train=False) == plain
+  plain = classification.Classification(Sum(), lambda x: x).apply({}, batch, {}, train=False)
+  assert mixed.apply({}, batch, {}, train=False) == plain
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_mixup_mixes_pictures_and_targets_alike():
 )
 def test_refusals(section, message):
   with pytest.raises(ValueError, match=message):
-    classification.Classification(model=nn.Dense(1), **section)
+    classification.Classification(nn.Dense(1), lambda x: x, **section)

@@ -8,7 +8,7 @@ import pytest
 
 from vit_jax import defaults, models
 
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
 
 def random_params(model, seed):

@@ -9,9 +9,13 @@ import numpy as np
 from peers import need
 import pytest
 
-from vit_jax import convert, fetch, predict, theirs, weights
+from vit_jax import predict, weights
+from vit_jax.convert import __main__ as convert
+from vit_jax.convert import peers as peer_models
 from vit_jax.formats import names
+from vit_jax.runtime import fetch
 
+pytestmark = pytest.mark.slow
 VIT_LIMIT = 1e-5  # Largest difference, in standard deviations of the logits.
 RESNET_LIMIT = 2e-4
 
@@ -104,7 +108,7 @@ def test_both_ways_the_logits_are_the_same(tmp_path, peer, name, limit):
   target = {'transformers': 'huggingface'}.get(peer, peer)
   to = tmp_path / ('hf' if target == 'huggingface' else 'w.safetensors')
   convert.convert(str(source), to, target, False)
-  again = theirs.load(to, target, ours).eval()  # Strictly, by their loader.
+  again = peer_models.load(to, target, ours).eval()  # Strictly, by their loader.
   assert distance(torch_logits(again, images), expected) < limit
 
 
@@ -129,7 +133,7 @@ def test_check_compares_with_their_own_model(ours, tmp_path, target, name, capsy
         arrays[key][:192] = 0
     save_file(arrays, tmp_path / name)
     images = convert.pictures((224, 224), 3)
-    row = theirs.check(str(path), tmp_path / name, target, images)
+    row = peer_models.check(str(path), tmp_path / name, target, images)
     assert row['difference'] > 100 * VIT_LIMIT
 
 
@@ -185,8 +189,8 @@ def test_round_trips_are_bit_equal(ours, tmp_path, target):
   path, _, _ = ours
   suffix = {'torchvision': '.safetensors', 'pth': '.pth', 'official': '.npz'}.get(target, '')
   convert.convert(str(path), tmp_path / f'w{suffix}', target, accept_loss=target == 'official')
-  first, _ = weights.open_lazily(path)
-  second, _ = weights.open_lazily(tmp_path / f'w{suffix}')
+  first = weights.open_source(path).arrays
+  second = weights.open_source(tmp_path / f'w{suffix}').arrays
   assert first.keys() == second.keys()
   for name, entry in first.items():
     np.testing.assert_array_equal(second[name].load(), entry.load())
@@ -224,3 +228,38 @@ def test_a_wrong_mapping_is_caught(tmp_path, monkeypatch):
 def test_hash_in_name():
   assert fetch.hash_in_name('https://x.org/vit_b_16-c867db91.pth') == 'c867db91'
   assert fetch.hash_in_name('https://x.org/vit_b_16.pth') is None
+
+
+@pytest.mark.parametrize(
+  'fit',
+  [
+    dict(fit='squash'), dict(fit='crop'), dict(fit='crop', resize_small=59),
+    dict(fit='crop', resize_small=48, resize='bicubic'),
+  ],
+)  # fmt: skip
+def test_timm_fits_a_picture_as_we_do(fit):
+  """Its own evaluation transform, from what we write, against our preprocessing."""
+  need('timm')
+  from PIL import Image
+  from timm.data import create_transform
+
+  from vit_jax.data.preprocess import Preprocess
+  from vit_jax.formats import configs
+
+  ours = Preprocess(**(SEEN | fit))
+  told = configs.timm_preprocess(ours)
+  transform = create_transform(
+    tuple(told['input_size']), interpolation=told['interpolation'], crop_pct=told['crop_pct'],
+    crop_mode=told['crop_mode'], mean=told['mean'], std=told['std'],
+  )  # fmt: skip
+  y, x = np.mgrid[0:90, 0:131]
+  picture = np.stack([x * 1.9, y * 2.8, 127 + 90 * np.sin(x * y / 400)], -1).astype(np.uint8)
+  theirs = np.moveaxis(np.asarray(transform(Image.fromarray(picture))), 0, -1)
+  given = np.asarray(ours.normalise(ours(picture)[None]))[0]
+  assert np.abs(given - theirs).max() < 3 / 127  # Two grey levels: their filters round otherwise.
+
+
+SEEN = dict(
+  image_size=(48, 48), channels=3, fit='squash', resize_small=None, resize='bilinear',
+  mean=(0.5,), std=(0.5,),
+)  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax import data, models, sharding, tokens
+from vit_jax import data, models
 from vit_jax.evaluation import (
   candidates,
   features,
@@ -21,20 +21,20 @@ from vit_jax.evaluation import (
   store,
 )
 from vit_jax.models import readout as readouts
+from vit_jax.models import tokens
+from vit_jax.runtime import sharding
 
 GRID, WIDTH, CLASSES = (2, 3), 8, 3
 MODEL = types.SimpleNamespace(
-  grid=GRID, class_token=True, Transformer=types.SimpleNamespace(num_heads=2, mlp_dim=16)
+  grid=GRID, prefix=('class_token',), sizes=lambda: {'num_heads': 2, 'mlp_dim': 16}
 )
 SECTION = {'gelu': 'tanh', 'epsilon': 1e-6}
 SETTINGS = probes.Settings(epochs=8, batch_size=32, schedule='cosine')
 
 
 def make(names, settings=SETTINGS):
-  chosen = candidates.choose_candidates(tuple(names), MODEL, SECTION)
-  return probes.Probes(
-    chosen, num_tokens=7, width=WIDTH, num_classes=CLASSES, class_token=True, settings=settings
-  )
+  chosen = candidates.choose_candidates(tuple(names), MODEL, SECTION, (7, WIDTH))
+  return probes.Probes(chosen, shape=(7, WIDTH), num_classes=CLASSES, first=1, settings=settings)
 
 
 def noise(n=600, seed=0):
@@ -55,7 +55,7 @@ def accuracies(values, labels, names=('all',), rate=3e-2):
   fitted = fitting.fit(some, train, rows[0], test, rows[1], rates, [0, 1])
   gradient = dict(zip((c.name for c in some.candidates), fitted.test_accuracy[-1].mean(0)[:, 0],
                       strict=True))  # fmt: skip
-  fixed = [c for c in some.candidates if not c.learned]
+  fixed = [c for c in some.candidates if not c.learned and c.width == WIDTH]
   closed = least_squares.accuracy(make([c.name for c in fixed]), train, test, 1.0) if fixed else []
   return gradient, dict(zip((c.name for c in fixed), closed, strict=True)), fitted
 
@@ -140,12 +140,13 @@ def test_least_squares_solve_what_the_protocol_says():
 def test_a_patch_readout_has_no_gradient_at_other_tokens():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, WIDTH)))
   for k in range(1, 7):
-    read = readouts.Patch(index=k)
+    read = readouts.Patch(('class_token',), GRID, patch_index=k)
     gradient = jax.grad(lambda x, read=read: (read.apply({}, x) ** 2).sum())(x)
     touched = np.flatnonzero(np.abs(gradient).sum((0, 2)))
     assert touched.tolist() == [k]
 
 
+@pytest.mark.slow
 def test_all_together_is_each_alone_and_a_plain_loop():
   """One compiled program for all readouts, rates and seeds gives what optax gives one by one."""
   _, values, labels, signal = noise(70)
@@ -192,30 +193,30 @@ def test_all_together_is_each_alone_and_a_plain_loop():
 )
 def test_counts_of_the_study(name, count):
   model = types.SimpleNamespace(
-    grid=(14, 14), class_token=True, Transformer=types.SimpleNamespace(num_heads=12, mlp_dim=3072)
+    grid=(14, 14), prefix=('class_token',), sizes=lambda: {'num_heads': 12, 'mlp_dim': 3072}
   )
-  chosen = candidates.choose_candidates((name,), model, SECTION)
-  some = probes.Probes(
-    chosen, num_tokens=197, width=768, num_classes=3, class_token=True, settings=SETTINGS
-  )
+  chosen = candidates.choose_candidates((name,), model, SECTION, (197, 768))
+  some = probes.Probes(chosen, shape=(197, 768), num_classes=3, first=1, settings=SETTINGS)
   assert some.parameters(chosen[0]) == count
 
 
 def test_every_readout_of_the_grid_is_there_once():
-  names = [c.name for c in candidates.choose_candidates(('all', 'patch_2'), MODEL, SECTION)]
+  shape = (7, WIDTH)
+  chosen = candidates.choose_candidates(('all', 'patch_2'), MODEL, SECTION, shape)
+  names = [c.name for c in chosen]
   assert names == [
     'class_token', *(f'patch_{k}' for k in range(1, 7)), 'sum', 'sum_all', 'mean', 'mean_all',
     'max', 'weighted_add', 'weighted_add_softmax', 'weighted_concat', 'weighted_concat_softmax',
     'attention_pool', 'random_patch', 'shuffled_labels',
   ]  # fmt: skip
-  without = types.SimpleNamespace(**vars(MODEL) | {'class_token': False})
-  found = [c.name for c in candidates.choose_candidates(('all',), without, SECTION)]
+  without = types.SimpleNamespace(**vars(MODEL) | {'prefix': ()})
+  found = [c.name for c in candidates.choose_candidates(('all',), without, SECTION, (6, WIDTH))]
   assert set(names) - set(found) == {
     'class_token', 'sum_all', 'mean_all', 'weighted_add', 'weighted_add_softmax',
     'weighted_concat', 'weighted_concat_softmax',
   }  # fmt: skip
   with pytest.raises(ValueError, match='class_token=False'):
-    candidates.choose_candidates(('class_token',), without, SECTION)
+    candidates.choose_candidates(('class_token',), without, SECTION, (6, WIDTH))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_every_readout_of_the_grid_is_there_once():
 )  # fmt: skip
 def test_unknown_readouts_are_refused(name, words):
   with pytest.raises(ValueError, match=words):
-    candidates.choose_candidates((name,), MODEL, SECTION)
+    candidates.choose_candidates((name,), MODEL, SECTION, (7, WIDTH))
 
 
 def test_corners_and_centre_of_the_studys_grid():
@@ -251,7 +252,8 @@ def small():
 def token_pass(small, folder, **options):
   model, params, dataset = small
   settings = {'layers': ('tokens',), 'batch_size': 64} | options
-  return features.Pass(model, params, dataset, sharding.make_mesh(1), folder=folder, **settings)
+  mesh = sharding.make_mesh(1)
+  return features.Pass(model, params, {'name': 'vit'}, dataset, mesh, folder=folder, **settings)
 
 
 def test_the_cache_is_a_fresh_forward_pass(small, tmp_path):
@@ -262,7 +264,7 @@ def test_the_cache_is_a_fresh_forward_pass(small, tmp_path):
     images = np.stack([dataset.picture(split, i) for i in range(len(dataset.splits[split]))])
     _, named = model.apply({'params': params}, dataset.preprocess.normalise(jnp.asarray(images)))
     kept = found[split]['tokens'].values
-    assert kept.shape == (1, len(images), model.num_tokens, model.width)
+    assert kept.shape == (1, len(images), 5, 32)
     np.testing.assert_allclose(kept[0], named['tokens'], atol=2e-5)
     inner = np.asarray(named['block_0/tokens'])
     inner = (inner - inner.mean(-1, keepdims=True)) / inner.std(-1, keepdims=True)
@@ -350,8 +352,10 @@ def test_a_cache_of_other_weights_or_data_is_never_used(small, tmp_path):
 
 
 def test_a_cache_that_would_be_too_large_is_refused(small, tmp_path):
-  with pytest.raises(ValueError, match=r'cache_gb=0\.0001.*bfloat16'):
+  with pytest.raises(ValueError, match=r'cache_gb=0\.0001: raise it, or halve it with .*bfloat16'):
     token_pass(small, tmp_path, limit=1e5).run()
+  with pytest.raises(ValueError, match=r'raise it, or take fewer views$'):
+    token_pass(small, tmp_path, limit=1e5, views=2, dtype='bfloat16').run()
   assert not list(tmp_path.iterdir())
 
 
@@ -393,3 +397,85 @@ def test_seeds_and_examples_both_widen_the_bootstrap():
   differ = np.stack([rng.random((1, 400)) < p for p in (0.6, 0.7, 0.9, 1.0)])
   spreads = [np.std(statistics.bootstrap(x, 0, 500)) for x in (same, differ)]
   assert spreads[1] > 1.5 * spreads[0]
+
+
+class Both(readouts.Readout):
+  """A toy without parameters, twice as wide as the tokens."""
+
+  def __call__(self, x):
+    patches = self.patches(x)
+    return jnp.concatenate([patches.min(1), patches.max(1)], 1)
+
+
+def test_a_new_readout_is_one_class_and_one_line(monkeypatch):
+  """It is trained, tested in closed form, and read by a model, with no other change."""
+  monkeypatch.setitem(readouts.READOUTS, 'both', Both)
+  _, values, labels, signal = noise()
+  values[:, 3] += 3 * signal
+  gradient, _, _ = accuracies(values, labels, ('all',))
+  assert list(gradient)[-3:] == ['both', 'random_patch', 'shuffled_labels']
+  assert min(gradient['both'], closed_of('both', values, labels)) > 0.8 > gradient['class_token']
+  some = make(('both', 'mean'))
+  assert some.parameters(some.candidates[1]) == 2 * WIDTH * CLASSES + CLASSES
+  section = models.complete(small_config().model.to_dict() | {'readout': 'both'})
+  model = models.build(**section, image_size=(8, 8), channels=1, num_classes=10)
+  params = models.init(model, jax.random.key(0))
+  assert params['head']['kernel'].shape == (64, 10)
+
+
+def closed_of(name, values, labels):
+  """Accuracy of least squares of one readout on what it was fitted to."""
+  given = features.Tokens(values[None].astype(np.float32), labels)
+  return least_squares.accuracy(make((name,)), given, given, 1.0)[0]
+
+
+def test_the_models_own_setting_does_not_leak_into_the_rows_of_the_table():
+  section = SECTION | {'readout_weights': 'softmax', 'patch_index': 3, 'gelu': 'exact'}
+  names = ('patch_2', 'weighted_add', 'weighted_add_softmax', 'attention_pool')
+  one, free, soft, pool = candidates.choose_candidates(names, MODEL, section, (7, WIDTH))
+  assert one.module.patch_index == 2
+  assert (free.module.readout_weights, soft.module.readout_weights) == ('free', 'softmax')
+  assert (pool.module.gelu, pool.module.num_heads, pool.module.mlp_dim) == ('exact', 2, 16)
+
+
+def test_any_output_can_be_cached(small, tmp_path):
+  given = token_pass(small, tmp_path, layers=('features', 'tokens'))
+  found = given.run()['test']
+  assert found['features'].values.shape == (1, 360, 32)
+  np.testing.assert_allclose(found['features'].values[0], found['tokens'].values[0, :, 0])
+  with pytest.raises(ValueError, match="did you mean 'features'"):
+    token_pass(small, tmp_path, layers=('feature',)).run()
+
+
+@pytest.mark.parametrize(('wanted', 'rows'), [('class', [0]), ('patches', [1, 2, 3, 4]),
+                                              ('4,1', [4, 1]), ('mean', None)])  # fmt: skip
+def test_a_part_of_the_tokens_is_kept(small, tmp_path, wanted, rows):
+  whole = token_pass(small, tmp_path).run()['test']['tokens'].values
+  given = token_pass(small, tmp_path, tokens=wanted)
+  part = given.run()['test']['tokens'].values
+  expected = whole[:, :, rows] if rows else whole[:, :, 1:].mean(2, keepdims=True)
+  np.testing.assert_allclose(part, expected, atol=1e-6)
+  assert given.row('tokens') == expected[0, 0].size * 4
+
+
+def test_tokens_that_are_not_there_are_refused(small, tmp_path):
+  with pytest.raises(ValueError, match='grid of 2 x 2'):
+    token_pass(small, tmp_path, tokens='5').run()
+  assert not list(tmp_path.iterdir())
+
+
+def test_maps_are_rows_of_tokens():
+  """A map `B h w C` is `B N C` to the cache, row by row."""
+  x = jnp.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
+  read = features.read_layer({'tokens': x}, 'tokens')
+  np.testing.assert_array_equal(read, x.reshape(2, 6, 4))
+  inner = features.read_layer({'block_0/tokens': x}, 'block_0/tokens')
+  np.testing.assert_allclose(inner.std(-1), 1, atol=1e-3)
+
+
+def test_with_views_the_training_pictures_are_there_as_evaluation_sees_them_too(small, tmp_path):
+  plain = token_pass(small, tmp_path).run()['train']['tokens'].values
+  found = token_pass(small, tmp_path, views=2, plain=True).run()
+  views = token_pass(small, tmp_path, views=2).run()['train']['tokens'].values
+  np.testing.assert_array_equal(found['train_plain']['tokens'].values, plain)
+  np.testing.assert_array_equal(found['train']['tokens'].values, views)

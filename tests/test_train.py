@@ -10,12 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax import checkpoint, metrics, optim, parts, sharding, step, train
+from vit_jax import checkpoint, experiment, metrics, optim, step, train
+from vit_jax.runtime import sharding
 
 
 def final_state(config, workdir):
   """The newest state on disk, as numpy."""
-  shapes = step.state_shapes(config, parts.build(config))
+  shapes = step.state_shapes(experiment.build(config))
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
     return jax.device_get(checkpoints.restore_latest(shapes))
 
@@ -179,9 +180,9 @@ def test_the_step_compiles_once(tmp_path, caplog):
 
 
 def build_step(config):
-  built = parts.build(config)
-  shapes = step.state_shapes(config, built)
-  return built, shapes, step.compile_step(config, built, shapes)
+  built = experiment.build(config)
+  shapes = step.state_shapes(built)
+  return built, shapes, step.compile_step(built, shapes)
 
 
 def test_a_frozen_backbone_costs_one_forward_pass():
@@ -206,21 +207,21 @@ def test_a_frozen_backbone_costs_one_forward_pass():
 
 
 def run_steps(config, count=3):
-  built = parts.build(config)
-  shapes = step.state_shapes(config, built)
-  state = step.initial_state(config, built, shapes)
-  train_step = step.compile_step(config, built, shapes)
+  built = experiment.build(config)
+  shapes = step.state_shapes(built)
+  state = step.initial_state(built, shapes)
+  train_step = step.compile_step(built, shapes)
   losses = []
-  for _, batch in zip(range(count), train.training_batches(config, built, 0), strict=False):
-    state, values = train_step(state, batch[1])
+  for _, batch in zip(range(count), train.training_batches(built, 0), strict=False):
+    state, values = train_step(state, batch[1], built.constants)
     losses.append(float(values['loss']))
   return state, losses
 
 
 def test_frozen_parameters_stay_and_have_no_optimizer_state():
   config = small_config(optimizer__multipliers=(('head/.*', 1.0), ('.*', 0.0)))
-  built = parts.build(config)
-  before = jax.device_get(step.initial_state(config, built, step.state_shapes(config, built)))
+  built = experiment.build(config)
+  before = jax.device_get(step.initial_state(built, step.state_shapes(built)))
   state, _ = run_steps(config)
   after = jax.device_get(state)
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
@@ -259,15 +260,15 @@ def test_overfits_one_batch():
   config = small_config(
     model__dropout=0.0, model__drop_path=0.0, optimizer__learning_rate=1e-2, total_steps=100
   )
-  built = parts.build(config)
-  shapes = step.state_shapes(config, built)
+  built = experiment.build(config)
+  shapes = step.state_shapes(built)
   state, train_step = (
-    step.initial_state(config, built, shapes),
-    step.compile_step(config, built, shapes),
+    step.initial_state(built, shapes),
+    step.compile_step(built, shapes),
   )
   batch = sharding.place_batch(built.data.batch_at(1, batch_size=16, seed=0), built.mesh)
   for _ in range(100):
-    state, values = train_step(state, batch)
+    state, values = train_step(state, batch, built.constants)
     # A hundred steps in flight on eight fake devices can block each other's collectives.
     jax.block_until_ready(values)
   assert float(values['loss']) < 0.02
@@ -287,16 +288,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 
 def test_init_from_a_run_lists_what_is_new(trained, caplog):
   config = small_config(init_from=str(trained), model__readout='weighted_concat')
-  built = parts.build(config)
-  shapes = step.state_shapes(config, built)
-  params = step.initial_state(config, built, shapes).params['model']
+  built = experiment.build(config)
+  shapes = step.state_shapes(built)
+  params = step.initial_state(built, shapes).params['model']
   assert 'dropped: head/kernel; new: head/kernel, readout/weights' in caplog.text
   saved = np.load(trained / 'model/weights.npz')
   np.testing.assert_array_equal(params['embedding']['kernel'], saved['embedding/kernel'])
   wrong = small_config(init_from=str(trained), model__variant='mu/2')
-  built = parts.build(wrong)
+  built = experiment.build(wrong)
   with pytest.raises(ValueError, match=r'(?s)does not fit.*embedding/kernel: \(4, 4, 1, 32\)'):
-    step.initial_state(wrong, built, step.state_shapes(wrong, built))
+    step.initial_state(built, step.state_shapes(built))
 
 
 def make_optimizer(name, **kwargs):

@@ -4,57 +4,87 @@ The newest few stay, and the best; they are written in the background.
 """
 
 import json
-import operator
+import os
 import pathlib
 import time
 from typing import Any
 import zlib
 
 from absl import logging
-from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax import defaults, distributed
+from vit_jax import defaults, models
+from vit_jax.runtime import atomic, distributed
 
 POLICY = ocp.checkpoint_managers
 # Orbax logs hundreds of lines a run, warnings about nothing included; its errors are raised anyway.
 logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
 
 
-def claim(workdir: pathlib.Path, config: dict) -> None:
-  """Makes `workdir` and writes `config.json`, or compares with the one that is there.
+def belongs(workdir: pathlib.Path) -> bool:
+  """Whether a workdir belongs to its `config.json`: there is a checkpoint, a probe, or a failure.
+
+  An attempt that failed before leaves the folder free for any other config.
+  """
+  steps = any(path.name.isdigit() for path in workdir.glob('checkpoints/*'))
+  return steps or any(workdir.glob('probes/*/*.npz')) or (workdir / 'failed.txt').exists()
+
+
+def check_owner(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Compares `config` with the one that `workdir` belongs to; touches nothing.
 
   Raises:
     ValueError: the folder belongs to another config; lists the keys that differ.
+    OSError: the folder cannot be written.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
+  there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+  if not there.is_dir() or not os.access(there, os.W_OK):
+    raise OSError(f'--workdir={workdir}: {there} is not a folder that can be written')
   path = workdir / 'config.json'
-  text = json.dumps(config, indent=2)
-  now = traverse_util.flatten_dict(json.loads(text), sep='.')
-  if path.exists():
-    then = traverse_util.flatten_dict(json.loads(path.read_text()), sep='.')
-    differ = {key for key in now | then if now.get(key) != then.get(key)}
-    refused = sorted(differ - set(defaults.MAY_CHANGE))
-    if refused:
-      rows = [f'  {key}: {then.get(key)!r} there, {now.get(key)!r} now' for key in refused]
-      raise ValueError(
-        f'{workdir} was started with another config:\n' + '\n'.join(rows) + '\nchoose another '
-        f'--workdir, or the values there; only {", ".join(defaults.MAY_CHANGE)} may change'
-      )
-    for key in sorted(differ):
-      logging.info('%s was %r, is now %r', key, then.get(key), now.get(key))
+  if not path.exists() or not belongs(workdir):
+    return
+  try:
+    then, now = (comparable(x) for x in (json.loads(path.read_text()), config))
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}; was it written by a later version?') from None
+  differ = sorted(key for key in then | now if then.get(key) != now.get(key))
+  refused = [key for key in differ if key not in defaults.MAY_CHANGE]
+  if refused:
+    rows = [f'  {key}: {then.get(key)!r} there, {now.get(key)!r} now' for key in refused]
+    raise ValueError(
+      f'{workdir} was started with another config:\n' + '\n'.join(rows) + '\nchoose another '
+      f'--workdir, or the values there; only {", ".join(defaults.MAY_CHANGE)} may change'
+    )
+  for key in differ:
+    logging.info('%s was %r, is now %r', key, then.get(key), now.get(key))
+
+
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+  """A config of any version as flat JSON; what is None in the model as in the official code."""
+  whole = defaults.upgrade(json.loads(json.dumps(config)))
+  whole['model'] = models.complete(whole['model'])
+  return defaults.flatten(json.loads(json.dumps(whole)))
+
+
+def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Writes `config.json`; process 0 does it, just before what makes the folder belong to it."""
   if distributed.is_first():
-    write_whole(path, text)
+    atomic.write_text(workdir / 'config.json', json.dumps(config, indent=2))
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-  """Replaces a file at once, so that a crash leaves the old one or the new one."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(text)
-  partial.replace(path)
+def newest_passport(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The passport of the newest finished checkpoint that can be read; None where there is none."""
+  folder = workdir / 'checkpoints'
+  steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdigit()), reverse=True)
+  for step in steps:
+    try:
+      return json.loads((folder / str(step) / 'passport/metadata').read_text())
+    except (OSError, ValueError):  # `Checkpoints` says what is wrong with it.
+      continue
+  return None
 
 
 @jax.jit
@@ -78,18 +108,32 @@ def fingerprint(state) -> int:
   return zlib.crc32(np.asarray(checksum(state)).tobytes())
 
 
+# The number that `config.best` names, its sign turned for min: the highest is the best.
+GOODNESS = 'goodness'
+
+
+def goodness(metrics: dict[str, float]) -> float:
+  """How good a checkpoint is; before 0.2.0 always by validation accuracy."""
+  return metrics[GOODNESS] if GOODNESS in metrics else metrics['accuracy']
+
+
 class Checkpoints:
   """The folder `checkpoints/` of a run; use as a context.
 
   Args:
     workdir: the run's folder.
     keep: how many of the newest stay.
-    best: whether the best by validation accuracy stays beside them.
+    best: what `config.best` asks for, 'max:NAME' or 'min:NAME': the best by that number stays
+      beside them; None: nothing does.
     read_only: leave the folder as it is.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, keep: int = 2, best: bool = False, read_only: bool = False
+    self,
+    workdir: pathlib.Path,
+    keep: int = 2,
+    best: str | None = None,
+    read_only: bool = False,
   ):
     if keep < 2:
       raise ValueError(f'config.keep_checkpoints={keep} must be at least 2: one may be damaged')
@@ -98,33 +142,51 @@ class Checkpoints:
       for step in unreadable_steps(self.folder):
         self._set_aside(step, 'its metrics or passport cannot be read')
       distributed.barrier('checkpoints looked at')
-    accuracy = operator.itemgetter('accuracy')
-    policies = [POLICY.LatestN(keep)] + [POLICY.BestN(get_metric_fn=accuracy, n=1)] * best
-    self._manager = ocp.CheckpointManager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=POLICY.AnyPreservationPolicy(policies),
-        best_fn=accuracy,
-        read_only=read_only,
-        create=not read_only,
-      ),
-      item_names=('state', 'passport'),
-    )
+    self._keep, self._best, self._read_only = keep, best, read_only
+    self._open = None
+
+  @property
+  def _manager(self) -> Any:
+    """Orbax's; it makes the folder, so that a start which fails before has left nothing."""
+    if self._open is None:
+      policies: list[Any] = [POLICY.LatestN(self._keep)]
+      if self._best:
+        policies.append(POLICY.BestN(get_metric_fn=goodness, n=1))
+      self._open = ocp.CheckpointManager(
+        self.folder,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=POLICY.AnyPreservationPolicy(policies),
+          best_fn=goodness,
+          read_only=self._read_only,
+          create=not self._read_only,
+        ),
+        item_names=('state', 'passport'),
+      )
+    return self._open
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    self._manager.close()
+    if self._open is not None:
+      self._open.close()
 
   def save(self, step: int, state, passport: dict, scores: dict[str, float] | None = None) -> None:
-    """Starts writing in the background; an error of the save before this one surfaces here."""
+    """Starts writing in the background; an error of the save before this one surfaces here.
+
+    Args:
+      scores: numbers of this step by name; the one that `best` names is kept with it.
+    """
     passport = passport | {'step': step, 'fingerprint': fingerprint(state)}
+    metrics = None
+    if self._best and scores:
+      mode, _, name = self._best.partition(':')
+      metrics = scores | {GOODNESS: scores[name] * (1 if mode == 'max' else -1)}
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), passport=ocp.args.JsonSave(passport)
     )
     self._manager.check_for_errors()
-    self._manager.save(step, args=items, metrics=scores)
+    self._manager.save(step, args=items, metrics=metrics)
 
   def wait(self) -> None:
     """Returns when everything is on disk."""
@@ -183,6 +245,8 @@ class Checkpoints:
     return self._manager.best_step() or self._manager.latest_step()
 
   def _newest_first(self) -> list[int]:
+    if not self.folder.exists():
+      return []
     return sorted(self._manager.all_steps(), reverse=True)
 
   def _passport(self, step: int) -> dict:

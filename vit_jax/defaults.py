@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from vit_jax.choices import choose
+from vit_jax.runtime.choices import check_choice
 
 # A locked ConfigDict; its own annotations make a union of every key, which no checker can follow.
 Config = Any
@@ -59,28 +59,27 @@ _PICTURES = dict(
 )
 
 _VIT = dict(
-  # None, here and below: as in the weights that the run starts from, else as the official code.
+  # None, unless it says otherwise: as in the weights that the run starts from, else as noted.
   variant=str,  # size and patch side, 'B/16'; `python -m vit_jax.models` lists them
   width=int,  # these four replace the variant's own
   depth=int,
   num_heads=int,
   mlp_dim=int,
-  readout='class_token',  # class_token patch sum mean max sum_all mean_all
-  #                         weighted_add weighted_concat attention_pool none
-  patch_index=1,  # readout='patch': 1 (top left) to N (bottom right), row by row
-  readout_weights='free',  # of the weighted mixes: free, or softmax
-  class_token=True,  # whether there is one; the readouts of patches also work without
-  pre_logits=int,  # width of a tanh layer before the head
+  readout=str,  # what the head reads, else class_token: a name of READOUTS in models/readout.py
+  patch_index=int,  # readout='patch': 1 (top left, else) to N (bottom right), row by row
+  readout_weights=str,  # of the weighted mixes: free (else), or softmax
+  class_token=bool,  # whether there is one, else True; the readouts of patches also work without
+  pre_logits=int,  # width of a tanh layer before the head; None: no such layer
   head_bias=0.0,  # initial bias of the head, -10.0 for sigmoid losses with many classes
   dropout=0.0,
   attention_dropout=0.0,  # of the attention weights
   projection_dropout=float,  # of attention's output; None: as dropout
   drop_path=0.0,  # of the last block; earlier blocks linearly less
-  qkv_bias=True,
-  qk_scale=float,  # None: head width ** -0.5
-  embedding_norm=False,  # layer norm after the patch embedding
-  gelu=str,  # tanh (official), exact (torch), quick
-  epsilon=float,  # of the layer norms; official: 1e-6
+  qkv_bias=bool,  # else True
+  qk_scale=float,  # else head width ** -0.5
+  embedding_norm=bool,  # layer norm after the patch embedding, else False
+  gelu=str,  # tanh (official, else), exact (torch), quick
+  epsilon=float,  # of the layer norms, else 1e-6
   attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
   remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
   dtype='float32',  # of the computation; parameters, softmax and loss stay float32
@@ -188,9 +187,9 @@ PARTS = {
       cache_dtype='float32',  # or bfloat16
     ),
   },
-  'evaluation': {
+  'evaluators': {
     'classification': dict(
-      batch_size=256,  # of all devices together; the last batch is padded, so any size is exact
+      mistakes=24,  # pictures in the report: the most confident mistakes
     ),
   },
 }
@@ -217,22 +216,31 @@ def get_config() -> Config:
   config.eval_every = 200
   config.checkpoint_every = 200
   config.keep_checkpoints = 3  # the newest; the best is kept beside them
-  config.evaluation = part('evaluation', 'classification')
+  config.evaluators = ('classification',)  # what is computed when evaluation is due
+  # max:NAME or min:NAME, a number of an evaluator: the checkpoint that is kept beside the newest,
+  # exported and used. None: max:validation/accuracy where there is a validation split, else none.
+  config.best = config_dict.placeholder(str)
+  config.evaluation = evaluation(config.evaluators)
   config.explore = part('explore', 'readouts')
   config.lock()
   return config
 
 
-# What may differ from the config that a workdir was started with.
+# What may differ from the config that a workdir was started with: how long, how often, and where
+# and how it is computed.
 MAY_CHANGE = (
   'platform',
   'fsdp',
+  'accumulation_steps',
   'total_steps',
   'log_every',
   'eval_every',
   'checkpoint_every',
   'keep_checkpoints',
   'evaluation.batch_size',
+  'model.attention',
+  'model.dtype',
+  'model.remat',
   'data.threads',
   'explore.cache',
   'explore.cache_gb',
@@ -245,47 +253,97 @@ def part(section: str, name: str) -> Config:
   Raises:
     ValueError: no such part; the message has the choices and the nearest spelling.
   """
-  choose(f'config.{section}.name', name, PARTS[section])
-  values = config_dict.ConfigDict({'name': name})
+  key = f'config.{section}' + ('' if section == 'evaluators' else '.name')
+  check_choice(key, name, PARTS[section])
+  values = config_dict.ConfigDict({} if section == 'evaluators' else {'name': name})
   for key, value in PARTS[section][name].items():
     values[key] = config_dict.placeholder(value) if isinstance(value, type) else value
   return values
 
 
-def complete(config: Config, names: dict[str, str]) -> Config:
+def evaluation(evaluators: tuple[str, ...]) -> Config:
+  """What all evaluators share, and a section for each by its name."""
+  shared = config_dict.ConfigDict({
+    'batch_size': 256,  # of all devices together; the last batch is padded, so any size is exact
+  })  # fmt: skip
+  for name in evaluators:
+    shared[name] = part('evaluators', name)
+  return shared
+
+
+def complete(config: Config, chosen: dict[str, Any]) -> Config:
   """Fills each section from its part's defaults, so that every key can be overridden.
 
   Args:
     config: what a recipe's `get_config` returned.
-    names: sections whose part is replaced, such as `{'optimizer': 'sgd'}`; a section that changes
-      its part keeps nothing of the old one.
+    chosen: what replaces the recipe's choice of parts, such as `{'optimizer': 'sgd'}`, or
+      `{'evaluators': ('classification',)}`; a section that changes its part keeps nothing of the
+      old one.
 
   Raises:
     ValueError: an unknown section, part or key, with the nearest spelling.
   """
   known = get_config()
   for key in config:
-    choose('config key', key, list(known))
-  for key in known:
-    if key not in PARTS:
-      known[key] = config.get(key)
-      continue
-    given = config.get(key) or {}
-    name: str = names.get(key) or given.get('name') or known[key].name
-    with known.unlocked():
-      known[key] = part(key, name)
-    if name == given.get('name', name):
-      for field, value in given.items():
-        choose(f'key of config.{key} ({name})', field, list(known[key]))
-        known[key][field] = value
+    check_choice('config key', key, list(known))
+  evaluators = chosen.get('evaluators') or config.get('evaluators') or known.evaluators
+  with known.unlocked():
+    for key in known:
+      if key == 'evaluators':
+        known[key] = tuple(evaluators)
+      elif key == 'evaluation':
+        known[key] = fill(evaluation(evaluators), config.get(key) or {}, 'config.evaluation')
+      elif key in PARTS:
+        given = config.get(key) or {}
+        before = given.get('name') or known[key].name
+        name = chosen.get(key) or before
+        same = given if name == given.get('name', name) else {}
+        known[key] = fill(part(key, name), same, f'config.{key} ({name})')
+      elif key in config:
+        known[key] = config[key]
   return known
+
+
+def fill(section: Config, given: Any, title: str) -> Config:
+  """`section` with the values that are given, each key checked."""
+  for key, value in given.items():
+    if isinstance(section.get(key), config_dict.ConfigDict):
+      fill(section[key], value, f'{title}.{key}')
+    elif isinstance(value, config_dict.ConfigDict | dict):
+      continue  # The section of an evaluator that is not asked for.
+    else:
+      check_choice(f'key of {title}', key, list(section))
+      section[key] = value
+  return section
 
 
 def check_key(config: Config, key: str) -> None:
   """Raises a ValueError with the nearest spelling unless the dotted `key` exists."""
-  names = {
-    f'{section}.{field}' if isinstance(values, config_dict.ConfigDict) else section
-    for section, values in config.items()
-    for field in (values if isinstance(values, config_dict.ConfigDict) else [''])
-  }
-  choose('config key', key, sorted(names))
+  check_choice('config key', key, sorted(flatten(config.to_dict())))
+
+
+def flatten(content: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}; what is empty stays as it is."""
+  flat: dict[str, Any] = {}
+  for key, value in content.items():
+    inner = isinstance(value, dict) and value
+    flat |= flatten(value, f'{prefix}{key}.') if inner else {prefix + key: value}
+  return flat
+
+
+def upgrade(content: dict[str, Any]) -> dict[str, Any]:
+  """A `config.json` of this version or an earlier one, with every key of this one.
+
+  Raises:
+    ValueError: it has keys of a later version.
+  """
+  old = tuples(content)
+  old.get('evaluation', {}).pop('name', None)  # 0.1.0: of the one evaluator.
+  return complete(config_dict.ConfigDict(old), {}).to_dict()
+
+
+def tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, dict):
+    return {key: tuples(x) for key, x in value.items()}
+  return tuple(map(tuples, value)) if isinstance(value, list) else value

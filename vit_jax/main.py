@@ -16,13 +16,15 @@ import re
 import signal
 import sys
 from types import ModuleType
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from vit_jax import defaults, distributed, memory
-from vit_jax.choices import choose
+from vit_jax import defaults
 from vit_jax.defaults import Config
+from vit_jax.runtime import distributed, memory
+from vit_jax.runtime.choices import check_choice
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'folder of the run; made when missing', required=True)
@@ -37,44 +39,79 @@ flags.DEFINE_integer('process_id', None, 'several processes: which one this is, 
 flags.DEFINE_integer('connect_timeout', 300, 'seconds for all processes to come together')
 
 
+OUT_OF_MEMORY = (
+  'the device has too little memory for this run. In this order: --config.model.dtype=bfloat16, '
+  '--config.accumulation_steps=4, --config.model.remat=True, --config.fsdp=N with N devices, a '
+  'smaller --config.batch_size; the first three may also change after a checkpoint'
+)
+
+
+def split_address(address: str) -> tuple[pathlib.Path, list[str]]:
+  """The path of a recipe, and what stands behind its colon: `path.py:text`.
+
+  A path may hold '.py' or a colon elsewhere: the shortest one that is a file counts.
+  """
+  ends = [match.end() for match in re.finditer(r'\.py(?=:|$)', address)]
+  end = next((end for end in ends if pathlib.Path(address[:end]).is_file()), None)
+  if end is None:
+    raise ValueError(f'--config={address}: no such recipe; see configs/')
+  rest = address[end:]
+  return pathlib.Path(address[:end]), [rest[1:]] if rest else []
+
+
 def open_recipe(address: str) -> tuple[ModuleType, list[str]]:
-  """The module of a recipe, and what stands behind its colon: `path.py:text`.
+  """The module of a recipe, and the arguments of its functions.
 
   Raises:
     ValueError: no such file, or no `get_config` in it.
   """
-  path, _, argument = address.partition('.py')
-  path += '.py'
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f'--config={address}: no such recipe; see configs/')
+  path, arguments = split_address(address)
   spec = importlib.util.spec_from_file_location('recipe', path)
   assert spec is not None and spec.loader is not None  # Never for a path that ends in .py.
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
     raise ValueError(f'--config={address}: it defines no get_config()')
-  return module, [argument[1:]] if argument else []
+  return module, arguments
 
 
 def load_recipe(address: str) -> Config:
-  """What `get_config` of a recipe returns."""
+  """The config that `get_config` of a recipe returns."""
   module, arguments = open_recipe(address)
   return module.get_config(*arguments)
 
 
 def sort_words(argv: list[str]) -> tuple[str | None, list[str], list[tuple[str, str]]]:
-  """The recipe, the words without it, and the (key, value) pairs that override it."""
+  """The recipe, the words without it, and the (key, value) pairs that override it.
+
+  A value may stand behind an equals sign or in a word of its own.
+  """
   recipe, rest, given = None, [], []
   words = iter(argv)
   for word in words:
     key, equals, value = re.sub('^--?', '--', word).partition('=')
-    if key == '--config':
-      recipe = value if equals else next(words, '')
+    if key != '--config' and not key.startswith('--config.'):
+      rest.append(word)
       continue
-    rest.append(word)
-    if key.startswith('--config.'):
+    if not equals:
+      value = next(words, '')
+    if key == '--config':
+      recipe = value
+    else:
+      rest.append(f'{key}={value}')
       given.append((key.removeprefix('--config.'), value))
   return recipe, rest, given
+
+
+def chosen_parts(given: list[tuple[str, str]]) -> dict[str, Any]:
+  """The parts that overrides choose: {'optimizer': 'sgd', 'evaluators': ('classification',)}."""
+  names: dict[str, Any] = {
+    key.removesuffix('.name'): value for key, value in given if re.fullmatch(r'\w+\.name', key)
+  }
+  for key, value in given:
+    if key == 'evaluators':
+      names[key] = tuple(re.findall(r'\w+', value))
+  return names
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -86,8 +123,7 @@ def parse(argv: list[str]) -> list[str]:
   recipe, rest, given = sort_words(argv)
   if recipe is None:
     return FLAGS(rest)
-  names = {key.split('.')[0]: value for key, value in given if key.endswith('.name')}
-  config = defaults.complete(load_recipe(recipe), names)
+  config = defaults.complete(load_recipe(recipe), chosen_parts(given))
   for key, _ in given:
     defaults.check_key(config, key)
   config_flags.DEFINE_config_dict('config', config, flag_values=FLAGS, sys_argv=rest)
@@ -95,20 +131,20 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def run(argv: list[str], words: list[str]) -> None:
-  """Does what the flags say; `words` are all of the command line."""
+  """Does what the flags say: trains, explores, sweeps, evaluates; `words` are the command line."""
   if 'config' not in FLAGS:
     raise ValueError('--config is missing: a recipe such as --config=configs/vit_digits.py')
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; options look like --config.total_steps=100')
   config, workdir = FLAGS.config, pathlib.Path(FLAGS.workdir)
-  choose('config.run', config.run, defaults.RUNS)
+  check_choice('config.run', config.run, defaults.RUNS)
   allowed = {'train': ('train', 'evaluate'), 'explore': ('train',), 'sweep': ('train', 'list')}
   if FLAGS.mode not in allowed[config.run]:
     raise ValueError(
       f'--mode={FLAGS.mode} with config.run={config.run}: choose {" or ".join(allowed[config.run])}'
     )
   pixels = config.batch_size * math.prod(config.data.get('image_size', (224, 224)))
-  memory.keep_freed(pixels // max(1, config.accumulation_steps))
+  memory.keep_freed(pixels // max(1, config.accumulation_steps), config.platform)
   distributed.connect(
     FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout
   )
@@ -118,7 +154,7 @@ def run(argv: list[str], words: list[str]) -> None:
 
 
 def run_one(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
-  """Trains or evaluates."""
+  """Trains the one run that a config describes, or evaluates it."""
   from vit_jax import train  # JAX loads here, once the command line is known to be sound.
 
   if FLAGS.mode == 'train':
@@ -131,13 +167,14 @@ def run_one(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
 
 
 def run_explore(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
+  """Reads a frozen model in every way that `config.explore` names."""
   from vit_jax.explore import readouts
 
   readouts.explore(config, workdir)
 
 
 def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:
-  """Every run of a recipe's `sweep()`, or the list of them as commands."""
+  """Starts every run of a recipe's `sweep()`, or lists them as commands."""
   from vit_jax.explore import sweep
 
   recipe, rest, _ = sort_words(words)
@@ -171,6 +208,10 @@ def main(argv: list[str] | None = None) -> None:
     if distributed.several() and not isinstance(error, FloatingPointError):
       distributed.stop(distributed.explain(error))
     sys.exit(f'error: {error}')
+  except RuntimeError as error:  # JAX's own, of which one is a person's to solve.
+    if '--traceback' in argv or 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    sys.exit(f'error: {OUT_OF_MEMORY}\n({" ".join(str(error).split())[:300]})')
 
 
 if __name__ == '__main__':

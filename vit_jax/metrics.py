@@ -1,5 +1,6 @@
 """Numbers of a run: metrics.jsonl, TensorBoard events, progress with a rate and an ETA, curves."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -11,7 +12,7 @@ from absl import logging
 import jax
 
 from vit_jax.defaults import Config
-from vit_jax.progress import clock
+from vit_jax.runtime.progress import clock
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -31,6 +32,7 @@ class Writer:
   def __init__(self, workdir: pathlib.Path, step: int):
     from tensorboardX import SummaryWriter
 
+    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
     whole = path.with_suffix('.partial')
@@ -66,8 +68,16 @@ class Progress:
     if self._bar is not None:
       self._bar.update()
 
+  @contextlib.contextmanager
+  def paused(self):
+    """A context whose time counts for no rate."""
+    start = time.perf_counter()
+    yield
+    then, mark = self._mark
+    self._mark = (then, mark + time.perf_counter() - start)
+
   def rate(self, step: int) -> float:
-    """Images per second since the last call."""
+    """Images per second of training since the last call."""
     (then, start), now = self._mark, time.perf_counter()
     self._mark = (step, now)
     return (step - then) * self._batch_size / max(now - start, 1e-9)
@@ -103,12 +113,13 @@ class Recorder:
   """
 
   def __init__(self, config: Config, workdir: pathlib.Path, first: int):
+    self._workdir, self._first = workdir, first
     self._every, self._last = config.log_every, config.total_steps
     self._unread: tuple[int, dict] | None = None
     self._row: dict[str, float] = {}
     self._step = first
     self._progress = Progress(first, config.total_steps, config.batch_size)
-    self._writer = Writer(workdir, first) if jax.process_index() == 0 else None
+    self._writer: Writer | None = None  # Opened with the first line: a failed start leaves none.
 
   def __enter__(self):
     return self
@@ -118,6 +129,10 @@ class Recorder:
     self._progress.close()
     if self._writer:
       self._writer.close()
+
+  def paused(self):
+    """A context for what is no training: it does not lower the images per second."""
+    return self._progress.paused()
 
   def push(self, step: int, values: dict[str, jax.Array]) -> None:
     """Takes what step `step`, just dispatched, will compute; reads the step before it."""
@@ -144,12 +159,12 @@ class Recorder:
     if bad:
       raise FloatingPointError(
         f'step {step}: {", ".join(bad)} not finite; the last checkpoint is kept. Lower the '
-        'learning rate, lengthen the warm-up or clip the gradient, in a new workdir'
+        'learning rate, lengthen the warm-up or clip the gradient; once there is a checkpoint, in '
+        'another --workdir'
       )
 
-  def add(self, step: int, scores: dict[str, dict[str, float]]) -> None:
+  def add(self, step: int, numbers: dict[str, float]) -> None:
     """Adds evaluations of the step that was settled last, and writes its line."""
-    numbers = {f'{split}/{key}': x for split, row in scores.items() for key, x in row.items()}
     if numbers:
       text = '  '.join(f'{key} {value:.4f}' for key, value in numbers.items())
       self._progress.say(f'step {step}/{self._last}  {text}')
@@ -157,7 +172,8 @@ class Recorder:
     self._flush()
 
   def _flush(self) -> None:
-    if self._row and self._writer:
+    if self._row and jax.process_index() == 0:
+      self._writer = self._writer or Writer(self._workdir, self._first)
       self._writer.write(self._step, self._row)
     self._row = {}
 

@@ -5,14 +5,13 @@ Parameters are spoken of by their whole names, 'Transformer/encoderblock_0/Layer
 
 from collections.abc import Callable
 import re
-from typing import Any
 
 from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import optax
 
-from vit_jax.choices import choose
+from vit_jax.runtime.choices import check_choice
 
 Multipliers = tuple[tuple[str, float], ...]
 
@@ -64,12 +63,13 @@ def build(
   multipliers: Multipliers,
   train: str,
   layer_decay: float,
-  encoder: Any = None,
+  groups: tuple[str, ...] = ('.*', 'head/.*'),
   **rule,
 ) -> tuple[optax.GradientTransformation, optax.Schedule, Multipliers]:
   """The optimizer `name` for trees of trainable parameters, its learning rate by step, and what
-  multiplies it by name; `encoder` is a ViT's."""
-  multipliers = (*multipliers, *by_depth(train, layer_decay, encoder))
+  multiplies it by name; `groups` are patterns of parameters from the input to the head."""
+  check_choice('config.optimizer.name', name, OPTIMIZERS)
+  multipliers = (*multipliers, *by_depth(train, layer_decay, groups))
   rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, drops, total_steps)
   decay = optax.add_decayed_weights(
     weight_decay, mask=lambda tree: by_name(lambda name: match(decay_pattern, name), tree)
@@ -84,40 +84,42 @@ def build(
   return optax.chain(*parts), rate, multipliers
 
 
-def by_depth(train: str, layer_decay: float, encoder: Any) -> Multipliers:
+def by_depth(train: str, layer_decay: float, groups: tuple[str, ...]) -> Multipliers:
   """Learning rates by a parameter's depth, as multipliers.
 
   Args:
     train: 'all'; 'head', which includes readout and pre-logits; or 'last:N', N blocks more.
     layer_decay: d: block i of L has d^(L - i), with i from 1, what lies below d^L; 1: all the same.
-    encoder: of a ViT; None for models without blocks, which take 'all' and 'head' alone.
+    groups: what lies below the blocks, each block, the head; a name belongs to the last that fits.
 
   Raises:
-    ValueError: no such choice, more blocks than there are, or no blocks.
+    ValueError: no such choice, more blocks than there are, no blocks, or a decay that would do
+      nothing.
   """
   kind, _, count = train.partition(':')
   if train not in ('all', 'head') and not (kind == 'last' and count.isdigit()):
     raise ValueError(f'config.optimizer.train={train!r} must be all, head, or last:N with N blocks')
-  top = ('(head|pre_logits|readout)/.*', 1.0)
+  if not 0 < layer_decay <= 1:
+    raise ValueError(f'config.optimizer.layer_decay={layer_decay} must be in (0, 1]')
+  below, *blocks, head = groups
   if train == 'all' and layer_decay == 1:
     return ()
   if train == 'head':
-    return top, ('.*', 0.0)
-  if encoder is None:
+    if layer_decay != 1:
+      raise ValueError(
+        f'config.optimizer.layer_decay={layer_decay} does nothing with train=head, which trains no '
+        'block; leave it out, or train last:N or all'
+      )
+    return (head, 1.0), ('.*', 0.0)
+  if not blocks:
     raise ValueError('config.optimizer.train=last:N and layer_decay need a model with blocks')
-  depth = encoder.depth
-  trained = depth if train == 'all' else int(count)
-  if not 0 < layer_decay <= 1 or trained > depth:
-    raise ValueError(
-      f'config.optimizer.layer_decay={layer_decay} must be in (0, 1], and train={train!r} at most '
-      f'the {depth} blocks'
-    )
-  blocks = [
-    (rf'Transformer/encoderblock_{i}/.*', layer_decay ** (depth - 1 - i))
-    for i in range(depth - trained, depth)
-  ]
-  rest = layer_decay**depth if train == 'all' else 0.0
-  return top, ('Transformer/encoder_norm/.*', 1.0), *blocks, ('.*', rest)
+  trained = len(blocks) if train == 'all' else int(count)
+  if trained > len(blocks):
+    raise ValueError(f'config.optimizer.train={train!r}: the model has {len(blocks)} blocks')
+  factors = [layer_decay**up for up in range(trained)]  # from the last block down
+  rates = zip(reversed(blocks), factors, strict=False)
+  rest = layer_decay ** len(blocks) if train == 'all' else 0.0
+  return (head, 1.0), *rates, (below if train == 'all' else '.*', rest)
 
 
 def make_schedule(
@@ -128,7 +130,7 @@ def make_schedule(
   drops: tuple[int, ...],
   total_steps: int,
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then `name` down to `peak * final_fraction` at the last step.
+  """A schedule by step: linear warm-up from 0, then `name` to `peak * final_fraction` at the end.
 
   Raises:
     ValueError: no such schedule.
@@ -140,7 +142,7 @@ def make_schedule(
     'steps': optax.piecewise_constant_schedule(peak, {step - warmup_steps: 0.1 for step in drops}),
     'constant': optax.constant_schedule(peak),
   }
-  choose('config.optimizer.schedule', name, after)
+  check_choice('config.optimizer.schedule', name, after)
   if not warmup_steps:
     return after[name]
   # Counted from 1, so that the first step moves too and the peak is reached at `warmup_steps`.
@@ -165,6 +167,7 @@ def multiplier(name: str, multipliers: Multipliers) -> float:
 
 
 def scale_by_name(updates, multipliers: Multipliers):
+  """Updates, each times the factor of its parameter's name."""
   factors = by_name(lambda name: multiplier(name, multipliers), updates)
   return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
@@ -193,6 +196,6 @@ def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
 
 
 def merge(trainable, frozen):
-  """Undoes `partition`."""
+  """One tree of trainable and frozen parameters: the inverse of `partition`."""
   flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
   return traverse_util.unflatten_dict(flat)

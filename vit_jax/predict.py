@@ -17,9 +17,11 @@ from jax import numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vit_jax import defaults, models, tokens, weights
+from vit_jax import weights
 from vit_jax.data import preprocess
-from vit_jax.progress import track
+from vit_jax.models import tokens
+from vit_jax.objectives.classification import probabilities
+from vit_jax.runtime.progress import track
 
 Outputs = dict[str, np.ndarray]
 
@@ -34,19 +36,12 @@ class Predictor:
     passport: all that is known of the weights: step, origin, sizes.
   """
 
-  def __init__(self, params: dict, passport: dict[str, Any]):
-    self.passport = passport
-    self.class_names: list[str] = passport['class_names']
-    settings: dict[str, Any] = {
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in passport['preprocess'].items()
-    }
-    self.preprocess = preprocess.Preprocess(**settings)
-    section = passport['model'] | {'image_size': tuple(passport['model']['image_size'])}
-    section = defaults.part('model', section['name']).to_dict() | section  # Keys of later versions.
-    self.model = models.build(**section)
-    self.params = params
-    self._forward = functools.cache(self._compile)
+  def __init__(self, params: dict, passport: weights.Passport, **execution):
+    self.params, self.passport = params, passport
+    self.class_names, self.preprocess = passport.class_names, passport.preprocess
+    self.model = passport.build(**execution)
+    self.forward = weights.make_forward(self.model, self.preprocess)
+    self._compiled = functools.cache(self._compile)
 
   def __call__(self, images, outputs: tuple[str, ...] = ('logits', 'probabilities')) -> Outputs:
     """Named outputs for a batch of images.
@@ -63,7 +58,7 @@ class Predictor:
     if unknown:
       raise ValueError(f'unknown outputs {sorted(unknown)}; choose from {self.output_names}')
     batch = self._batch(images)
-    return jax.device_get(self._forward(tuple(outputs))(self.params, batch))
+    return jax.device_get(self._compiled(tuple(outputs))(self.params, batch))
 
   @functools.cached_property
   def output_names(self) -> list[str]:
@@ -72,18 +67,16 @@ class Predictor:
     return list(jax.eval_shape(self._named, self.params, image))
 
   def _named(self, params, images):
-    outputs: Any = self.model.apply({'params': params}, images)
-    logits, named = outputs
-    return named | {'logits': logits, 'probabilities': jax.nn.softmax(logits)}
+    logits, named = self.forward(params, images)
+    read = {'logits': logits, 'probabilities': probabilities(logits, self.passport.predictions)}
+    return named | read
 
   def _compile(self, outputs: tuple[str, ...]):
-    def forward(params, images):
-      if images.dtype == jnp.uint8:
-        images = self.preprocess.normalise(images)
+    def chosen(params, images):
       named = self._named(params, images)
       return {name: named[name] for name in outputs}
 
-    return jax.jit(forward)
+    return jax.jit(chosen)
 
   def _batch(self, images) -> np.ndarray:
     if isinstance(images, str | pathlib.Path | Image.Image):
@@ -105,14 +98,17 @@ class Predictor:
     return [{'class': self.class_names[i], 'probability': float(probabilities[i])} for i in order]
 
 
-def load(path: str | pathlib.Path) -> Predictor:
-  """The model of a run's folder or of its `model/`.
+def load(path: str | pathlib.Path, **execution) -> Predictor:
+  """The model of a run's folder, of its `model/`, of a weight file or an address.
+
+  Args:
+    execution: how to compute, such as dtype='bfloat16'.
 
   Raises:
     FileNotFoundError: no such path.
     ValueError: it holds no model that can be read.
   """
-  return Predictor(*weights.load(path))
+  return Predictor(*weights.load(path), **execution)
 
 
 def outputs_of_files(
@@ -160,7 +156,9 @@ def write_features(
     found['paths'].append(str(path))
     for name in names:
       x = outputs[name]
-      found[name].append(x if wanted is None else tokens.choose(predictor.model, x, wanted))
+      found[name].append(
+        x if wanted is None else tokens.choose(predictor.model, x[None], wanted)[0]
+      )
   arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
   with open(options.out, 'wb') as file:
     np.savez(file, **arrays)
@@ -181,15 +179,18 @@ def write_predictions(
 
 
 def show_json(path: pathlib.Path, predictions: list[dict]) -> None:
+  """Prints one JSON object for a picture."""
   print(json.dumps({'path': str(path), 'predictions': predictions}, ensure_ascii=False))
 
 
 def show_row(path: pathlib.Path, predictions: list[dict]) -> None:
+  """Prints one line for a picture, for a person."""
   cells = [f'{row["class"]:>12} {row["probability"]:7.2%}' for row in predictions]
   print(f'{path}  ' + '  '.join(cells))
 
 
 def main(arguments: list[str] | None = None) -> None:
+  """Runs the command `python -m vit_jax.predict`."""
   parser = argparse.ArgumentParser('python -m vit_jax.predict', description=__doc__)
   parser.add_argument('model', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='+', help='image files, or folders of them')

@@ -8,26 +8,28 @@ from absl import logging
 from clu import parameter_overview
 import jax
 
-from vit_jax import checkpoint, data, distributed, evaluation, metrics, predict, sharding, weights
+from vit_jax import checkpoint, data, experiment, metrics, models, predict, weights
 from vit_jax.defaults import Config
-from vit_jax.interruption import Interruption
+from vit_jax.experiment import Experiment
 from vit_jax.metrics import Recorder, due
-from vit_jax.parts import Parts, build, check_platform, data_section, passport
+from vit_jax.runtime import distributed, sharding
+from vit_jax.runtime.interruption import Interruption
 from vit_jax.step import TrainState, prepare, state_shapes
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
   """Trains as `config` says, going on from the newest checkpoint in `workdir`.
 
+  The folder belongs to the config from its first checkpoint on: what fails before leaves it free.
+
   Raises:
     ValueError: a value that cannot work; nothing has been compiled yet.
     FloatingPointError: the loss is not finite; the last good checkpoint stays.
   """
-  parts = build(config)
-  checkpoint.claim(workdir, config.to_dict())
-  has_validation = 'validation' in parts.data.splits
-  with checkpoint.Checkpoints(workdir, config.keep_checkpoints, has_validation) as checkpoints:
-    shapes = state_shapes(config, parts)
+  checkpoint.check_owner(workdir, config.to_dict())
+  exp = experiment.build(config, workdir)
+  shapes = state_shapes(exp)
+  with checkpoint.Checkpoints(workdir, config.keep_checkpoints, exp.best) as checkpoints:
     state = checkpoints.restore_latest(shapes)
     first = step = int(state.step) if state else 0
     if first >= config.total_steps:
@@ -35,58 +37,56 @@ def train(config: Config, workdir: pathlib.Path) -> None:
       if not weights.has_current_model(workdir):  # Killed after its last checkpoint.
         finish(config, workdir, first)
       return
-    state, train_step = prepare(config, parts, shapes, state)
-    describe(config, parts, state, train_step)
-    about = passport(config, parts)  # Now: what the run started from may be gone later.
-    evaluator = make_evaluator(config, parts.model, parts.data, parts.mesh)
-    together = distributed.Together()
+    state, train_step = prepare(exp, shapes, state)
+    describe(exp, state, train_step)
+    about, together = exp.passport.to_json(), distributed.Together()
     with Recorder(config, workdir, first) as recorder, Interruption() as interruption, together:
-      for step, batch in training_batches(config, parts, first):
-        state, values = train_step(state, batch)
+      for step, batch in training_batches(exp, first):
+        state, values = train_step(state, batch, exp.constants)
         recorder.push(step, values)
         interrupted = interruption.requested()
         scheduled = due(config.checkpoint_every, step) or step == config.total_steps
-        splits = splits_due(config, parts, step, scheduled)
-        if splits or scheduled or interrupted:
+        groups = groups_due(exp, step, scheduled)
+        if groups or scheduled or interrupted:
           recorder.settle()  # What is not finite is neither evaluated nor saved.
-          evaluated = (state.ema if config.ema_decay else state.params)['model']
-          scores = {split: evaluator.run(evaluated, split).scores() for split in splits}
+          with recorder.paused():
+            evaluated = (state.ema if config.ema_decay else state.params)['model']
+            scores = exp.evaluators.run(evaluated, groups)
           recorder.add(step, scores)
         if scheduled or interrupted:
-          best = scores.get('validation') if scheduled else None
-          checkpoints.save(step, state, about, best)
+          with recorder.paused():
+            checkpoint.claim(workdir, config.to_dict())
+            checkpoints.save(step, state, about, scores if scheduled else None)
         if interrupted:
           break
     checkpoints.wait()
   finish(config, workdir, step)
 
 
-def training_batches(config: Config, parts: Parts, first: int):
-  """(step, batch on the devices) from `first + 1` on, made ahead in a thread."""
+def training_batches(exp: Experiment, first: int):
+  """Pairs (step, batch on the devices) from `first + 1` on, made ahead in a thread."""
+  config = exp.config
+  wanted = exp.objective.batch_shapes(exp.data.image_shape, config.batch_size)
 
   def make(step: int):
-    batch = parts.data.batch_at(step, batch_size=config.batch_size, seed=config.seed)
-    return step, sharding.place_batch(batch, parts.mesh)
+    batch = exp.data.batch_at(step, batch_size=config.batch_size, seed=config.seed)
+    return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
 
   return data.pipeline.prefetch(make, range(first + 1, config.total_steps + 1))
 
 
-def splits_due(config: Config, parts: Parts, step: int, scheduled: bool) -> list[str]:
-  """All but train when evaluation is due and at the end; validation with every checkpoint.
+def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:
+  """The groups of numbers to compute: all when due and at the end; what chooses, at checkpoints.
 
   A checkpoint that an interruption asks for is not scheduled: it leaves no trace in the metrics,
   so that a run that was interrupted reads like one that was not.
   """
-  splits = [split for split in parts.data.splits if split != 'train']
-  if due(config.eval_every, step) or (config.eval_every and step == config.total_steps):
-    return splits
-  return [split for split in splits if split == 'validation' and scheduled]
-
-
-def make_evaluator(config: Config, model, dataset: data.Dataset, mesh):
-  return evaluation.build(
-    model=model, data=dataset, mesh=mesh, loss=config.objective.loss, **config.evaluation
-  )
+  every = exp.config.eval_every
+  if due(every, step) or (every and step == exp.config.total_steps):
+    return exp.evaluators.groups
+  if scheduled and exp.best:
+    return (exp.best.partition(':')[2].partition('/')[0],)
+  return ()
 
 
 def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
@@ -108,30 +108,22 @@ def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
   )
 
 
-def describe(config: Config, parts: Parts, state: TrainState, train_step) -> None:
-  """The first lines of a run."""
-  device = jax.devices()[0]
+def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
+  """Logs the first lines of a run: devices, parameters, config, model, data, memory."""
+  config, device = exp.config, jax.devices()[0]
   logging.info(
     'backend %s, %d x %s, %d process(es), computing in %s',
     device.platform,
     jax.device_count(),
     device.device_kind,
     jax.process_count(),
-    config.model.dtype,
+    getattr(exp.model, 'dtype', 'float32'),
   )
   logging.info('%s', parameter_overview.get_parameter_overview(state.params['model']))
   logging.info('config:\n%s', config)
-  grid = parts.model.grid
-  logging.info(
-    'tokens: %d x %d patches of %d px%s = %d, from images of %d x %d x %d',
-    *grid,
-    parts.model.patch_size,
-    ' and a class token' if parts.model.class_token else '',
-    parts.model.num_tokens,
-    *parts.data.image_shape,
-  )
-  sizes = ', '.join(f'{name} {len(source)}' for name, source in parts.data.splits.items())
-  names = parts.data.class_names
+  logging.info('%s', exp.model.summary())
+  sizes = ', '.join(f'{name} {len(source)}' for name, source in exp.data.splits.items())
+  names = exp.data.class_names
   logging.info('data: %s; %d classes: %s', sizes, len(names), ', '.join(names[:20]))
   memory = train_step.memory_analysis()
   if memory is not None:
@@ -145,32 +137,41 @@ def describe(config: Config, parts: Parts, state: TrainState, train_step) -> Non
 
 
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
-  """Evaluates the model of a run on the test split; process 0 writes and returns the report.
+  """Evaluates the model of a run by `config.evaluators`; process 0 writes and returns the report.
 
   Raises:
-    ValueError: no checkpoint, or other classes than the model's.
+    ValueError: no checkpoint, another model, or other classes than the model's.
   """
-  check_platform(config.platform)
-  predictor = predict.load(workdir)
+  experiment.check_platform(config.platform)
+  predictor = predict.load(workdir, **config.model)
+  about = predictor.passport
   if weights.has_zero_head(predictor.params):
     raise ValueError(f'{workdir}: the head is all zero, so an accuracy would say nothing; train it')
-  there = predictor.passport['model']
+  check_same_model(config, about.model, workdir)
+  section = experiment.data_section(config, about)
+  size = about.preprocess.image_size
+  if tuple(section['image_size']) != size:
+    asked = tuple(section['image_size'])
+    raise ValueError(f'config.data.image_size={asked}, but the model in {workdir} takes {size}')
+  dataset = data.build(**section)
+  if list(dataset.class_names) != about.class_names:
+    raise ValueError(f'the data have classes {dataset.class_names}, the model {about.class_names}')
+  dataset = dataclasses.replace(dataset, preprocess=about.preprocess)
+  mesh = sharding.make_mesh(config.fsdp)
+  params = jax.device_put(predictor.params, sharding.replicated(mesh))
+  evaluators = experiment.build_evaluators(config, predictor.model, about, dataset, mesh)
+  return evaluators.report(
+    params, workdir / 'reports', {'step': about.step, 'weights': about.weights}
+  )
+
+
+def check_same_model(config: Config, there: dict[str, Any], workdir: pathlib.Path) -> None:
+  """Raises a ValueError with the keys in which a config asks for another model than is there."""
   asked = {key: value for key, value in config.model.items() if value is not None}
-  differ = [key for key, value in asked.items() if there.get(key) != value]
+  differ = [
+    key for key, value in asked.items()
+    if key not in models.EXECUTION and there.get(key) != value
+  ]  # fmt: skip
   if differ:
     rows = ', '.join(f'{key}: {there.get(key)!r} there' for key in differ)
     raise ValueError(f'the config describes another model than {workdir} holds ({rows})')
-  dataset = data.build(**data_section(config))
-  if list(dataset.class_names) != predictor.class_names:
-    raise ValueError(
-      f'the data have classes {dataset.class_names}, the model {predictor.class_names}'
-    )
-  dataset = dataclasses.replace(dataset, preprocess=predictor.preprocess)
-  mesh = sharding.make_mesh(config.fsdp)
-  params = jax.device_put(predictor.params, sharding.replicated(mesh))
-  result = make_evaluator(config, predictor.model, dataset, mesh).run(params, 'test')
-  about = {key: predictor.passport[key] for key in ('step', 'weights')}
-  write = evaluation.classification.write_report
-  return (
-    write(workdir / 'reports', result, dataset, 'test', about) if distributed.is_first() else {}
-  )

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 
-import jax
-from jax import numpy as jnp
 import numpy as np
 
 from vit_jax.data import folder, pipeline, sources, tfds
 from vit_jax.data.augment import Augment
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.sections import fields_of, take
 
 DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
   'digits': sources.digits,
@@ -38,19 +38,14 @@ class Dataset:
   whole_epochs: bool = False
   threads: int | None = None
 
+  def __post_init__(self):
+    if self.threads is not None and self.threads < 1:
+      raise ValueError(f'config.data.threads={self.threads} must be at least 1')
+
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) of the model's input."""
     return (*self.preprocess.image_size, self.preprocess.channels)
-
-  def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of the global training batch."""
-    shape = jax.ShapeDtypeStruct
-    return {
-      'image': shape((batch_size, *self.image_shape), jnp.uint8),
-      'label': shape((batch_size,), jnp.int32),
-      'mask': shape((batch_size,), jnp.bool_),
-    }
 
   def batch_at(self, step: int, *, batch_size: int, seed: int) -> dict[str, np.ndarray]:
     """The training batch of a step counted from 1, this process's rows: 'image' uint8 `B H W C`,
@@ -98,51 +93,20 @@ class Dataset:
     return self.preprocess(found[0])
 
 
-def build(
-  name: str,
-  *,
-  image_size: tuple[int, int],
-  channels: int,
-  fit: str,
-  resize_small: int | None,
-  resize: str,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-  crop: str,
-  crop_area: tuple[float, float],
-  crop_ratio: tuple[float, float],
-  crop_resize: str,
-  crop_padding: int,
-  crop_from: tuple[int, ...],
-  flip: bool,
-  rotate: float,
-  scale: float,
-  shear: float,
-  translate: float,
-  whole_epochs: bool,
-  threads: int | None,
-  **source,
-) -> Dataset:
-  """The data set `name`; what is left of its section goes to its loader."""
-  if threads is not None and threads < 1:
-    raise ValueError(f'config.data.threads={threads} must be at least 1')
-  size = (image_size[0], image_size[1])
-  mean, std = mean or (0.5,), std or (0.5,)
-  preprocess = Preprocess(size, channels, resize, tuple(mean), tuple(std), fit, resize_small)
-  augment = Augment(
-    crop,
-    (crop_area[0], crop_area[1]),
-    (crop_ratio[0], crop_ratio[1]),
-    crop_resize,
-    crop_padding,
-    (crop_from[0], crop_from[1]) if crop_from else None,
-    flip,
-    rotate,
-    scale,
-    shear,
-    translate,
-  )
-  if crop == 'squashed':
-    augment.squashed_size(size)
-  splits, class_names = DATASETS[name](**source)
-  return Dataset(splits, class_names, preprocess, augment, whole_epochs, threads)
+def build(name: str, **section) -> Dataset:
+  """The data set `name` from its config section: each part takes the keys that it has fields for.
+
+  What is left of the section goes to the loader.
+
+  Raises:
+    ValueError: a value that is impossible; FileNotFoundError: no such data.
+  """
+  check_choice('config.data.name', name, DATASETS)
+  preprocess, augment = take(Preprocess, section), take(Augment, section)
+  if augment.crop == 'squashed':
+    augment.squashed_size(preprocess.image_size)
+  own = fields_of(Preprocess) | fields_of(Augment) | fields_of(Dataset)
+  loading = {key: value for key, value in section.items() if key not in own}
+  given = {key: section[key] for key in ('whole_epochs', 'threads') if key in section}
+  splits, class_names = DATASETS[name](**loading)
+  return Dataset(splits, class_names, preprocess, augment, **given)

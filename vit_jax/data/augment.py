@@ -8,17 +8,17 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from vit_jax.choices import choose
 from vit_jax.data import jpeg, pictures
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.resize import FILTERS, mirror, resize
+from vit_jax.runtime.choices import check_choice
 
 CROPS = ('none', 'random_resized', 'padded', 'squashed')
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """How a training picture becomes the model's input; all at their defaults: as in evaluation.
+  """The random changes of a training picture; at their defaults none, as in evaluation.
 
   Attributes:
     crop: 'random_resized' cuts out a random region and resizes it (Inception crop,
@@ -28,7 +28,7 @@ class Augment:
     crop_ratio: smallest and largest width over height.
     crop_resize: the filter of 'random_resized'; any of `resize.FILTERS`.
     crop_padding: width of the border in pixels.
-    crop_from: (height, width) of 'squashed'; None: the image's size by 8/7, as 256 is to 224.
+    crop_from: (height, width) of 'squashed'; (): the image's size by 8/7, as 256 is to 224.
     flip: whether to mirror every second picture, left to right.
     rotate: largest angle in degrees, either way, of an affine map about the centre.
     scale: its largest relative change of size, for each axis.
@@ -41,7 +41,7 @@ class Augment:
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
   crop_resize: str = 'linear'
   crop_padding: int = 4
-  crop_from: tuple[int, int] | None = None
+  crop_from: tuple[int, ...] = ()
   flip: bool = False
   rotate: float = 0.0
   scale: float = 0.0
@@ -49,8 +49,12 @@ class Augment:
   translate: float = 0.0
 
   def __post_init__(self):
-    choose('config.data.crop', self.crop, CROPS)
-    choose('config.data.crop_resize', self.crop_resize, FILTERS)
+    for key in ('crop_area', 'crop_ratio', 'crop_from'):
+      object.__setattr__(self, key, tuple(getattr(self, key)))
+    if len(self.crop_from) not in (0, 2):
+      raise ValueError(f'config.data.crop_from={self.crop_from} must be (height, width)')
+    check_choice('config.data.crop', self.crop, CROPS)
+    check_choice('config.data.crop_resize', self.crop_resize, FILTERS)
     for key, largest in (('crop_area', 1.0), ('crop_ratio', math.inf)):
       low, high = getattr(self, key)
       if not 0 < low <= high <= largest:
@@ -85,7 +89,7 @@ class Augment:
     return self.affine(pixels, rng)
 
   def squashed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-    """What 'squashed' cuts its window from.
+    """The (height, width) that 'squashed' cuts its window from.
 
     Raises:
       ValueError: it is smaller than the window.
@@ -141,7 +145,7 @@ class Augment:
 def window(
   pixels: UInt8[np.ndarray, 'h w C'], size: tuple[int, int], rng: np.random.Generator
 ) -> UInt8[np.ndarray, 'H W C']:
-  """A random part of (height, width) `size`."""
+  """Cuts out a random part of (height, width) `size`."""
   height, width = size
   top, left = (int(rng.integers(0, have - want + 1)) for have, want in
                zip(pixels.shape[:2], size, strict=True))  # fmt: skip

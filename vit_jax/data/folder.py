@@ -11,10 +11,10 @@ from absl import logging
 import numpy as np
 from PIL import Image
 
-from vit_jax import fetch
-from vit_jax.choices import choose
 from vit_jax.data import pictures, pipeline, sources
-from vit_jax.progress import track
+from vit_jax.runtime import fetch
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.progress import track
 
 ON_ERROR = ('error', 'skip')
 Files = dict[str, list[str]]  # class name -> paths
@@ -31,7 +31,7 @@ def load(
   on_error: str,
   decode_below: int,
 ) -> tuple[sources.Splits, tuple[str, ...]]:
-  """Pictures in `path/train/CLASS/` and `path/test/CLASS/`, or in `path/CLASS/` alone.
+  """Loads the pictures in `path/train/CLASS/` and `path/test/CLASS/`, or in `path/CLASS/` alone.
 
   The class names are the folders of the training split, in order of name. Without a test folder a
   seeded share of train is the test split.
@@ -42,7 +42,7 @@ def load(
   """
   if not path:
     raise ValueError('config.data.path is not set: a folder, an archive, or an https address')
-  choose('config.data.on_error', on_error, ON_ERROR)
+  check_choice('config.data.on_error', on_error, ON_ERROR)
   root = fetch.folder(path, sha256)
   has_test = (root / test_folder).is_dir()
   if has_test and not (root / 'train').is_dir():
@@ -84,6 +84,7 @@ def list_files(root: pathlib.Path) -> Files:
 
 
 def walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Every file below a folder, hidden ones left out."""
   for place, folders, names in os.walk(root, followlinks=True):
     folders[:] = [name for name in folders if not name.startswith('.')]
     yield from (pathlib.Path(place, name) for name in names if not name.startswith('.'))
@@ -115,7 +116,9 @@ def check_classes(root: pathlib.Path, train: Files, test: Files) -> None:
 
 
 def as_source(files: Files, names: tuple[str, ...]) -> sources.Listed:
-  rows = [(file, names.index(name)) for name, found in files.items() for file in found]
+  """Files by class as a source, whose labels are places in `names`."""
+  number = {name: i for i, name in enumerate(names)}
+  rows = [(file, number[name]) for name, found in files.items() for file in found]
   return sources.Listed([file for file, _ in rows], np.array([row[1] for row in rows], np.int32))
 
 
@@ -153,7 +156,7 @@ def check_files(files: list[str], root: pathlib.Path, on_error: str, decode_belo
 
 
 def find_broken(files: list[str], whole: bool) -> dict[str, str]:
-  """What is wrong, by file."""
+  """The broken files with what is wrong, by file."""
 
   def check(file: str) -> str | None:
     try:

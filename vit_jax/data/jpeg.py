@@ -50,7 +50,7 @@ class _Region(ctypes.Structure):
 
 @functools.cache
 def library() -> Any:
-  """libturbojpeg 3, or None where the wheel that holds it is not installed."""
+  """The library libturbojpeg 3, or None where the wheel that holds it is not installed."""
   try:
     files = metadata.files('turbojpeg') or []
     path = next(file for file in files if 'libturbojpeg' in file.name).locate()
@@ -164,7 +164,7 @@ def _with_pillow(data: bytes, stored: Choice) -> np.ndarray | None:
 
 
 def orientation(data: bytes) -> int | None:
-  """How EXIF says that a JPEG is turned, 1 to 8; None where only Pillow can tell."""
+  """The orientation of a JPEG as EXIF says it, 1 to 8; None where only Pillow can tell."""
   data = data[: start_of_scan(data)]
   start, exif = data.find(b'Exif\0\0'), Image.Exif()
   if start >= 4 and (b'\x01\x12' in data or b'\x12\x01' in data):  # The tag, in either order.
@@ -178,7 +178,7 @@ def orientation(data: bytes) -> int | None:
 
 
 def start_of_scan(data: bytes) -> int:
-  """Where the metadata end; the length of `data` where its segments are not in order."""
+  """The place where the metadata end; the length of `data` where its segments are not in order."""
   at = 2
   while data[at : at + 1] == b'\xff' and data[at : at + 2] != b'\xff\xda':
     at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big')

@@ -44,7 +44,7 @@ class Damaged(ValueError):
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-  """Of every format that Pillow reads, in lower case; and '.npy', for any number of channels."""
+  """The suffixes of every format that Pillow reads, and '.npy', for any number of channels."""
   Image.init()
   known = Image.registered_extensions()
   return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN) | {'.npy'}
@@ -84,11 +84,12 @@ def read(
 
 
 def whole(height: int, width: int) -> jpeg.Region:
+  """The region that is all of a picture."""
   return 0, 0, height, width
 
 
 def decode(data: bytes) -> Image.Image | np.ndarray:
-  """The content of a file, upright.
+  """The picture in a file's content, upright.
 
   Raises:
     Damaged: not an image, or a broken one.
@@ -106,7 +107,7 @@ def decode(data: bytes) -> Image.Image | np.ndarray:
 
 
 def upright(image: Image.Image) -> Image.Image:
-  """Turned as its EXIF orientation asks; an invalid one is ignored."""
+  """A picture turned as its EXIF orientation asks; an invalid one is ignored."""
   try:
     orientation = image.getexif().get(jpeg.ORIENTATION)
   except BROKEN:
@@ -115,7 +116,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def convert(picture: Image.Image | np.ndarray, channels: int) -> UInt8[np.ndarray, 'H W C']:
-  """To the asked number of channels: grey values are repeated, transparent pixels stand on white.
+  """Brings a picture to the asked number of channels: grey is repeated, transparent is white.
 
   Raises:
     ValueError: an array of another number of channels, or not uint8.
@@ -139,7 +140,7 @@ def convert(picture: Image.Image | np.ndarray, channels: int) -> UInt8[np.ndarra
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-  """To 'L', 'LA', 'RGB' or 'RGBA': 16-bit values are scaled to 8 bits."""
+  """Brings a picture to the mode 'L', 'LA', 'RGB' or 'RGBA': 16-bit values are scaled to 8 bits."""
   if image.mode.startswith('I'):
     values = np.asarray(image)
     scale = 257 if values.max(initial=0) > 255 else 1

@@ -100,13 +100,13 @@ def evaluation_batch(
 
 
 def cores() -> int:
-  """Those that this process may use."""
+  """The number of cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 @functools.cache
 def workers(threads: int | None) -> futures.ThreadPoolExecutor:
-  """The threads that decode."""
+  """The pool of threads that decode."""
   return futures.ThreadPoolExecutor(threads or cores(), 'decode')
 
 
@@ -117,7 +117,7 @@ def load(
   threads: int | None,
   make: Callable[[Picture, int], np.ndarray],
 ) -> tuple[UInt8[np.ndarray, 'B H W C'], np.ndarray]:
-  """`make(picture, row)` for each index, into one array; and the labels.
+  """Fills one array with `make(picture, row)` for each index; and the labels.
 
   Raises:
     Damaged: a picture that cannot be read; names it.
@@ -140,7 +140,7 @@ def load(
 
 
 def prefetch(make: Callable[[int], Any], steps: range, ahead: int = 2) -> Iterator:
-  """`make(step)` for each step in order, up to `ahead` of them being made beforehand in threads."""
+  """Yields `make(step)` for each step in order, up to `ahead` of them made early in threads."""
   pool = futures.ThreadPoolExecutor(ahead, 'prefetch')
   waiting: deque[futures.Future] = deque()
   try:

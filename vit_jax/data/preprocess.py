@@ -11,24 +11,24 @@ from jaxtyping import Array, Float, UInt8
 import numpy as np
 from PIL import Image
 
-from vit_jax.choices import choose
 from vit_jax.data import pictures
 from vit_jax.data.resize import FILTERS, resize
+from vit_jax.runtime.choices import check_choice
 
 FITS = ('squash', 'crop')
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """What turns a picture into the model's input.
+  """The settings that turn a picture into the model's input, and the function that does.
 
   Attributes:
     image_size: (height, width) in pixels.
     channels: 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA), or any number for pictures from arrays.
     resize: the filter where a picture has another size; all but 'nearest' and 'linear' smooth when
       shrinking.
-    mean: subtracted from pixel values in 0..1; one number, or one a channel.
-    std: divided by afterwards.
+    mean: subtracted from pixel values in 0..1; one number, or one a channel; (): 0.5.
+    std: divided by afterwards; (): 0.5.
     fit: 'squash' resizes the whole picture; 'crop' resizes its shorter side to `resize_small` and
       takes the centre.
     resize_small: pixels, for images as wide as high; None: 1 / 0.875 of the shorter side of
@@ -37,13 +37,18 @@ class Preprocess:
 
   image_size: tuple[int, int]
   channels: int
-  resize: str
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  resize: str = 'bilinear'
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
   fit: str = 'squash'
   resize_small: int | None = None
 
   def __post_init__(self):
+    object.__setattr__(self, 'image_size', tuple(self.image_size))
+    for key in ('mean', 'std'):
+      object.__setattr__(self, key, tuple(getattr(self, key)) or (0.5,))
+    if len(self.image_size) != 2 or min(self.image_size) < 1:
+      raise ValueError(f'config.data.image_size={self.image_size} must be (height, width)')
     if self.channels < 1:
       raise ValueError(f'config.data.channels={self.channels} must be at least 1')
     for key in ('mean', 'std'):
@@ -51,8 +56,8 @@ class Preprocess:
         raise ValueError(f'config.data.{key} needs 1 or {self.channels} numbers')
     if 0 in self.std:
       raise ValueError('config.data.std must not be 0: pixel values are divided by it')
-    choose('config.data.resize', self.resize, FILTERS)
-    choose('config.data.fit', self.fit, FITS)
+    check_choice('config.data.resize', self.resize, FILTERS)
+    check_choice('config.data.fit', self.fit, FITS)
     if self.resize_small is not None and self.resize_small < min(self.image_size):
       raise ValueError(
         f'config.data.resize_small={self.resize_small} must be at least the shorter side of '
@@ -82,7 +87,7 @@ class Preprocess:
     return resize(pixels, size, self.resize)[top : top + height, left : left + width]
 
   def normalise(self, images: UInt8[Array, 'B H W C']) -> Float[Array, 'B H W C']:
-    """0..255 -> (x / 255 - mean) / std, in float32 on the device."""
+    """Normalises pixels of 0..255: (x / 255 - mean) / std, in float32 on the device."""
     mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 

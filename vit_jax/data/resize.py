@@ -27,7 +27,7 @@ def shrink(size: tuple[int, int], least: tuple[int, int]) -> int:
 def resize(
   pixels: UInt8[np.ndarray, 'H W C'], size: tuple[int, int], name: str
 ) -> UInt8[np.ndarray, 'h w C']:
-  """Pixels at another (height, width), by the filter `name` of FILTERS."""
+  """Brings pixels to another (height, width), by the filter `name` of FILTERS."""
   if pixels.shape[:2] == tuple(size):
     return pixels
   if name == 'linear':
@@ -52,7 +52,7 @@ def _linear(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def mirror(pixels: UInt8[np.ndarray, 'H W C']) -> UInt8[np.ndarray, 'H W C']:
-  """Left to right; OpenCV takes a tenth of the time that copying a reversed view would."""
+  """Mirrors pixels left to right, in a tenth of the time that copying a reversed view takes."""
   import cv2
 
   return cv2.flip(pixels, 1).reshape(pixels.shape)

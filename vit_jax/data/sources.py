@@ -20,11 +20,11 @@ class Source(Protocol):
     ...
 
   def name(self, index: int) -> str:
-    """What to call a picture in a message."""
+    """The name of a picture in a message."""
     ...
 
   def take(self, indices: np.ndarray) -> 'Source':
-    """A part of it."""
+    """The part of this source at some indices."""
     ...
 
 
@@ -55,7 +55,7 @@ class Listed:
 def digits(
   *, test_fraction: float, validation_fraction: float, split_seed: int
 ) -> tuple[Splits, tuple[str, ...]]:
-  """1,797 real handwritten digits, 8 x 8 (UCI optical recognition, as scikit-learn ships them)."""
+  """Loads 1,797 real handwritten digits, 8 x 8 (UCI, as scikit-learn ships them)."""
   from sklearn.datasets import load_digits
 
   pixels, labels = load_digits(return_X_y=True)
@@ -67,7 +67,7 @@ def digits(
 
 
 def with_validation(train: Source, fraction: float, seed: int) -> Splits:
-  """'train', and 'validation' with a seeded share of it; 0: none."""
+  """The splits 'train', and 'validation' with a seeded share of it; 0: none."""
   if not fraction:
     return {'train': train}
   train, validation = split(train, fraction, seed, 'validation_fraction')
@@ -75,8 +75,9 @@ def with_validation(train: Source, fraction: float, seed: int) -> Splits:
 
 
 def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source, Source]:
-  """Two parts, the second of `fraction` (rounded up); with the same share of every class where
-  labels are known beforehand.
+  """Splits a source in two, the second of `fraction` (rounded up).
+
+  Where labels are known beforehand both have the same share of every class.
 
   Raises:
     ValueError: `fraction` is not between 0 and 1, or leaves a part without some class.

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.choices import choose
 from vit_jax.data import sources
+from vit_jax.runtime.choices import check_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def load(
   names = class_names(builder, dataset, image_key, label_key)
 
   def source(split: str, key: str) -> Prepared:
-    choose(f'config.data.{key}', split.partition('[')[0], builder.info.splits)
+    check_choice(f'config.data.{key}', split.partition('[')[0], builder.info.splits)
     import tensorflow_datasets
 
     skip: Any = tensorflow_datasets.decode.SkipDecoding
@@ -90,7 +90,7 @@ def open_builder(dataset: str | None, data_dir: str | None) -> Any:
   except DatasetNotFoundError:
     known = tensorflow_datasets.list_builders(with_community_datasets=False)
     inside = [path.name for path in pathlib.Path(data_dir or '.').iterdir() if path.is_dir()]
-    choose('TFDS set config.data.dataset', dataset, known + inside * bool(data_dir))
+    check_choice('TFDS set config.data.dataset', dataset, known + inside * bool(data_dir))
     raise
   if not builder.info.splits:
     raise ValueError(not_prepared(dataset, data_dir, 'is not prepared there'))
@@ -98,6 +98,7 @@ def open_builder(dataset: str | None, data_dir: str | None) -> Any:
 
 
 def not_prepared(dataset: str | None, data_dir: str | None, reason: str) -> str:
+  """The message for a set that cannot be read, with the command that prepares it."""
   where = data_dir or '~/tensorflow_datasets'
   return (
     f'config.data.dataset={dataset} in {where}: {reason}; reading it needs array_record. Prepare '
@@ -109,8 +110,8 @@ def not_prepared(dataset: str | None, data_dir: str | None, reason: str) -> str:
 def class_names(builder, dataset: str | None, image_key: str, label_key: str) -> tuple[str, ...]:
   """The names of the labels, in order."""
   features = builder.info.features
-  choose(f'config.data.image_key of {dataset}', image_key, features)
-  choose(f'config.data.label_key of {dataset}', label_key, features)
+  check_choice(f'config.data.image_key of {dataset}', image_key, features)
+  check_choice(f'config.data.label_key of {dataset}', label_key, features)
   if not hasattr(features[label_key], 'names'):
     raise ValueError(
       f'config.data.label_key={label_key}: {dataset} has no class names there, but '

@@ -1,22 +1,24 @@
 """The readouts that are compared: from the names that a person writes to modules.
 
-class_token  patch_7  sum  sum_all  mean  mean_all  max       fixed functions of the tokens
-weighted_add  weighted_concat  (and _softmax)  attention_pool learned mixes
-random_patch  shuffled_labels                                 controls
-all  patches                                                  groups
+Every row of READOUTS (vit_jax/models/readout.py) that a model's tokens allow, `patch` as patch_1 to
+patch_N; two controls, random_patch and shuffled_labels; and the groups `all` and `patches`.
 """
 
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
-from vit_jax import tokens
-from vit_jax.choices import choose
-from vit_jax.models import readout as readouts
+import jax
+from jax import numpy as jnp
 
-FIXED = ('class_token', 'sum', 'sum_all', 'mean', 'mean_all', 'max')
-MIXES = ('weighted_add', 'weighted_add_softmax', 'weighted_concat', 'weighted_concat_softmax')
-LEARNED = (*MIXES, 'attention_pool')
+from vit_jax.models import readout as readouts
+from vit_jax.models import tokens
+from vit_jax.runtime.choices import check_choice
+
 CONTROLS = ('random_patch', 'shuffled_labels')
+GROUPS = ('all', 'patches')
+# Keys of a model's section that say how the model itself reads: here rows of the table say that.
+OWN = ('readout', 'readout_weights', 'patch_index')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,77 +27,117 @@ class Candidate:
 
   Attributes:
     module: what it reads; of `random_patch` none, as that depends on the example.
+    width: features that it hands to the head.
+    learned: whether it has parameters of its own.
     patch: the number of a single patch token, from 1.
     shuffled: whether its training labels are shuffled.
   """
 
   name: str
   module: Any  # a linen module, or None
+  width: int
+  learned: bool = False
   patch: int | None = None
   shuffled: bool = False
 
   @property
-  def learned(self) -> bool:
-    return self.name in LEARNED
-
-  @property
   def control(self) -> bool:
+    """Whether it shows what chance or any patch would give."""
     return self.name in CONTROLS
 
 
 def choose_candidates(
-  names: tuple[str, ...], model: Any, section: dict[str, Any]
+  names: tuple[str, ...], model: Any, section: dict[str, Any], shape: tuple[int, int]
 ) -> tuple[Candidate, ...]:
-  """The readouts that `names` stand for, each once, in the order of the module's table.
+  """The readouts that `names` stand for, each once, in the order of READOUTS, controls last.
 
-  Groups leave out what a model without a class token cannot have.
+  Groups leave out what needs a token that the model lacks.
 
   Args:
-    model: has `grid` and `class_token`.
-    section: the model's section, for the sizes of attention pooling.
+    model: has `grid`, `prefix` and `sizes()`.
+    section: the model's section, for the settings of readouts such as attention pooling.
+    shape: tokens and width of what is read, `T D`.
 
   Raises:
     ValueError: an unknown name, a patch outside the grid, or a class token that is not there.
   """
+  known = dict(rows(model, section, shape))
   count = model.grid[0] * model.grid[1]
-  patches = [f'patch_{k}' for k in range(1, count + 1)]
-  every = [*FIXED[:1], *patches, *FIXED[1:], *LEARNED, *CONTROLS]
-  wanted = set()
+  every = [name for row in known for name in expand(row, count)] + list(CONTROLS)
+  patches = [name for row in known if is_numbered(row) for name in expand(row, count)]
+  groups = {'patches': patches, 'all': [*CONTROLS]}
+  groups['all'] += [n for row, one in known.items() if one for n in expand(row, count)]
+  wanted: set[str] = set()
   for name in names:
-    if name == 'all':
-      wanted |= {one for one in every if model.class_token or not needs_class_token(one)}
-    elif name == 'patches':
-      wanted |= set(patches)
-    else:
+    if name not in groups:
       tokens.check_patch(name, model.grid)
-      choose('readout in config.explore.readouts', name, [*every, 'all', 'patches'])
-      wanted.add(name)
+      check_choice('readout in config.explore.readouts', name, [*every, *GROUPS])
+    wanted |= {*groups.get(name, [name])}
   if not wanted:
     raise ValueError('config.explore.readouts names no readout')
-  return tuple(make(name, model, section) for name in every if name in wanted)
+  settings = settings_of(model, section)
+  chosen = []
+  for row, one in known.items():
+    for name in expand(row, count):
+      if name in wanted:
+        number = int(name.removeprefix(f'{row}_')) if is_numbered(row) else None
+        chosen.append(make(name, row, model, settings, one, number))
+  return (*chosen, *(control(name, model, settings, known) for name in CONTROLS if name in wanted))
 
 
-def needs_class_token(name: str) -> bool:
-  return name in ('class_token', 'sum_all', 'mean_all', *MIXES)
+def settings_of(model: Any, section: dict[str, Any]) -> dict[str, Any]:
+  """What readouts may take of a model: heads and MLP width as they are, and its section."""
+  kept = {key: value for key, value in section.items() if key not in OWN}
+  return kept | {key: x for key, x in model.sizes().items() if key in ('num_heads', 'mlp_dim')}
 
 
-def make(name: str, model: Any, section: dict[str, Any]) -> Candidate:
-  """One candidate."""
+def is_numbered(row: str) -> bool:
+  """Whether a row stands for one readout a patch."""
+  return readouts.class_of(row).numbered
+
+
+def expand(row: str, count: int) -> list[str]:
+  """The names of a row of READOUTS: its own, or one a patch."""
+  return [f'{row}_{k}' for k in range(1, count + 1)] if is_numbered(row) else [row]
+
+
+def rows(
+  model: Any, section: dict[str, Any], shape: tuple[int, int]
+) -> Iterator[tuple[str, tuple[int, bool] | None]]:
+  """Rows of READOUTS that can be compared, with width and whether they learn.
+
+  A row whose tokens are not there comes with None; one that makes no vector of an image is left
+  out.
+  """
+  settings, x = settings_of(model, section), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  for row in readouts.READOUTS:
+    if not readouts.fits(row, model.prefix):
+      yield row, None
+      continue
+    module = readouts.build(row, settings, prefix=model.prefix, grid=model.grid)
+    features, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    if features.ndim == 2:
+      yield row, (features.shape[-1], bool(jax.tree.leaves(variables)))
+
+
+def make(
+  name: str,
+  row: str,
+  model: Any,
+  settings: dict[str, Any],
+  known: tuple[int, bool] | None,
+  number: int | None = None,
+) -> Candidate:
+  """A row of READOUTS as a candidate."""
+  given = settings | ({'patch_index': number} if number else {})
+  module = readouts.build(row, given, prefix=model.prefix, grid=model.grid)
+  assert known is not None  # Else `build` has said which token is missing.
+  return Candidate(name, module, *known, patch=number)
+
+
+def control(name: str, model: Any, settings: dict[str, Any], known: dict[str, Any]) -> Candidate:
+  """A control: another patch of each image, or labels that say nothing."""
   if name == 'random_patch':
-    return Candidate(name, None)
-  number = int(name.removeprefix('patch_')) if name.startswith('patch_') else None
-  kind = 'patch' if number else name.removesuffix('_softmax')
-  if name == 'shuffled_labels':
-    kind = 'class_token' if model.class_token else 'mean'
-  module = readouts.build(
-    kind,
-    class_token=model.class_token,
-    grid=model.grid,
-    patch_index=number or 1,
-    weights='softmax' if name.endswith('_softmax') else 'free',
-    num_heads=model.Transformer.num_heads,
-    mlp_dim=model.Transformer.mlp_dim,
-    gelu=section['gelu'],
-    epsilon=section['epsilon'],
-  )
-  return Candidate(name, module, number, name == 'shuffled_labels')
+    return Candidate(name, None, known['mean'][0])
+  row = 'class_token' if known.get('class_token') else 'mean'
+  return dataclasses.replace(make(name, row, model, settings, known[row]), shuffled=True)

@@ -1,5 +1,6 @@
 """Accuracy, loss, per-class results and confusion of a classifier over a whole split."""
 
+from collections.abc import Callable, Collection
 import dataclasses
 import json
 import pathlib
@@ -9,14 +10,15 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from vit_jax import figures, metrics, sharding
+from vit_jax import figures, metrics
 from vit_jax.data import Dataset
-from vit_jax.objectives.classification import cross_entropy
+from vit_jax.objectives.classification import cross_entropy, probabilities
+from vit_jax.runtime import atomic, distributed, sharding
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One row an example, in the order of the split."""
+  """The results of an evaluation: one row an example, in the order of the split."""
 
   label: np.ndarray
   prediction: np.ndarray
@@ -26,7 +28,7 @@ class Result:
   num_classes: int
 
   def scores(self) -> dict[str, float]:
-    """What a curve shows."""
+    """The numbers that a curve shows."""
     return {'loss': float(self.loss.mean()), 'accuracy': float(self.correct.mean())}
 
   @property
@@ -34,13 +36,13 @@ class Result:
     return self.label == self.prediction
 
   def confusion(self) -> np.ndarray:
-    """Counts: a row for each true class, a column for each predicted one."""
+    """The confusion matrix: a row for each true class, a column for each predicted one."""
     counts = np.zeros((self.num_classes, self.num_classes), int)
     np.add.at(counts, (self.label, self.prediction), 1)
     return counts
 
   def report(self, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """What `reports/evaluation.json` says; intervals are Wilson's, 95 %."""
+    """The content of `reports/evaluation.json`; intervals are Wilson's, 95 %."""
     counts = self.confusion()
     per_class = [
       {'class': name, 'n_examples': int(row.sum()), 'correct': int(row[i])}
@@ -59,46 +61,65 @@ class Result:
 
 
 class Classification:
-  """Evaluates on all devices; the last batch is padded and the padding masked.
+  """Accuracy and loss of a classifier, on all devices; the last batch is padded and masked.
 
   Args:
-    model: the linen model.
-    data: the splits and the preprocessing.
+    forward: `(params, uint8 images) -> (logits, outputs)`.
+    predictions: softmax or sigmoid: the loss, and how logits become probabilities.
+    data: the splits.
     mesh: the devices.
-    loss: the objective's loss, here without smoothing.
     batch_size: of all devices together.
+    mistakes: how many are shown in the report.
   """
 
-  def __init__(self, *, model, data: Dataset, mesh, loss: str, batch_size: int):
+  def __init__(
+    self,
+    *,
+    forward: Callable,
+    predictions: str,
+    data: Dataset,
+    mesh: Any,
+    batch_size: int,
+    mistakes: int,
+  ):
     sharding.check_batch('config.evaluation.batch_size', batch_size)
     self._data, self._mesh, self._batch_size = data, mesh, batch_size
-    self._num_classes = len(data.class_names)
+    self._num_classes, self._mistakes = len(data.class_names), mistakes
+    self.metrics = tuple(
+      f'{split}/{key}' for split in data.splits if split != 'train' for key in ('loss', 'accuracy')
+    )
 
-    def forward(params, batch):
-      logits, _ = model.apply({'params': params}, data.preprocess.normalise(batch['image']))
+    def rows(params, batch):
+      logits, _ = forward(params, batch['image'])
       ranked = jnp.argsort(-logits, axis=-1, stable=True)[:, :5]
       return {
         'label': batch['label'],
         'prediction': ranked[:, 0],
-        'probability': jax.nn.softmax(logits).max(-1),
-        'loss': cross_entropy(logits, batch['label'], loss),
+        'probability': probabilities(logits, predictions).max(-1),
+        'loss': cross_entropy(logits, batch['label'], predictions),
         'top5': (ranked == batch['label'][:, None]).any(-1),
         'mask': batch['mask'],
         'index': batch['index'],
       }
 
     # Replicated outputs: every process sees every row.
-    self._forward = jax.jit(forward, out_shardings=sharding.replicated(mesh))
+    self._rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
 
-  def run(self, params, split: str) -> Result:
-    """Evaluates a split.
+  def run(self, params: Any, groups: Collection[str]) -> dict[str, float]:
+    """The loss and accuracy of the splits among `groups`."""
+    splits = [split for split in self._data.splits if split != 'train' and split in groups]
+    results = {split: self.evaluate(params, split).scores() for split in splits}
+    return {f'{split}/{key}': x for split, row in results.items() for key, x in row.items()}
+
+  def evaluate(self, params: Any, split: str) -> Result:
+    """Evaluates every example of a split, exactly once.
 
     Raises:
       RuntimeError: fewer or more examples were seen than the split has.
     """
     rows = []
     for batch in self._data.epoch(split, self._batch_size):
-      outputs = jax.device_get(self._forward(params, sharding.place_batch(batch, self._mesh)))
+      outputs = jax.device_get(self._rows(params, sharding.place_batch(batch, self._mesh)))
       rows.append({key: value[outputs['mask']] for key, value in outputs.items()})
     columns = {key: np.concatenate([row[key] for row in rows]) for key in rows[0] if key != 'mask'}
     expected, seen = len(self._data.splits[split]), columns.pop('index')
@@ -108,17 +129,29 @@ class Classification:
     columns = {key: value[np.argsort(seen)] for key, value in columns.items()}
     return Result(**columns, num_classes=self._num_classes)
 
+  def report(self, params: Any, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Evaluates the test split; process 0 writes JSON, confusion and mistakes, as pictures."""
+    result = self.evaluate(params, 'test')
+    if not distributed.is_first():
+      return {}
+    return write_report(folder, result, self._data, 'test', about, self._mistakes)
+
 
 def write_report(
-  folder: pathlib.Path, result: Result, data: Dataset, split: str, about: dict[str, Any]
+  folder: pathlib.Path,
+  result: Result,
+  data: Dataset,
+  split: str,
+  about: dict[str, Any],
+  mistakes: int,
 ) -> dict[str, Any]:
   """Writes `evaluation.json`, the confusion matrix and the most confident mistakes as pictures."""
   folder.mkdir(parents=True, exist_ok=True)
   report = about | {'split': split} | result.report(data.class_names)
-  (folder / 'evaluation.json').write_text(json.dumps(report, indent=2) + '\n')
+  atomic.write_text(folder / 'evaluation.json', json.dumps(report, indent=2) + '\n')
   figures.confusion(result.confusion(), data.class_names).savefig(folder / 'confusion.png')
   wrong = np.flatnonzero(~result.correct)
-  worst = wrong[np.argsort(-result.probability[wrong], kind='stable')][:24]
+  worst = wrong[np.argsort(-result.probability[wrong], kind='stable')][:mistakes]
   images = [data.picture(split, int(i)) for i in worst]
   titles = [
     f'{data.class_names[result.label[i]]} taken for {data.class_names[result.prediction[i]]}\n'

@@ -1,8 +1,8 @@
-"""The tokens of a frozen model: computed once, kept on disk, memory-mapped, keyed, resumable.
+"""Outputs of a frozen model: computed once, kept on disk, memory-mapped, keyed, resumable.
 
-FOLDER/<key>/identity.json      what the tokens depend on; the key is its hash
+FOLDER/<key>/identity.json      what they depend on; the key is its hash
 FOLDER/<key>/progress.json      examples that are done, by split
-FOLDER/<key>/<split>.<layer>    rows of `T D`, example after example, view after view
+FOLDER/<key>/<split>.<layer>    rows, such as `T D`: example after example, view after view
 FOLDER/<key>/<split>.labels     int32
 """
 
@@ -13,6 +13,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import time
 from typing import Any
@@ -20,15 +21,16 @@ from typing import Any
 from absl import logging
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 import numpy as np
 
-from vit_jax import sharding
-from vit_jax.checkpoint import write_whole
-from vit_jax.choices import choose
+from vit_jax import weights
 from vit_jax.data import Dataset
 from vit_jax.evaluation import store
-from vit_jax.progress import track
+from vit_jax.models import tokens
+from vit_jax.runtime import atomic, sharding
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.progress import track
 
 DTYPES = ('float32', 'bfloat16')
 SAVE_EVERY = 5.0  # seconds of work that a kill -9 may cost
@@ -36,10 +38,10 @@ SAVE_EVERY = 5.0  # seconds of work that a kill -9 may cost
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-  """All tokens of one layer of one split.
+  """All that was kept of one layer of one split.
 
   Attributes:
-    values: `V N T D`, memory-mapped: views, examples, tokens, width.
+    values: `V N T D`, memory-mapped: views, examples, tokens, width; `V N F` of features.
     labels: `N`.
   """
 
@@ -49,77 +51,106 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-  """A pass of a frozen model over a data set, and where its tokens go.
+  """A pass of a frozen model over a data set, and where its outputs go.
 
   Attributes:
     model, params: the linen module and its parameters.
+    section: the model's section in the passport, which the cache's identity holds.
     data: with the preprocessing that belongs to the weights.
     mesh: the devices.
-    layers: names of outputs, 'tokens' or 'block_3/tokens'.
+    layers: names of outputs: 'tokens', 'block_3/tokens', 'features', or any other.
     folder: below which caches lie.
-    dtype: in which tokens are kept.
+    dtype: in which they are kept.
     views: of each training picture, changed as in training; 0: one, as evaluation sees it.
+    plain: with views, one more of each training picture as evaluation sees it.
     seed: of those changes.
     batch_size: of all devices together.
     limit: bytes that the cache may take.
+    tokens: which are kept, where all would not fit: all, class, patches, mean (of patches), or
+      numbers of patches from 1, '1,14'.
   """
 
   model: Any
   params: Any
+  section: dict[str, Any]
   data: Dataset
   mesh: Any
   layers: tuple[str, ...]
   folder: pathlib.Path
   dtype: str = 'float32'
   views: int = 0
+  plain: bool = False
   seed: int = 0
   batch_size: int = 256
   limit: float = 20e9
+  tokens: str = 'all'
 
   def run(self) -> dict[str, dict[str, Tokens]]:
-    """Computes what is not on disk yet; tokens by split and layer.
+    """Computes what is not on disk yet; what was kept by split and layer.
+
+    With `plain`, the split 'train_plain' holds the training pictures as evaluation sees them.
 
     Raises:
-      ValueError: the cache would be larger than `limit`, or another process is writing it.
+      ValueError: no such output or tokens, a cache larger than `limit`, or another process is
+        writing it.
       OSError: no space is left; what is done stays.
     """
-    choose('config.explore.cache_dtype', self.dtype, DTYPES)
+    check_choice('config.explore.cache_dtype', self.dtype, DTYPES)
     self.check_size()
     folder = self.folder / self.key
     self.tell(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / 'identity.json', json.dumps(self.identity, indent=2))
+    atomic.write_text(folder / 'identity.json', json.dumps(self.identity, indent=2))
     with store.locked(folder):
       done = store.read_progress(folder)
       for split in self.splits:
         if done.get(split, 0) < self.count(split):
           self.fill(folder, split, done)
-    return {split: self.open(folder, split) for split in self.splits}
+    found = {split: self.open(folder, split) for split in self.splits}
+    if self.plain:
+      both = found['train']
+      found['train'] = {k: Tokens(x.values[:-1], x.labels) for k, x in both.items()}
+      found['train_plain'] = {k: Tokens(x.values[-1:], x.labels) for k, x in both.items()}
+    return found
 
   @property
   def splits(self) -> tuple[str, ...]:
     return tuple(split for split in ('train', 'test') if split in self.data.splits)
 
   def views_of(self, split: str) -> int:
-    return max(1, self.views) if split == 'train' else 1
+    """Rows of a file for each example."""
+    return max(1, self.views + self.plain) if split == 'train' else 1
 
   def count(self, split: str) -> int:
     """Rows of a file: views times examples."""
     return self.views_of(split) * len(self.data.splits[split])
 
-  @property
-  def row(self) -> int:
-    """Bytes of the tokens of one example in one layer."""
-    return self.model.num_tokens * self.model.width * jnp.dtype(self.dtype).itemsize
+  @functools.cached_property
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """The shape of what is kept of one example, by layer."""
+    image = jax.ShapeDtypeStruct((1, *self.data.image_shape), jnp.uint8)
+    found = jax.eval_shape(self._forward, self.params, image)
+    return {layer: x.shape[1:] for layer, x in found.items()}
+
+  def row(self, layer: str) -> int:
+    """Bytes of one example in one layer."""
+    return math.prod(self.shapes[layer]) * jnp.dtype(self.dtype).itemsize
 
   def check_size(self) -> None:
-    """Raises a ValueError when the cache would be too large."""
-    total = sum(self.count(split) for split in self.splits) * self.row * len(self.layers)
+    """Raises a ValueError with the remedies when the cache would be too large."""
+    rows = sum(self.count(split) for split in self.splits)
+    total = rows * sum(self.row(layer) for layer in self.layers)
     if total > self.limit:
+      remedies = ['raise it']
+      remedies += ['take fewer layers'] * (len(self.layers) > 1)
+      remedies += ['take fewer views'] * (self.views > 0)
+      remedies += ['halve it with --config.explore.cache_dtype=bfloat16'] * (
+        self.dtype != DTYPES[1]
+      )
+      remedies += ['take fewer training examples'] * (len(remedies) == 1)
       raise ValueError(
-        f'the tokens would take {total / 1e9:.1f} GB, more than --config.explore.cache_gb='
-        f'{self.limit / 1e9:g}: raise it, take fewer layers or views, or halve them with '
-        '--config.explore.cache_dtype=bfloat16'
+        f'the cache would take {total / 1e9:.2g} GB, more than --config.explore.cache_gb='
+        f'{self.limit / 1e9:g}: {", or ".join(remedies)}'
       )
 
   @functools.cached_property
@@ -130,19 +161,21 @@ class Pass:
 
   @functools.cached_property
   def identity(self) -> dict[str, Any]:
-    """All that the tokens depend on."""
+    """All that the cached values depend on."""
     seen: dict[str, Any] = {
-      'format': 1,
+      'format': 2,
       'weights': store.hash_of_params(self.params),
-      'model': repr(self.model),
+      'model': self.section,
+      'computed_in': getattr(self.model, 'dtype', 'float32'),
       'preprocess': dataclasses.asdict(self.data.preprocess),
       'data': {split: store.hash_of_split(self.data, split) for split in self.splits},
       'layers': list(self.layers),
+      'tokens': self.tokens,
       'dtype': self.dtype,
     }
     if self.views:
       augment = dataclasses.asdict(self.data.augment)
-      seen |= {'views': self.views, 'seed': self.seed, 'augment': augment}
+      seen |= {'views': self.views, 'seed': self.seed, 'augment': augment, 'plain': self.plain}
     return seen
 
   def tell(self, folder: pathlib.Path) -> None:
@@ -163,8 +196,10 @@ class Pass:
       logging.info('%s: %d of %d pictures are in the cache already', split, start, count)
     files = {layer: store.path_of(folder, split, layer) for layer in self.layers}
     with contextlib.ExitStack() as stack:
-      opened = {layer: stack.enter_context(store.reopen(path, start * self.row)) for layer, path
-                in files.items()}  # fmt: skip
+      opened = {
+        layer: stack.enter_context(store.reopen(path, start * self.row(layer)))
+        for layer, path in files.items()
+      }
       labels = stack.enter_context(store.reopen(folder / f'{split}.labels', start * 4))
       last = time.monotonic()
       stack.callback(lambda: store.settle([*opened.values(), labels], folder, done))
@@ -192,11 +227,12 @@ class Pass:
       ) from None
 
   def batches(self, split: str, start: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Tokens by layer and labels of the real rows of each batch, from row `start` on."""
+    """Values by layer and labels of the real rows of each batch, from row `start` on."""
     size, batch_size = len(self.data.splits[split]), self.batch_size
     for number in range(start // size, self.views_of(split)):
       skipped = max(0, start - number * size)
-      view = (self.seed, number) if self.views and split == 'train' else None
+      # The plain view comes last.
+      view = (self.seed, number) if split == 'train' and number < self.views else None
       # Whole batches, so that every row is computed in the same company however often we stop.
       first = skipped // batch_size
       for i, batch in enumerate(self.data.epoch(split, batch_size, first=first, view=view), first):
@@ -207,22 +243,32 @@ class Pass:
 
   @functools.cached_property
   def forward(self):
-    """(params, uint8 pictures) -> tokens by layer."""
+    """`forward(params, uint8 pictures) -> {layer: values}`, compiled."""
     return jax.jit(self._forward, out_shardings=sharding.replicated(self.mesh))
 
   def _forward(self, params, images) -> dict[str, Array]:
-    _, named = self.model.apply({'params': params}, self.data.preprocess.normalise(images))
-    return {layer: read_layer(named, layer).astype(self.dtype) for layer in self.layers}
+    _, named = weights.make_forward(self.model, self.data.preprocess)(params, images)
+    for layer in self.layers:
+      check_choice('output of the model', layer, named)
+    found = {layer: read_layer(named, layer) for layer in self.layers}
+    if self.tokens != 'all':
+      found = {
+        layer: tokens.choose(self.model, x, self.tokens) if is_tokens(layer) else x
+        for layer, x in found.items()
+      }
+    return {layer: x.astype(self.dtype) for layer, x in found.items()}
 
   def open(self, folder: pathlib.Path, split: str) -> dict[str, Tokens]:
     """The files of a split as arrays."""
     shape = (self.views_of(split), len(self.data.splits[split]))
-    tokens = (self.model.num_tokens, self.model.width)
     labels = np.fromfile(folder / f'{split}.labels', np.int32).reshape(shape)[0]
     return {
       layer: Tokens(
         np.memmap(
-          store.path_of(folder, split, layer), jnp.dtype(self.dtype), 'r', shape=shape + tokens
+          store.path_of(folder, split, layer),
+          jnp.dtype(self.dtype),
+          'r',
+          shape=shape + self.shapes[layer],
         ),
         labels,
       )
@@ -230,13 +276,21 @@ class Pass:
     }
 
 
-def read_layer(named: dict[str, Array], layer: str) -> Float[Array, 'B T D']:
-  """The tokens of a layer; those of inner blocks normalised, without learned scale and shift.
+def is_tokens(layer: str) -> bool:
+  """Whether an output holds tokens or a map of them."""
+  return layer.rpartition('/')[2] == 'tokens'
+
+
+def read_layer(named: dict[str, Array], layer: str) -> Array:
+  """An output in float32; tokens as `B T D`, of inner blocks normalised without learned scale.
 
   The last layer passes the encoder's norm; without one, the growing residual stream of the blocks
   would be compared at other scales.
   """
   x = named[layer].astype(jnp.float32)
+  if not is_tokens(layer):
+    return x
+  x = tokens.rows(x)
   if layer == 'tokens':
     return x
   x = x - x.mean(-1, keepdims=True)

@@ -13,7 +13,7 @@ import optax
 from vit_jax.data.pipeline import prefetch
 from vit_jax.evaluation.features import Tokens
 from vit_jax.evaluation.probes import Probes
-from vit_jax.progress import track
+from vit_jax.runtime.progress import track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def fit(
 
 
 def factor(schedule: str, progress: float) -> float:
-  """Of the learning rate."""
+  """The factor by which the schedule scales the learning rate at `progress` in 0..1."""
   return 1.0 if schedule == 'constant' else (1 + np.cos(np.pi * progress)) / 2
 
 

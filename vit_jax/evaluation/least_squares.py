@@ -27,7 +27,7 @@ class Moments:
 
 
 def accumulate(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Moments:
-  """Of features `R B D` and labels `R B`."""
+  """The sums over a batch of features `R B D` with labels `R B`."""
   x = features.astype(np.float64)
   turned = np.swapaxes(x, 1, 2)
   targets = 2.0 * np.eye(num_classes)[labels] - 1
@@ -35,6 +35,7 @@ def accumulate(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Mo
 
 
 def add(a: Moments, b: Moments) -> Moments:
+  """The sums over both."""
   return Moments(*(getattr(a, f.name) + getattr(b, f.name) for f in dataclasses.fields(a)))
 
 
@@ -52,7 +53,10 @@ def solve(moments: Moments, ridge: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(probes: Probes, train: Tokens, test: Tokens, ridge: float) -> np.ndarray:
-  """Of each fixed readout on the test examples, trained on all views of the training ones: `R`."""
+  """The test accuracy of each fixed readout, `R`, trained on all views of the training examples.
+
+  The readouts of `probes` have no parameters and features of one width.
+  """
   total, labels = None, probes.training_labels(train, probes.settings.seed)
   for view in range(len(train.values)):
     for features, rows in batches(probes, train, view):
@@ -70,7 +74,7 @@ def accuracy(probes: Probes, train: Tokens, test: Tokens, ridge: float) -> np.nd
 def batches(probes: Probes, tokens: Tokens, view: int) -> Iterator[tuple[np.ndarray, slice]]:
   """Features `R B D` of all examples, and which examples they are of."""
   random, count = probes.random(tokens)[view], len(tokens.labels)
-  size = max(1, min(count, 2**24 // (len(probes.candidates) * probes.shape[1])))
+  size = max(1, min(count, 2**24 // (len(probes.candidates) * probes.candidates[0].width)))
   for start in range(0, count, size):
     rows = slice(start, min(start + size, count))
     yield probes.read(np.asarray(tokens.values[view, rows]), random[rows]), rows

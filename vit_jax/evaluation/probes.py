@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 import optax
 
-from vit_jax.choices import choose
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.features import Tokens
+from vit_jax.models.readout import WeightedMix
+from vit_jax.runtime.choices import check_choice
 
 HEADS = ('zero', 'torch')
 SCHEDULES = ('cosine', 'constant')
@@ -29,7 +30,7 @@ class Settings:
   Attributes:
     head: how heads start: zero, or torch: uniform within 1/sqrt(F), as torch's Linear.
     schedule: of the learning rate: cosine to 0, or constant.
-    seed: of the controls.
+    seed: of what the controls draw.
   """
 
   epochs: int = 10
@@ -39,8 +40,8 @@ class Settings:
   seed: int = 0
 
   def __post_init__(self):
-    choose('config.explore.head', self.head, HEADS)
-    choose('config.explore.schedule', self.schedule, SCHEDULES)
+    check_choice('config.explore.head', self.head, HEADS)
+    check_choice('config.explore.schedule', self.schedule, SCHEDULES)
     for key in ('epochs', 'batch_size'):
       if getattr(self, key) < 1:
         raise ValueError(f'config.explore.{key}={getattr(self, key)} must be at least 1')
@@ -50,60 +51,67 @@ class Probes:
   """Readouts with their heads on tokens of one shape.
 
   Args:
-    candidates: in any order; those without parameters are stacked.
-    num_tokens, width, num_classes: `T`, `D`, `K`.
-    class_token: whether the first token is one.
+    candidates: in any order; those without parameters and of one width are stacked.
+    shape: of what is read, `T D`.
+    num_classes: `K`.
+    first: the number of tokens before the patches.
   """
 
   def __init__(
     self,
     candidates: Sequence[Candidate],
     *,
-    num_tokens: int,
-    width: int,
+    shape: tuple[int, int],
     num_classes: int,
-    class_token: bool,
+    first: int,
     settings: Settings,
   ):
     self.candidates = tuple(candidates)
-    self.fixed = [candidate for candidate in candidates if not candidate.learned]
+    self.fixed: dict[str, list[Candidate]] = {}  # by the width of their features
+    for candidate in candidates:
+      if not candidate.learned:
+        self.fixed.setdefault(str(candidate.width), []).append(candidate)
     self.learned = [candidate for candidate in candidates if candidate.learned]
     # Logits come out with the fixed first; this brings them back into the order of candidates.
-    order = [c.name for c in (*self.fixed, *self.learned)]
+    stacked = [candidate for stack in self.fixed.values() for candidate in stack]
+    order = [c.name for c in (*stacked, *self.learned)]
     self.order = np.array([order.index(candidate.name) for candidate in candidates])
-    self.shape, self.num_classes = (num_tokens, width), num_classes
-    self.first = int(class_token)
+    self.shape, self.num_classes, self.first = shape, num_classes, first
     self.settings = settings
 
-  def features(self, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
-    """What the fixed readouts read: `R B D`."""
+  def features(self, stack: str, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
+    """What the fixed readouts of a stack read: `R B F`."""
     picked = jnp.take_along_axis(tokens, random[:, None, None], axis=1)[:, 0]
     read: list[Any] = [
       picked if candidate.module is None else candidate.module.apply({}, tokens)
-      for candidate in self.fixed
+      for candidate in self.fixed[stack]
     ]
     return jnp.stack(read)
 
   def read(self, tokens: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """`features` of the fixed readouts, in float32."""
+    """`features` of the fixed readouts, which have one width here, in float32."""
     return np.asarray(self._read(tokens, random))
 
   @functools.cached_property
   def _read(self):
-    return jax.jit(lambda x, random: self.features(x.astype(jnp.float32), random))
+    (stack,) = self.fixed
+    return jax.jit(lambda x, random: self.features(stack, x.astype(jnp.float32), random))
 
   def init(self, seed: int, rates: int) -> dict[str, Any]:
-    """Parameters of one seed: fixed readouts `R L ...`, each learned one `L ...`."""
+    """Parameters of one seed: stacks of fixed readouts `R L ...`, each learned one `L ...`."""
     key, tokens = jax.random.key(seed), jnp.zeros((1, *self.shape))
-    params: dict[str, Any] = {}
-    if self.fixed:
-      head = self.head(key, self.shape[1])
-      repeat = (len(self.fixed), rates)
-      params['fixed'] = jax.tree.map(lambda x: jnp.broadcast_to(x, repeat + x.shape), head)
+    params: dict[str, Any] = {'fixed': {}, 'learned': {}}
+    for width, stack in self.fixed.items():
+      repeat = (len(stack), rates)
+      params['fixed'][width] = jax.tree.map(
+        lambda x, repeat=repeat: jnp.broadcast_to(x, repeat + x.shape), self.head(key, int(width))
+      )
     for candidate in self.learned:
       features, variables = candidate.module.init_with_output(key, tokens)
       one = {'readout': variables.get('params', {}), 'head': self.head(key, features.shape[-1])}
-      params[candidate.name] = jax.tree.map(lambda x: jnp.broadcast_to(x, (rates, *x.shape)), one)
+      params['learned'][candidate.name] = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (rates, *x.shape)), one
+      )
     return params
 
   def head(self, key, width: int) -> dict[str, Array]:
@@ -119,24 +127,24 @@ class Probes:
     """How many numbers are trained for a readout."""
     shapes = jax.eval_shape(lambda: self.init(0, 1))
     if candidate.learned:
-      return sum(x.size for x in jax.tree.leaves(shapes[candidate.name]))
-    return sum(x.size for x in jax.tree.leaves(shapes['fixed'])) // len(self.fixed)
+      return sum(x.size for x in jax.tree.leaves(shapes['learned'][candidate.name]))
+    stack = str(candidate.width)
+    return sum(x.size for x in jax.tree.leaves(shapes['fixed'][stack])) // len(self.fixed[stack])
 
   def logits(self, params, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
-    """Of one seed: `R L B K`, in the order of the candidates."""
+    """The logits of one seed, `R L B K`, in the order of the candidates."""
     tokens, parts = tokens.astype(jnp.float32), []
-    if self.fixed:
-      # (R, B, D) x (R, D, L K): learning rates share a product, as their features are the same.
+    for stack in self.fixed:
+      # (R, B, F) x (R, F, L K): learning rates share a product, as their features are the same.
       one = jax.vmap(apply_head, (0, None))  # over L
-      parts.append(jax.vmap(one)(params['fixed'], self.features(tokens, random)))
+      parts.append(jax.vmap(one)(params['fixed'][stack], self.features(stack, tokens, random)))
     for candidate in self.learned:
 
       def read(own, module=candidate.module):
         return apply_head(own['head'], module.apply({'params': own['readout']}, tokens))
 
       # Attention's activations are as large as the model's: one learning rate after another.
-      heavy = candidate.name == 'attention_pool'
-      own = params[candidate.name]
+      heavy, own = candidate.module.heavy, params['learned'][candidate.name]
       parts.append((jax.lax.map(jax.checkpoint(read), own) if heavy else jax.vmap(read)(own))[None])
     return jnp.concatenate(parts)[self.order]
 
@@ -168,14 +176,14 @@ class Probes:
     def fit(rate, x, axes: int):
       return rate.reshape((1, *rate.shape) + (1,) * (x.ndim - 1 - axes))
 
-    fixed = np.array([names.index(candidate.name) for candidate in self.fixed], int)
-    return {
-      name: jax.tree.map(
-        lambda x, name=name: fit(rates[fixed], x, 2) if name == 'fixed'
-        else fit(rates[names.index(name)], x, 1), tree
-      )
-      for name, tree in updates.items()
-    }  # fmt: skip
+    found: dict[str, Any] = {'fixed': {}, 'learned': {}}
+    for stack, tree in updates['fixed'].items():
+      own = rates[np.array([names.index(candidate.name) for candidate in self.fixed[stack]], int)]
+      found['fixed'][stack] = jax.tree.map(lambda x, own=own: fit(own, x, 2), tree)
+    for name, tree in updates['learned'].items():
+      own = rates[names.index(name)]
+      found['learned'][name] = jax.tree.map(lambda x, own=own: fit(own, x, 1), tree)
+    return found
 
   @functools.cached_property
   def evaluate_batch(self):
@@ -202,9 +210,10 @@ class Probes:
     """Each learned mix's weights of the patches, `S L N`; with softmax, after it."""
     found = {}
     for candidate in self.learned:
-      if 'weights' in params[candidate.name]['readout']:
-        x = params[candidate.name]['readout']['weights']
-        found[candidate.name] = np.asarray(jax.nn.softmax(x) if 'softmax' in candidate.name else x)
+      if isinstance(candidate.module, WeightedMix):
+        x = params['learned'][candidate.name]['readout']['weights']
+        softmax = candidate.module.readout_weights == 'softmax'
+        found[candidate.name] = np.asarray(jax.nn.softmax(x) if softmax else x)
     return found
 
 

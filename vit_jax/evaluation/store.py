@@ -10,8 +10,8 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from vit_jax.checkpoint import write_whole
 from vit_jax.data import Dataset
+from vit_jax.runtime import atomic
 
 
 def path_of(folder: pathlib.Path, split: str, layer: str) -> pathlib.Path:
@@ -38,7 +38,7 @@ def settle(files: list, folder: pathlib.Path, done: dict[str, int]) -> None:
   with contextlib.suppress(OSError):  # A full disk: the count of before stays true.
     for file in files:
       os.fsync(file.fileno())
-    write_whole(folder / 'progress.json', json.dumps(done))
+    atomic.write_text(folder / 'progress.json', json.dumps(done))
 
 
 def read_progress(folder: pathlib.Path) -> dict[str, int]:
@@ -69,7 +69,7 @@ def locked(folder: pathlib.Path):
 
 
 def hash_of_params(params) -> str:
-  """Of every name, shape and bit."""
+  """A hash of every name, shape and bit."""
   flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
   total = hashlib.sha256()
   for name in sorted(flat):
@@ -80,7 +80,7 @@ def hash_of_params(params) -> str:
 
 
 def hash_of_split(data: Dataset, split: str) -> str:
-  """Of the classes, of every example's name, size and time of change, and of 32 examples' pixels.
+  """A hash of the classes, every example's file, size and time of change, and 32 examples' pixels.
 
   Pixels of all would cost as much as the pass saves.
   """

@@ -10,19 +10,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vit_jax import tokens
 from vit_jax.evaluation import statistics
 from vit_jax.explore import compare
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
+from vit_jax.models import tokens
 
 Claim = dict[str, str]
-Value = Callable[[Results, int], np.ndarray]  # of one readout, by seed
+Value = Callable[[Results, int], np.ndarray]  # A number of one readout for each seed.
 
 
 def claims(lab: Lab, results: Results) -> list[Claim]:
   """A row for each conclusion that the readouts at hand allow to test."""
-  grid = lab.predictor.model.grid
+  grid = lab.grid
   corner = [f'patch_{k}' for k in tokens.corners(grid)]
   middle = [f'patch_{k}' for k in tokens.centre(grid)]
   points = [
@@ -53,17 +53,19 @@ def claims(lab: Lab, results: Results) -> list[Claim]:
 
 
 def judge(low: float, high: float) -> str:
+  """The verdict on a difference whose 95 % interval is given."""
   if low > 0:
     return 'holds'
   return 'does not hold' if high < 0 else 'cannot tell'
 
 
 def have(results: Results, names: list[str]) -> bool:
+  """Whether all of these were read."""
   return all(name in results.names for name in names)
 
 
 def accuracy_claim(results: Results, claim: str, a: list[str], b: list[str]) -> Claim:
-  """That the readouts `a` are more accurate than `b`, each side a mean."""
+  """Tests that the readouts `a` are more accurate than `b`, each side a mean."""
   if not have(results, a + b):
     return {}
   first, second = ([results.index(name) for name in names] for names in (a, b))
@@ -81,18 +83,22 @@ def accuracy_claim(results: Results, claim: str, a: list[str], b: list[str]) -> 
 
 
 def title(names: list[str]) -> str:
+  """One readout by its name, patches by their numbers."""
   return names[0] if len(names) == 1 else ', '.join(n.removeprefix('patch_') for n in names)
 
 
 def speed(results: Results, r: int) -> np.ndarray:
+  """Epochs to 95 % of the final accuracy."""
   return compare.convergence(results.found.fitted.test_accuracy[:, :, r, 0]).astype(float)
 
 
 def swing(results: Results, r: int) -> np.ndarray:
+  """Oscillation of the test accuracy, in points."""
   return 100 * compare.oscillation(results.found.fitted.test_accuracy[:, :, r, 0])
 
 
 def gap(results: Results, r: int) -> np.ndarray:
+  """Training minus test accuracy, in points."""
   trained = results.found.fitted.accuracy[-1, :, r, 0]
   return 100 * (trained - results.found.correct[:, r].mean(-1))
 
@@ -105,7 +111,7 @@ def seeds_of(results: Results, names: list[str], value: Value) -> np.ndarray:
 def seed_claim(
   results: Results, claim: str, what: str, a: list[str], b: list[str], value: Value
 ) -> Claim:
-  """That `value` is larger for `a` than for `b`."""
+  """Tests that `value` is larger for `a` than for `b`."""
   if not have(results, a + b):
     return {}
   first, second = seeds_of(results, a, value), seeds_of(results, b, value)
@@ -118,7 +124,7 @@ def seed_claim(
 
 
 def equal_claim(results: Results, claim: str, what: str, a: str, b: str, value: Value) -> Claim:
-  """That `value` of `a` does not exceed that of `b` by more than half of it."""
+  """Tests that `value` of `a` does not exceed that of `b` by more than half of it."""
   if not have(results, [a, b]):
     return {}
   first, second = seeds_of(results, [a], value), seeds_of(results, [b], value)

@@ -30,6 +30,7 @@ class Comparison:
 
   @property
   def verdict(self) -> str:
+    """Which of the two is better, if so many examples can tell."""
     if self.p_holm < ALPHA:
       return f'{self.a if self.difference > 0 else self.b} is better'
     return 'cannot tell'
@@ -53,9 +54,16 @@ class Results:
   comparisons: list[Comparison]
 
   def record(self, name: str) -> dict[str, Any] | None:
+    """What is known of a readout; None where it was not read."""
     return next((record for record in self.records if record['readout'] == name), None)
 
+  @property
+  def patches(self) -> dict[str, int]:
+    """The number of each readout of a single patch."""
+    return {record['readout']: record['patch'] for record in self.records if record['patch']}
+
   def index(self, name: str) -> int:
+    """The place of a readout in `names`."""
     return self.names.index(name)
 
 
@@ -108,12 +116,11 @@ def record(lab: Lab, layer: str, found: Layer, r: int) -> dict[str, Any]:
   candidate, correct = lab.candidates[r], found.correct[:, r]
   curve, trained = found.fitted.test_accuracy[:, :, r, 0], found.fitted.accuracy[-1, :, r, 0]
   share, count = float(correct.mean()), correct.shape[-1]
-  width = lab.predictor.model.grid[1]
-  row, column = divmod((candidate.patch or 1) - 1, width)
+  row, column = divmod((candidate.patch or 1) - 1, lab.grid[1])
   closed = float(found.closed[r])
   return {
     'readout': candidate.name,
-    'layer': depth_of(layer, lab.predictor.model.Transformer.depth),
+    'layer': depth_of(layer, lab.depth),
     'accuracy': share,
     'accuracy_interval': list(metrics.wilson(share * count, count)),
     'n_seeds': len(correct),

@@ -5,12 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from vit_jax import data, defaults, parts, predict, sharding, tokens
+from vit_jax import data, defaults, experiment, predict
 from vit_jax.defaults import Config
 from vit_jax.evaluation import candidates, probes
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
+from vit_jax.models import tokens
+from vit_jax.runtime import sharding
 
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'seed', 'data', 'init_from', 'evaluation', 'explore')
@@ -18,7 +20,11 @@ READ = ('run', 'platform', 'seed', 'data', 'init_from', 'evaluation', 'explore')
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-  """What an exploration works with."""
+  """What an exploration works with.
+
+  Attributes:
+    shape: of the tokens that are read, `T D`.
+  """
 
   config: Config
   predictor: predict.Predictor
@@ -26,13 +32,26 @@ class Lab:
   candidates: tuple[Candidate, ...]
   layers: tuple[str, ...]
   settings: probes.Settings
+  shape: tuple[int, int]
 
   @property
   def num_classes(self) -> int:
+    """The number of classes of the data, whatever the weights knew."""
     return len(self.data.class_names)
 
   @property
+  def grid(self) -> tuple[int, int]:
+    """(height, width) of the patches."""
+    return self.predictor.model.grid or (1, 1)  # `build` has refused a model without.
+
+  @property
+  def depth(self) -> int:
+    """The number of blocks that the model names."""
+    return max(1, len(tokens.block_names(self.predictor.output_names)))
+
+  @property
   def seeds(self) -> list[int]:
+    """A number for each run of the probes."""
     return [self.config.seed + i for i in range(self.config.explore.seeds)]
 
 
@@ -62,14 +81,14 @@ class Layer:
 
   @property
   def correct(self) -> np.ndarray:
-    """`S R n`"""
+    """Whether each prediction is right: `S R n`."""
     return self.fitted.predictions[:, :, 0] == self.labels
 
 
 def build(config: Config) -> Lab:
   """Everything that is needed, each value checked."""
   refuse_unread(config)
-  parts.check_platform(config.platform)
+  experiment.check_platform(config.platform)
   if jax.process_count() > 1:
     raise ValueError('config.run=explore works in one process, on all of its devices')
   options = config.explore
@@ -79,28 +98,54 @@ def build(config: Config) -> Lab:
     raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
   sharding.check_batch('config.evaluation.batch_size', config.evaluation.batch_size)
   predictor = predict.load(config.init_from)
-  if 'tokens' not in predictor.output_names:
-    raise ValueError(f'{config.init_from} has no tokens to read: {predictor.model}')
+  if 'tokens' not in predictor.output_names or not predictor.model.grid:
+    raise ValueError(
+      f'{config.init_from} holds a {predictor.passport.model["name"]}, which has no tokens on a '
+      'grid to read; config.run=explore needs weights of a family that has'
+    )
+  layers = layer_names(predictor, options.layers)
+  shape = shape_of_tokens(predictor, layers)
   dataset = build_data(config, predictor)
   return Lab(
     config,
     predictor,
     dataset,
     candidates.choose_candidates(
-      tuple(options.readouts), predictor.model, predictor.passport['model']
+      tuple(options.readouts), predictor.model, predictor.passport.model, shape
     ),
-    layer_names(predictor, options.layers),
+    layers,
     probes.Settings(
       options.epochs, options.batch_size, options.head, options.schedule, config.seed
     ),
+    shape,
   )
 
 
 def layer_names(predictor: predict.Predictor, layers: str) -> tuple[str, ...]:
   """Outputs of tokens; after the last block those that the model itself reads."""
   names = tokens.layer_names(predictor.output_names, layers)
-  last = f'block_{predictor.model.Transformer.depth - 1}/tokens'
-  return tuple('tokens' if name == last else name for name in names)
+  last = tokens.block_names(predictor.output_names)[-1:]
+  return tuple('tokens' if name in last else name for name in names)
+
+
+def shape_of_tokens(predictor: predict.Predictor, layers: tuple[str, ...]) -> tuple[int, int]:
+  """Tokens and width of the last layer, `T D`.
+
+  Raises:
+    ValueError: another layer has another grid or width, so that no readout fits both.
+  """
+  model = predictor.model
+  image = jax.ShapeDtypeStruct((1, *model.image_size, model.channels), np.float32)
+  named = jax.eval_shape(lambda p, x: predictor.forward(p, x)[1], predictor.params, image)
+  shapes = {layer: jax.eval_shape(tokens.rows, named[layer]).shape[1:] for layer in layers}
+  count, width = jax.eval_shape(tokens.rows, named['tokens']).shape[1:]
+  for layer, found in shapes.items():
+    if found != (count, width):
+      raise ValueError(
+        f'config.explore.layers: {layer} is {found[0]} x {found[1]} (tokens x width) and the last '
+        f'layer {count} x {width}; choose layers of one shape, such as last'
+      )
+  return count, width
 
 
 def refuse_unread(config: Config) -> None:
@@ -116,7 +161,7 @@ def refuse_unread(config: Config) -> None:
 
 def build_data(config: Config, predictor: predict.Predictor) -> data.Dataset:
   """The data set, prepared as the weights know it, all of train in one split."""
-  section = parts.data_section(config)
+  section = experiment.data_section(config, predictor.passport)
   if section['validation_fraction'] and config.data.name != 'checkpoint':
     raise ValueError(
       'config.data.validation_fraction: here learning rates are chosen on '
@@ -133,6 +178,7 @@ def build_data(config: Config, predictor: predict.Predictor) -> data.Dataset:
 
 
 def check_classes(class_names: tuple[str, ...]) -> None:
+  """Raises a ValueError where there is nothing to tell apart."""
   if len(class_names) < 2:
     raise ValueError(f'a classifier needs two classes at least, not {class_names}')
 
@@ -147,12 +193,10 @@ def check_labels(split: str, labels: np.ndarray, class_names: tuple[str, ...]) -
 
 def probes_of(lab: Lab, some: list[Candidate]) -> Probes:
   """Some readouts with heads, not yet trained."""
-  model = lab.predictor.model
   return Probes(
     some,
-    num_tokens=model.num_tokens,
-    width=model.width,
+    shape=lab.shape,
     num_classes=lab.num_classes,
-    class_token=model.class_token,
+    first=len(lab.predictor.model.prefix),
     settings=lab.settings,
   )

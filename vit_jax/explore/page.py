@@ -7,10 +7,12 @@ import html
 import pathlib
 
 STYLE = (
-  'body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;'
-  'color:#222}table{border-collapse:collapse;margin:1em 0;font-size:14px}'
-  'td,th{border-bottom:1px solid #ddd;padding:.25em .7em;text-align:left}'
-  'th{border-bottom:2px solid #888}img{max-width:100%}figcaption{color:#555}'
+  'body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;'
+  'color:#222}p{max-width:60em}.wide{overflow-x:auto}'  # Only what is still too wide scrolls.
+  'table{border-collapse:collapse;margin:1em 0;font-size:13px}'
+  'td,th{border-bottom:1px solid #ddd;padding:.2em .5em;text-align:left;vertical-align:bottom}'
+  'td{white-space:normal;overflow-wrap:break-word}th{border-bottom:2px solid #888}'
+  'img{max-width:100%}figcaption{color:#555}'
 )
 
 
@@ -82,4 +84,6 @@ def _html(block: Block) -> str:
     '<tr>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in row) + '</tr>'
     for row in block.rows
   )
-  return f'<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+  return (
+    f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+  )

@@ -13,7 +13,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from vit_jax import checkpoint, parts, sharding
+from vit_jax import checkpoint, experiment
 from vit_jax.defaults import Config
 from vit_jax.evaluation import features, fitting, least_squares
 from vit_jax.evaluation.candidates import Candidate
@@ -23,6 +23,7 @@ from vit_jax.evaluation.probes import Probes
 from vit_jax.explore import compare, report
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
+from vit_jax.runtime import atomic, sharding
 
 SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 MEMORY = 1e9  # bytes of probes and their moments that are trained at once
@@ -31,11 +32,13 @@ MEMORY = 1e9  # bytes of probes and their moments that are trained at once
 def explore(config: Config, workdir: pathlib.Path) -> None:
   """Runs the exploration that `config` describes, and writes its report.
 
+  The folder belongs to the config from its first probes on: what fails before leaves it free.
+
   Raises:
     ValueError: a value that cannot work; nothing has been computed yet.
   """
+  checkpoint.check_owner(workdir, config.to_dict())
   lab = build(config)
-  checkpoint.claim(workdir, config.to_dict())
   tokens = token_pass(lab, workdir)
   if report.is_finished(workdir, tokens.key):
     logging.info('%s is finished: see %s', workdir, workdir / 'reports' / 'readouts.html')
@@ -53,12 +56,14 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
     # Below the key of the tokens: what other weights left is not taken for ours.
     path = workdir / 'probes' / tokens.key / f'{layer.replace("/", "-")}.npz'
     if not path.exists():
-      save(path, study(lab, store['train'][layer], store['test'][layer], layer))
+      done = study(lab, {split: layers[layer] for split, layers in store.items()}, layer)
+      checkpoint.claim(workdir, config.to_dict())
+      save(path, done)
     found[layer] = restore(path)
   about = {
     'key': tokens.key,
     'weights': str(config.init_from),
-    'data': name_of(config),
+    'data': name_of(lab),
     'n_train': len(train),
     'n_test': len(test),
     'seconds': time.monotonic() - start,
@@ -78,32 +83,42 @@ def results(config: Config, workdir: pathlib.Path) -> list[Results]:
   return [compare.compare(lab, layer, restore(path)) for layer, path in paths.items()]
 
 
-def name_of(config: Config) -> str:
+def name_of(lab: Lab) -> str:
   """What to call the data."""
-  section = parts.data_section(config)
+  section = experiment.data_section(lab.config, lab.predictor.passport)
   return str(section.get('path') or section.get('dataset') or section['name'])
 
 
 def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
+  """The pass that fills the token cache of an exploration."""
   options = lab.config.explore
   mesh = sharding.make_mesh(1)
   return features.Pass(
     model=lab.predictor.model,
     params=jax.device_put(lab.predictor.params, sharding.replicated(mesh)),
+    section=lab.predictor.passport.model,
     data=lab.data,
     mesh=mesh,
     layers=lab.layers,
     folder=pathlib.Path(options.cache).expanduser() if options.cache else workdir / 'cache',
     dtype=options.cache_dtype,
     views=options.views,
+    plain=options.views > 0 and len(options.learning_rates) > 1,
     seed=lab.config.seed,
     batch_size=lab.config.evaluation.batch_size,
     limit=options.cache_gb * 1e9,
   )
 
 
-def study(lab: Lab, train: Tokens, test: Tokens, layer: str) -> Layer:
-  """Chooses learning rates on a part of train, then trains on all of it and tests."""
+def study(lab: Lab, store: dict[str, Tokens], layer: str) -> Layer:
+  """Chooses learning rates on a part of train, then trains on all of it and tests.
+
+  Args:
+    store: tokens by split; with `train_plain`, learning rates are chosen on those: pictures as
+      evaluation sees them, where the probes train on changed ones.
+  """
+  train, test = store['train'], store['test']
+  untouched = store.get('train_plain', train)
   grid = np.array(sorted(lab.config.explore.learning_rates))
   everything, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
   chunks = chunk(lab)
@@ -113,8 +128,8 @@ def study(lab: Lab, train: Tokens, test: Tokens, layer: str) -> Layer:
     seeds = lab.seeds[:SELECTION_SEEDS]
     what = f'{layer}: choosing learning rates'
     tried = [
-      fitting.fit(part, train, rest, train, held, np.tile(grid, (len(part.candidates), 1)), seeds,
-                  False, what) for part in chunks
+      fitting.fit(part, train, rest, untouched, held, np.tile(grid, (len(part.candidates), 1)),
+                  seeds, False, what) for part in chunks
     ]  # fmt: skip
     joined = Fitted.join(tried)
     validation, loss = joined.test_accuracy[-1].mean(0), joined.test_loss[-1].mean(0)
@@ -174,31 +189,30 @@ def chunk(lab: Lab) -> list[Probes]:
 
 
 def closed_form(lab: Lab, part: Probes, train: Tokens, test: Tokens) -> np.ndarray:
-  """The accuracy of least squares for each readout of a part, `R`."""
+  """The accuracy of least squares for each readout of a part, `R`; not a number for learned."""
   accuracy = np.full(len(part.candidates), np.nan)
-  width = part.shape[1]
-  size = max(1, int(MEMORY / 4 / (8 * width * width)))  # Gram matrices in float64
-  rows = [i for i, candidate in enumerate(part.candidates) if not candidate.learned]
-  for start in range(0, len(rows), size):
-    some = rows[start : start + size]
-    few = probes_of(lab, [part.candidates[i] for i in some])
-    accuracy[some] = least_squares.accuracy(few, train, test, lab.config.explore.ridge)
+  for width, stack in part.fixed.items():
+    size = max(1, int(MEMORY / 4 / (8 * int(width) ** 2)))  # Gram matrices in float64
+    rows = [part.candidates.index(candidate) for candidate in stack]
+    for start in range(0, len(rows), size):
+      some = rows[start : start + size]
+      few = probes_of(lab, [part.candidates[i] for i in some])
+      accuracy[some] = least_squares.accuracy(few, train, test, lab.config.explore.ridge)
   return accuracy
 
 
 def save(path: pathlib.Path, layer: Layer) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
+  """Writes what was found of a layer into one file."""
   fitted = {f'fitted/{key}': x for key, x in vars(layer.fitted).items() if key != 'weights'}
   weights = {f'weights/{name}': x for name, x in layer.fitted.weights.items()}
   own: dict[str, Any] = {key: x for key, x in vars(layer).items() if key != 'fitted'}
-  partial = path.with_suffix('.partial')
-  with partial.open('wb') as file:
-    arrays: dict[str, Any] = own | fitted | weights
+  arrays: dict[str, Any] = own | fitted | weights
+  with atomic.replacing(path) as partial, partial.open('wb') as file:
     np.savez(file, **arrays)
-  partial.replace(path)
 
 
 def restore(path: pathlib.Path) -> Layer:
+  """Reads what `save` wrote."""
   with np.load(path) as file:
     arrays = dict(file)
   inner = {k.removeprefix('fitted/'): x for k, x in arrays.items() if k.startswith('fitted/')}

@@ -14,11 +14,11 @@ from typing import Any
 
 from absl import logging
 
-from vit_jax.checkpoint import write_whole
 from vit_jax.explore import compare, page, sections
 from vit_jax.explore.claims import claims
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer
+from vit_jax.runtime import atomic
 
 
 def is_finished(workdir: pathlib.Path, key: str) -> bool:
@@ -44,17 +44,17 @@ def write(workdir: pathlib.Path, lab: Lab, found: dict[str, Layer], about: dict[
   (folder / 'readouts').mkdir(parents=True, exist_ok=True)
   layers = [compare.compare(lab, layer, layer_found) for layer, layer_found in found.items()]
   records = [record for results in layers for record in results.records]
-  write_whole(folder / 'readouts.json', json.dumps(records, indent=2) + '\n')
+  atomic.write_text(folder / 'readouts.json', json.dumps(records, indent=2) + '\n')
   write_csv(folder / 'readouts.csv', records)
   write_curves(folder / 'curves.csv', lab, layers)
   blocks = sections.make_page(folder / 'readouts', lab, layers, about)
-  write_whole(folder / 'readouts.md', page.markdown(blocks, folder))
-  write_whole(folder / 'readouts.html', page.self_contained(blocks, 'Which token to read'))
+  atomic.write_text(folder / 'readouts.md', page.markdown(blocks, folder))
+  atomic.write_text(folder / 'readouts.html', page.self_contained(blocks, 'Which token to read'))
   whole = about | {
     'comparisons': [dataclasses.asdict(c) | {'verdict': c.verdict} for c in layers[-1].comparisons],
     'claims': claims(lab, layers[-1]),
   }
-  write_whole(folder / 'exploration.json', json.dumps(whole, indent=2) + '\n')
+  atomic.write_text(folder / 'exploration.json', json.dumps(whole, indent=2) + '\n')
   best = layers[-1].records[0]
   logging.info(
     'best: %s, %.2f %% of %d (%d seeds); report in %s', best['readout'], 100 * best['accuracy'],
@@ -79,7 +79,6 @@ def write_csv(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
 
 def write_curves(path: pathlib.Path, lab: Lab, layers: list[Results]) -> None:
   """A row for each layer, readout, seed and epoch."""
-  depth = lab.predictor.model.Transformer.depth
   keys = ('loss', 'accuracy', 'test_loss', 'test_accuracy')
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
@@ -92,4 +91,6 @@ def write_curves(path: pathlib.Path, lab: Lab, layers: list[Results]) -> None:
         for s, seed in enumerate(lab.seeds):
           for e in range(len(arrays[0])):
             numbers = [f'{float(array[e, s, r]):.6g}' for array in arrays]
-            writer.writerow([compare.depth_of(results.layer, depth), name, seed, e + 1, *numbers])
+            writer.writerow(
+              [compare.depth_of(results.layer, lab.depth), name, seed, e + 1, *numbers]
+            )

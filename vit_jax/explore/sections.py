@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import tokens
 from vit_jax.evaluation import statistics
 from vit_jax.explore import compare, pictures
 from vit_jax.explore.claims import claims
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
+from vit_jax.models import tokens
+from vit_jax.models.readout import READOUTS, class_of
 
 SHOWN_PATCHES = 3  # of the best and of the worst in the ranking; all are in readouts.csv
 
@@ -41,7 +42,7 @@ def make_page(
 
 
 def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
-  best, grid = last.records[0], lab.predictor.model.grid
+  best, grid = last.records[0], lab.grid
   return [
     Text(
       f'Weights: {about["weights"]}. Data: {about["data"]}; {about["n_train"]} training and '
@@ -53,7 +54,27 @@ def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
       f'Best: {best["readout"]}, {best["accuracy"]:.2%} (95 % interval '
       f'{best["bootstrap_interval"][0]:.2%} to {best["bootstrap_interval"][1]:.2%}).'
     ),
+    *native(lab, last),
   ]
+
+
+def native(lab: Lab, last: Results) -> list[Block]:
+  """A line where the readout that the weights were trained with is not read, or not the best."""
+  section = lab.predictor.passport.model
+  name = lab.predictor.passport.readout
+  if name is None:
+    return []
+  if section.get('readout_weights') == 'softmax' and f'{name}_softmax' in READOUTS:
+    name += '_softmax'
+  if class_of(name).numbered:
+    name += f'_{section["patch_index"]}'
+  record, best = last.record(name), last.records[0]['readout']
+  if record is None:
+    return [Text(f'The weights were trained to be read by {name}, which was not read here.')]
+  if name == best:
+    return []
+  here = f'{record["accuracy"]:.2%} here'
+  return [Text(f'The weights were trained to be read by {name} ({here}), not by {best}.')]
 
 
 def shown(results: Results) -> list[dict[str, Any]]:
@@ -138,7 +159,7 @@ def comparisons(results: Results) -> list[Block]:
 
 def patch_accuracies(lab: Lab, results: Results) -> tuple[np.ndarray, np.ndarray] | None:
   """Accuracy `N` and interval `N 2` of all patches; None when some were not read."""
-  count = lab.predictor.model.grid[0] * lab.predictor.model.grid[1]
+  count = lab.grid[0] * lab.grid[1]
   rows = [results.record(f'patch_{k}') for k in range(1, count + 1)]
   if any(row is None for row in rows):
     return None
@@ -147,7 +168,7 @@ def patch_accuracies(lab: Lab, results: Results) -> tuple[np.ndarray, np.ndarray
 
 
 def patch_maps(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
-  found, grid = patch_accuracies(lab, results), lab.predictor.model.grid
+  found, grid = patch_accuracies(lab, results), lab.grid
   if found is None or min(grid) < 2:
     return []
   accuracy, intervals = found
@@ -169,7 +190,7 @@ def patch_maps(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
 
 
 def learned_weights(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
-  grid = lab.predictor.model.grid
+  grid = lab.grid
   maps = {name: x[:, 0].mean(0).reshape(grid) for name, x in results.found.fitted.weights.items()}
   if not maps:
     return []
@@ -182,9 +203,8 @@ def learned_weights(folder: pathlib.Path, lab: Lab, results: Results) -> list[Bl
 
 def curves(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
   """Loss and accuracy per epoch of the whole readouts, the corners and the centre; all patches."""
-  grid = lab.predictor.model.grid
-  some = {f'patch_{k}' for k in (*tokens.corners(grid), *tokens.centre(grid))}
-  names = [name for name in results.names if not name.startswith('patch_') or name in some]
+  some = {*tokens.corners(lab.grid), *tokens.centre(lab.grid)}
+  names = [name for name in results.names if results.patches.get(name) in (None, *some)]
   names = [name for name in names if name != 'shuffled_labels']  # Chance is far away.
   index = [results.index(name) for name in names]
   fitted = results.found.fitted
@@ -194,21 +214,20 @@ def curves(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
     figure = pictures.curves(names, train, test, what)
     caption = f'{what.capitalize()} per epoch: thin lines are seeds; corner and centre patches.'
     blocks.append(draw(folder, f'curves_{key}', figure, caption))
-  patches = [i for i, name in enumerate(results.names) if name.startswith('patch_')]
+  patches = [i for i, name in enumerate(results.names) if name in results.patches]
   if len(patches) > 1:
-    numbers = [int(results.names[i].removeprefix('patch_')) - 1 for i in patches]
+    numbers = [results.patches[results.names[i]] - 1 for i in patches]
     test = fitted.test_accuracy[..., 0][:, :, patches].mean(1)
-    figure = pictures.all_patches(test, tokens.distance_from_centre(grid)[numbers])
+    figure = pictures.all_patches(test, tokens.distance_from_centre(lab.grid)[numbers])
     blocks.append(draw(folder, 'curves_patches', figure, 'Every single patch, a mean over seeds.'))
   return blocks
 
 
 def depths(folder: pathlib.Path, lab: Lab, layers: list[Results]) -> list[Block]:
   """Accuracy against the block that is read."""
-  depth = lab.predictor.model.Transformer.depth
-  blocks = [compare.depth_of(results.layer, depth) for results in layers]
-  hidden = ('patch_', 'shuffled_labels')
-  names = [name for name in layers[-1].names if not name.startswith(hidden)]
+  blocks = [compare.depth_of(results.layer, lab.depth) for results in layers]
+  hidden = {*layers[-1].patches, 'shuffled_labels'}
+  names = [name for name in layers[-1].names if name not in hidden]
   lines = {
     name: np.array([(results.record(name) or {})['accuracy'] for results in layers])
     for name in names
@@ -220,7 +239,7 @@ def depths(folder: pathlib.Path, lab: Lab, layers: list[Results]) -> list[Block]
   ]  # fmt: skip
   maps = [patch_accuracies(lab, results) for results in layers]
   if all(found is not None for found in maps):
-    shaped = [found[0].reshape(lab.predictor.model.grid) for found in maps if found]
+    shaped = [found[0].reshape(lab.grid) for found in maps if found]
     figure = pictures.depth_maps(blocks, shaped)
     out.append(draw(folder, 'depth_maps', figure, 'Single patches after each block.'))
   return out
@@ -229,10 +248,11 @@ def depths(folder: pathlib.Path, lab: Lab, layers: list[Results]) -> list[Block]
 def method(lab: Lab) -> list[Block]:
   options = lab.config.explore
   grid = ', '.join(f'{rate:g}' for rate in options.learning_rates)
+  plain = ' as evaluation sees them' if options.views else ''
   chosen = (
     f'chosen for each readout from {grid} on {options.validation_fraction:.0%} of the training '
-    'examples (two seeds; of those within a standard error of the best accuracy, the one of the '
-    'lowest loss), then all of them were used'
+    f'examples{plain} (two seeds; of those within a standard error of the best accuracy, the one '
+    'of the lowest loss), then all of them were used'
     if len(options.learning_rates) > 1
     else f'{grid} for all'
   )

@@ -22,11 +22,12 @@ from absl import logging
 import jax
 import numpy as np
 
-from vit_jax import checkpoint, defaults, distributed, metrics, train
+from vit_jax import checkpoint, defaults, metrics, train
 from vit_jax.defaults import Config
 from vit_jax.evaluation import statistics
 from vit_jax.explore import page, pictures
-from vit_jax.progress import clock
+from vit_jax.runtime import atomic, distributed
+from vit_jax.runtime.progress import clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Run:
 
   @property
   def failure(self) -> pathlib.Path:
+    """Where it says why the run diverged."""
     return self.workdir / 'failed.txt'
 
 
@@ -88,6 +90,8 @@ def child(config: Config, overrides: dict[str, Any]) -> Config:
   made.update_from_flattened_dict(overrides)
   if not made.eval_every:
     raise ValueError('config.eval_every=0: a sweep compares evaluations, so it needs one')
+  if 'classification' not in made.evaluators:
+    raise ValueError('a sweep compares test/accuracy: config.evaluators needs classification')
   return made
 
 
@@ -119,15 +123,19 @@ def without(words: list[str], names: tuple[str, ...]) -> list[str]:
 def sweep(runs: list[Run], workdir: pathlib.Path, tuned: tuple[str, ...]) -> None:
   """Runs what is not finished, one after another, and writes the table.
 
+  A run's folder belongs to its config from its first checkpoint on, or from its failure.
+
   Args:
     tuned: keys that are chosen, not compared: by validation, for each of the other settings.
 
   Raises:
+    ValueError: a run's folder belongs to another config; nothing has run yet.
     KeyboardInterrupt: somebody stopped a run; its checkpoint is saved.
   """
+  for run in runs:
+    checkpoint.check_owner(run.workdir, run.config.to_dict())
   start, fresh = time.monotonic(), 0
   for number, run in enumerate(runs, 1):
-    checkpoint.claim(run.workdir, run.config.to_dict())
     if run.scores() or run.failure.exists():
       continue
     spent = time.monotonic() - start
@@ -145,7 +153,9 @@ def attempt(run: Run) -> None:
     train.train(run.config, run.workdir)
   except FloatingPointError as error:
     logging.warning('%s failed: %s', run.name, error)
-    run.failure.write_text(f'{error}\n')
+    checkpoint.claim(run.workdir, run.config.to_dict())
+    if distributed.is_first():
+      atomic.write_text(run.failure, f'{error}\n')
     return
   finally:
     jax.clear_caches()  # Else every run's programs stay in memory.
@@ -162,15 +172,16 @@ def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None
     | {key: x for key, x in (run.scores() or {}).items() if key.split('/')[0] in SPLITS}
     for run in runs
   ]
-  checkpoint.write_whole(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
-  rows = choose(settings(records, [k for run in runs for k in run.overrides]), tuned)
+  atomic.write_text(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
+  keys = [key for key in dict.fromkeys(k for run in runs for k in run.overrides) if key != 'seed']
+  rows = choose(settings(records, keys), keys, tuned)
   with (folder / 'sweep.csv').open('w', newline='') as file:
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
   drawn = [row for row in rows if row['chosen'] and row['runs']]
   blocks: list[page.Block] = [page.Heading('Sweep', 1), page.Text(explain(rows, tuned))]
-  blocks.append(table(rows))
+  blocks.append(table(rows, keys))
   if drawn:
     figure = pictures.ranking(
       [row['setting'] for row in drawn],
@@ -180,7 +191,7 @@ def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None
     )  # fmt: skip
     figure.savefig(folder / 'sweep.png')
     blocks.append(page.Picture(folder / 'sweep.png', 'Chosen settings, over their seeds.'))
-  checkpoint.write_whole(folder / 'sweep.md', page.markdown(blocks, folder))
+  atomic.write_text(folder / 'sweep.md', page.markdown(blocks, folder))
   logging.info('table of %d runs in %s', len(runs), folder / 'sweep.md')
 
 
@@ -188,36 +199,38 @@ SPLITS = ('test', 'validation')
 
 
 def settings(records: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:
-  """Runs that differ in the seed alone, put together."""
-  compared = [key for key in dict.fromkeys(keys) if key != 'seed']
+  """Runs that agree in all of `keys`, put together: they differ in the seed alone."""
   groups: dict[tuple, list[dict[str, Any]]] = {}
   for record in records:
-    groups.setdefault(tuple(record.get(key) for key in compared), []).append(record)
+    groups.setdefault(tuple(record.get(key) for key in keys), []).append(record)
   rows = []
   for values, members in groups.items():
     done = [member for member in members if 'test/accuracy' in member]
     test = np.array([member['test/accuracy'] for member in done])
     held = [member['validation/accuracy'] for member in done if 'validation/accuracy' in member]
     low, high = statistics.spread(test) if len(test) else (np.nan, np.nan)
-    rows.append(dict(zip(compared, values, strict=True)) | {
+    rows.append(dict(zip(keys, values, strict=True)) | {
       'runs': len(done),
       'failed': sum(member['failed'] for member in members),
       'accuracy': float(test.mean()) if len(test) else None,
       'low': float(max(low, 0.0)),
       'high': float(min(high, 1.0)),
-      'worst': float(test.min()) if len(test) else None,
-      'best': float(test.max()) if len(test) else None,
+      'lowest': float(test.min()) if len(test) else None,
+      'highest': float(test.max()) if len(test) else None,
       'validation': float(np.mean(held)) if held else None,
     })  # fmt: skip
   return rows
 
 
-def choose(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> list[dict[str, Any]]:
+def choose(
+  rows: list[dict[str, Any]], keys: list[str], tuned: tuple[str, ...]
+) -> list[dict[str, Any]]:
   """Marks of each compared setting the tuned values that validation prefers; the best first.
 
+  Of `keys`, those among `tuned` are chosen and all others compared.
   Without validation every row counts as chosen: test examples never choose.
   """
-  compared = [key for key in rows[0] if '.' in key and key not in tuned]
+  compared = [key for key in keys if key not in tuned]
   groups: dict[tuple, list[dict[str, Any]]] = {}
   for row in rows:
     groups.setdefault(tuple(row[key] for key in compared), []).append(row)
@@ -226,13 +239,14 @@ def choose(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> list[dict[str,
     for row in members:
       row['chosen'] = not judged or row['validation'] == max(judged)
       shown = dict(zip(compared, values, strict=True)) if judged and compared else {
-        key: row[key] for key in row if '.' in key
+        key: row[key] for key in keys
       }  # fmt: skip
       row['setting'] = ', '.join(str(x) for x in shown.values() if x is not None) or 'all'
   return sorted(rows, key=lambda row: (not row['chosen'], -(row['accuracy'] or 0)))
 
 
 def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
+  """What was chosen, and how."""
   used = [key for key in tuned if key in rows[0]]
   if used and rows[0]['validation'] is not None:
     return (
@@ -242,9 +256,8 @@ def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
   return 'No validation split (config.data.validation_fraction=0), so nothing was chosen.'
 
 
-def table(rows: list[dict[str, Any]]) -> page.Table:
+def table(rows: list[dict[str, Any]], keys: list[str]) -> page.Table:
   """What a person wants to see of the settings."""
-  keys = [key for key in rows[0] if '.' in key]
   header = [*keys, 'chosen', 'test accuracy', '95 % over seeds', 'runs', 'validation']
 
   def percent(x: float | None) -> str:

@@ -3,8 +3,7 @@
 What a file is, its first bytes say, never its name.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import json
 import pathlib
 import struct
@@ -14,6 +13,7 @@ import zipfile
 import numpy as np
 
 from vit_jax.formats import torch_file
+from vit_jax.runtime import atomic
 
 
 class Entry(NamedTuple):
@@ -80,7 +80,7 @@ def open_npz(path: pathlib.Path) -> Arrays:
 
 
 def read_header(file, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Of a .npy: shape, order and type."""
+  """The shape, order and type that a .npy begins with."""
   try:
     version = np.lib.format.read_magic(file)
     read = {
@@ -139,21 +139,9 @@ DTYPES = _dtypes()
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A file beside `path` that takes its place at the end; after an error nothing is left."""
-  partial = path.with_name(path.name + '.partial')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    yield partial
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
-
-
 def write_npz(path: pathlib.Path, arrays: Arrays) -> None:
   """Uncompressed, as weights hardly shrink; one array in memory at a time."""
-  with replacing(path) as partial, zipfile.ZipFile(partial, 'w', allowZip64=True) as archive:
+  with atomic.replacing(path) as partial, zipfile.ZipFile(partial, 'w', allowZip64=True) as archive:
     for name, entry in arrays.items():
       with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
         np.lib.format.write_array(file, np.asarray(entry.load()), allow_pickle=False)
@@ -169,7 +157,7 @@ def write_safetensors(path: pathlib.Path, arrays: Arrays, metadata: dict[str, st
     header[name] = {'dtype': NAMES[entry.dtype], 'shape': shape, 'data_offsets': [start, end]}
   text = json.dumps(header).encode()
   text += b' ' * (-len(text) % 8)  # Arrays begin at a multiple of 8.
-  with replacing(path) as partial, partial.open('wb') as file:
+  with atomic.replacing(path) as partial, partial.open('wb') as file:
     file.write(len(text).to_bytes(8, 'little') + text)
     for name, entry in arrays.items():
       array = np.ascontiguousarray(entry.load())

@@ -1,11 +1,12 @@
 """Reads ViTs of timm, torchvision and Hugging Face; names.py has the tables."""
 
 import json
+import math
 import pathlib
 import re
 from typing import Any
 
-from vit_jax.formats import files, names, weights
+from vit_jax.formats import configs, files, names, weights
 from vit_jax.formats.files import Arrays
 
 Sizes = dict[str, dict[str, int]]  # The sizes that papers name: width, depth, mlp_dim, num_heads.
@@ -61,7 +62,7 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
     check_settings(settings)
     gelu = GELU[settings.get('hidden_act', 'gelu')]
     epsilon = settings.get('layer_norm_eps', epsilon)
-  model = weights.vit_model(ours, gelu, epsilon, grid_of(settings))
+  model = weights.vit_model(ours, gelu, epsilon, weights.grid_of(settings))
   model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
   model['readout'] = settings.get('readout', model['readout'])
   return weights.Weights(
@@ -108,21 +109,13 @@ def heads_of(
 
 
 def check_settings(settings: dict[str, Any]) -> None:
+  """Raises a ValueError for another model than a ViT, or an activation that ours lack."""
   kind = settings.get('model_type', 'vit')
   if kind != 'vit':
     raise ValueError(f'config.json says model_type={kind!r}; only vit is read')
   act = settings.get('hidden_act', 'gelu')
   if act not in GELU:
     raise ValueError(f'config.json says hidden_act={act!r}; our models have {", ".join(GELU)}')
-
-
-def grid_of(settings: dict[str, Any]) -> tuple[int, int] | None:
-  """Patches as (height, width), where the settings say."""
-  if 'image_size' not in settings or 'patch_size' not in settings:
-    return None
-  sides = settings['image_size'], settings['patch_size']
-  image, patch = ((x, x) if isinstance(x, int) else (x[0], x[-1]) for x in sides)
-  return image[0] // patch[0], image[1] // patch[1]
 
 
 def preprocess_of(family: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +135,19 @@ def preprocess_of(family: str, settings: dict[str, Any]) -> dict[str, Any]:
   return dict(weights.HALF)
 
 
+def timm_crop(trained: dict[str, Any]) -> dict[str, Any]:
+  """How timm's evaluation transform fits a picture, in the words of a preprocessor's file."""
+  numbers = {name: number for number, name in RESAMPLE.items()}
+  made: dict[str, Any] = {'resample': numbers.get(trained.get('interpolation', 'bicubic'), 3)}
+  if trained.get('crop_mode') == 'squash':
+    return made
+  share = trained.get('crop_pct') or configs.CENTRE
+  shorter = math.floor(min(trained['input_size'][1:]) / share)
+  return made | {'do_center_crop': True, 'size': {'shortest_edge': shorter}}
+
+
 def class_names(settings: dict[str, Any]) -> list[str] | None:
+  """The labels in order; None where there are none."""
   labels = settings.get('id2label')
   return [labels[key] for key in sorted(labels, key=int)] if labels else None
 
@@ -190,6 +195,7 @@ def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   same = {'num_heads': 'num_attention_heads', 'img_size': 'image_size', 'patch_size': 'patch_size'}
   made |= {there: given[here] for here, there in same.items() if here in given}
   made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
+  made |= timm_crop(trained) if 'input_size' in trained else {}
   if settings.get('label_names'):
     made['id2label'] = {str(i): name for i, name in enumerate(settings['label_names'])}
   return made | {'readout': 'mean' if given.get('global_pool') == 'avg' else 'class_token'}

@@ -24,7 +24,7 @@ RENAMED = {
 }
 SCANNED = 'Transformer/encoderblock/'
 OURS = re.compile(
-  r'cls|embedding/(kernel|bias)|(pre_logits|head)/(kernel|bias)|readout/.*|conv_root/kernel'
+  r'cls|embedding/(kernel|bias)|embedding_norm/(scale|bias)|(pre_logits|head)/(kernel|bias)|readout/.*|conv_root/kernel'
   r'|gn_root/(scale|bias)|block\d+/unit\d+/(conv\w+/kernel|gn\w+/(scale|bias))'
   r'|Transformer/(posembed_input/pos_embedding|encoder_norm/(scale|bias))'
   r'|Transformer/encoderblock_\d+/(LayerNorm_[02]/(scale|bias)'
@@ -53,7 +53,7 @@ def recognise(arrays: Arrays) -> bool:
   return any(f'{prefix}embedding/kernel' in arrays for prefix in PREFIXES)
 
 
-def open_weights(arrays: Arrays, _settings: dict[str, Any]) -> weights.Weights:
+def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
   """An official or big_vision file; optimizer slots beside the weights are left out.
 
   Raises:
@@ -72,7 +72,7 @@ def open_weights(arrays: Arrays, _settings: dict[str, Any]) -> weights.Weights:
     ours[weights.POSITION] = with_class_position(ours.pop('pos_embedding'), 'cls' in ours)
   ours = {name: squeezed(name, entry) for name, entry in ours.items()}
   weights.refuse({name for name in ours if not OURS.fullmatch(name)})
-  model = weights.vit_model(ours, 'tanh', 1e-6, None)
+  model = weights.vit_model(ours, 'tanh', 1e-6, weights.grid_of(settings))
   model |= {'standardise': 'official', 'group_norm_epsilon': 1e-6}
   family = 'big_vision' if big_vision else 'official'
   return weights.Weights(ours, family, model, dict(weights.HALF))

@@ -6,12 +6,15 @@ from typing import Any
 from vit_jax.formats import bit, files, from_torch, official, weights
 
 
-def read(path: pathlib.Path, sizes: from_torch.Sizes) -> weights.Weights:
+def read(
+  path: pathlib.Path, sizes: from_torch.Sizes, hints: dict[str, Any] | None = None
+) -> weights.Weights:
   """The weights of a file, or of a folder as Hugging Face keeps them; arrays are not yet read.
 
   Args:
     path: the file or folder.
     sizes: named sizes of ViTs, for files that do not say how many heads there are.
+    hints: settings that are known from elsewhere, in the words of Hugging Face's config.json.
 
   Raises:
     FileNotFoundError: no such path.
@@ -23,8 +26,9 @@ def read(path: pathlib.Path, sizes: from_torch.Sizes) -> weights.Weights:
     arrays, settings = from_torch.open_folder(path)
   else:
     arrays = files.open_file(path)
-    if path.suffix != '.npz':
+    if path.suffix != '.npz' and not hints:  # A passport knows better than what lies about.
       settings = from_torch.read_settings(path.parent)
+  settings |= hints or {}
   try:
     if bit.recognise(arrays):
       return bit.open_weights(arrays)

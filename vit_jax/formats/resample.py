@@ -40,22 +40,20 @@ METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
 }
 
 
-def positions(x: np.ndarray, old: Grid, new: Grid, class_token: bool, method: str) -> np.ndarray:
-  """`(1, T, D)` embeddings of a grid for another grid; the class token's stays as it is.
+def grid(x: np.ndarray, old: Grid, new: Grid, method: str) -> np.ndarray:
+  """`(1, N, D)` embeddings of a grid, row by row, for another grid.
 
   Raises:
     ValueError: they do not fill the old grid.
   """
-  first = int(class_token)
-  if x.shape[1] - first != old[0] * old[1]:
-    raise ValueError(f'{x.shape[1] - first} positions do not fill a grid of {old[0]} x {old[1]}')
+  if x.shape[1] != old[0] * old[1]:
+    raise ValueError(f'{x.shape[1]} positions do not fill a grid of {old[0]} x {old[1]}')
   if old == new:
     return x
-  grid = x[0, first:].reshape(*old, -1).astype(np.float64)
+  cells = x[0].reshape(*old, -1).astype(np.float64)
   rows, columns = METHODS[method](old[0], new[0]), METHODS[method](old[1], new[1])
-  grid = np.einsum('ih,jw,hwd->ijd', rows, columns, grid, optimize=True)
-  patches = grid.reshape(1, new[0] * new[1], -1).astype(x.dtype)
-  return np.concatenate([x[:, :first], patches], axis=1)
+  cells = np.einsum('ih,jw,hwd->ijd', rows, columns, cells, optimize=True)
+  return cells.reshape(1, new[0] * new[1], -1).astype(x.dtype)
 
 
 def channels(kernel: np.ndarray, new: int) -> np.ndarray:

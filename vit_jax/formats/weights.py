@@ -73,6 +73,15 @@ def depth_of(arrays: Arrays, pattern: str) -> int:
   return max(found, default=-1) + 1
 
 
+def grid_of(settings: dict[str, Any]) -> tuple[int, int] | None:
+  """Patches as (height, width), where the settings say."""
+  if 'image_size' not in settings or 'patch_size' not in settings:
+    return None
+  sides = settings['image_size'], settings['patch_size']
+  image, patch = ((x, x) if isinstance(x, int) else (x[0], x[-1]) for x in sides)
+  return image[0] // patch[0], image[1] // patch[1]
+
+
 def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] | None) -> dict:
   """Sizes and settings of a ViT from its arrays, which have our names.
 
@@ -98,8 +107,9 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
   elif grid[0] * grid[1] != count:
     raise ValueError(f'{count} positions do not fill its grid of {grid[0]} x {grid[1]}')
   head = arrays.get('head/kernel')
+  units = names.units_of(arrays) if 'conv_root/kernel' in arrays else None
   return {
-    'kind': 'vit',
+    'kind': 'vit' if units is None else 'hybrid',
     'width': width,
     'depth': depth_of(arrays, r'Transformer/encoderblock_(\d+)/'),
     'num_heads': query[1],
@@ -111,10 +121,11 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
     'class_token': class_token,
     'pre_logits': arrays['pre_logits/kernel'].shape[-1] if 'pre_logits/kernel' in arrays else None,
     'readout': readout_of(arrays, class_token),
+    'embedding_norm': 'embedding_norm/scale' in arrays,
     'qkv_bias': f'{block}MultiHeadDotProductAttention_1/query/bias' in arrays,
     'gelu': gelu,
     'epsilon': epsilon,
-    'units': names.units_of(arrays) if 'conv_root/kernel' in arrays else None,
+    'units': units,
   }
 
 

@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from vit_jax import data, interpret, parts, predict
+from vit_jax import data, experiment, interpret, predict
 from vit_jax.data import preprocess
 
 
@@ -30,9 +30,9 @@ def images_of(
     for path in preprocess.find_images(options.images):
       yield path.stem, predictor.preprocess(path)
     return
-  if not predictor.passport.get('origin', {}).get('data'):
+  if not predictor.passport.origin.get('data'):
     raise ValueError(f'{options.checkpoint} does not say what it was trained on: give IMAGES')
-  section = parts.data_of_checkpoint(options.checkpoint)
+  section = experiment.data_of(predictor.passport, options.checkpoint)
   source = data.build(**section).splits['test']
   for index in range(min(options.count, len(source))):
     found, _ = source.read(np.array([index]))
@@ -59,9 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   try:
     predictor = predict.load(options.checkpoint)
-    options.out.mkdir(parents=True, exist_ok=True)
     for i, (name, image) in enumerate(images_of(predictor, options)):
       figure, found = interpret.PICTURES[options.what](predictor, image, options)
+      options.out.mkdir(parents=True, exist_ok=True)
       path = options.out / f'{options.what}_{name}.png'
       if path.exists() and i:  # Of two folders, the same name.
         path = path.with_stem(f'{path.stem}_{i}')

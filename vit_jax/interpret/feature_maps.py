@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from vit_jax import figures
+from vit_jax.interpret.patches import REMEDY
 from vit_jax.predict import Predictor
 
 COUNT = 5  # as in the token-readout study
@@ -20,10 +21,11 @@ def feature_maps(
   Raises:
     ValueError: the model has no patches, or no such channel.
   """
-  if 'patches' not in predictor.output_names:
-    raise ValueError(f'a {predictor.passport["model"]["name"]} has no patches')
+  grid = predictor.model.grid
+  if 'patches' not in predictor.output_names or not grid:
+    raise ValueError(f'a {predictor.passport.model["name"]} has no patches to show: {REMEDY}')
   embedded = predictor(image[None], ('patches',))['patches'][0]
-  grid, width = predictor.model.grid, embedded.shape[-1]
+  width = embedded.shape[-1]
   chosen = options.channels or np.argsort(-embedded.std(0), kind='stable')[:COUNT].tolist()
   wrong = [channel for channel in chosen if not 0 <= channel < width]
   if wrong:

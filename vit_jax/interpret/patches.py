@@ -6,9 +6,10 @@ from typing import Any
 from jaxtyping import UInt8
 import numpy as np
 
-from vit_jax import figures, weights
+from vit_jax import figures
 from vit_jax.predict import Predictor
 
+REMEDY = 'give the weights of a ViT or a hybrid'
 SHOWN = 8  # patches in the row of the flattening
 
 
@@ -18,24 +19,34 @@ def side_of(predictor: Predictor) -> int:
   Raises:
     ValueError: the model has no patches.
   """
-  side = weights.patch_of(predictor.passport['model'])
-  if side is None:
-    raise ValueError(f'a {predictor.passport["model"]["name"]} has no patches')
+  side = predictor.model.sizes().get('patch_size')
+  if side is None or not predictor.model.grid:
+    raise ValueError(f'a {predictor.passport.model["name"]} has no patches to show: {REMEDY}')
   return side
+
+
+def grid_of(predictor: Predictor) -> tuple[int, int]:
+  """(height, width) of the patches.
+
+  Raises:
+    ValueError: the model has no patches.
+  """
+  side_of(predictor)
+  return predictor.model.grid or (1, 1)  # `side_of` has refused a model without.
 
 
 def about(predictor: Predictor) -> dict[str, Any]:
   """Sizes: 224 / 16 gives 14 x 14 = 196 patches of 16 * 16 * 3 = 768 values."""
-  model, side = predictor.model, side_of(predictor)
-  height, width = model.grid
+  model, side, sizes = predictor.model, side_of(predictor), predictor.model.sizes()
+  height, width = grid_of(predictor)
   return {
     'image_size': list(model.image_size),
     'patch_size': side,
     'grid': [height, width],
     'patches': height * width,
     'values_per_patch': side * side * model.channels,
-    'tokens': model.num_tokens,
-    'width': model.width,
+    'tokens': sizes['num_tokens'],
+    'width': sizes['width'],
   }
 
 
@@ -47,7 +58,7 @@ def patches(
 
 
 def cut(image: UInt8[np.ndarray, 'H W C'], side: int) -> UInt8[np.ndarray, 'N P P C']:
-  """Patches, row by row."""
+  """The patches of an image, row by row."""
   height, width, channels = image.shape
   grid = image.reshape(height // side, side, width // side, side, channels)
   return grid.swapaxes(1, 2).reshape(-1, side, side, channels)

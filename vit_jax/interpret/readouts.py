@@ -7,9 +7,9 @@ from jaxtyping import UInt8
 import numpy as np
 
 from vit_jax import figures
-from vit_jax.interpret.patches import side_of
+from vit_jax.interpret.patches import grid_of, side_of
+from vit_jax.models.tokens import centre, check_patch, corners
 from vit_jax.predict import Predictor
-from vit_jax.tokens import centre, check_patch, corners
 
 
 def readouts(
@@ -22,7 +22,7 @@ def readouts(
   """
   from matplotlib.patches import Rectangle
 
-  side, grid = side_of(predictor), predictor.model.grid
+  side, grid = side_of(predictor), grid_of(predictor)
   numbers = options.tokens or sorted({*corners(grid), *centre(grid)})
   for number in numbers:
     check_patch(f'patch_{number}', grid)
@@ -43,6 +43,12 @@ def readouts(
               ha='center', va='center', bbox=dict(fc=colour, ec='none', pad=1.5))  # fmt: skip
     box = [row * side, column * side, (row + 1) * side, (column + 1) * side]
     marked.append({'patch': number, 'row': row, 'column': column, 'pixels': box})
-  also = '; token 0 is the class token' if predictor.model.class_token else ''
+  prefix = predictor.model.prefix
+  also = ''.join(f'; token {i} is the {x.replace("_", " ")}' for i, x in enumerate(prefix))
   axis.set_title(f'{grid[0]} x {grid[1]} patches, numbered row by row from 1{also}', fontsize=10)
-  return figure, {'grid': list(grid), 'class_token': predictor.model.class_token, 'marked': marked}
+  return figure, {
+    'grid': list(grid),
+    'class_token': 'class_token' in prefix,
+    'prefix': list(prefix),
+    'marked': marked,
+  }

@@ -1,4 +1,8 @@
-"""Models by name. A new one is a file with `VARIANTS` and `build`, and one line here."""
+"""Models by name. A new one is a file with `VARIANTS`, `OFFICIAL` and `build`, and one line here.
+
+Its section of the config stands in `vit_jax/defaults.py`; what callers may ask of it in
+`protocol.py`.
+"""
 
 from typing import Any
 
@@ -6,21 +10,30 @@ import jax
 from jax import numpy as jnp
 
 from vit_jax.models import bit, hybrid, vit
+from vit_jax.models.protocol import EXECUTION, Model
+from vit_jax.runtime.choices import check_choice
 
-MODELS = {'vit': vit, 'hybrid': hybrid, 'bit': bit}
-Model = vit.VisionTransformer | bit.BigTransfer
+__all__ = ['EXECUTION', 'MODELS', 'Model', 'build', 'complete', 'init']
+
+MODELS: dict[str, Any] = {'vit': vit, 'hybrid': hybrid, 'bit': bit}
 
 
 def complete(section: dict[str, Any]) -> dict[str, Any]:
   """A config section in which what is None, and may be, is as in the official code."""
+  check_choice('config.model.name', section['name'], MODELS)
   official = MODELS[section['name']].OFFICIAL
   return section | {key: value for key, value in official.items() if section.get(key) is None}
 
 
 def build(name: str, **section) -> Model:
-  """The model `name` with its config section as keyword arguments."""
+  """The model `name` with its config section as keyword arguments.
+
+  Raises:
+    ValueError: a value or a combination that is impossible.
+  """
   section = complete({'name': name} | section)
   del section['name']
+  section['image_size'] = tuple(section['image_size'])
   return MODELS[name].build(**section)
 
 

@@ -11,7 +11,7 @@ from vit_jax import defaults, models
 
 
 def describe(name: str, variant: str, image_size: tuple[int, int], classes: int) -> dict[str, Any]:
-  """Counts of one model, from shapes alone.
+  """The counts of one model, from shapes alone.
 
   Raises:
     ValueError: the variant does not fit images of this size.
@@ -20,14 +20,13 @@ def describe(name: str, variant: str, image_size: tuple[int, int], classes: int)
   model = models.build(**section, image_size=image_size, channels=3, num_classes=classes)
   shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
   count = sum(x.size for x in jax.tree.leaves(shapes))
-  encoder = getattr(model, 'Transformer', model)
-  owners = dict.fromkeys(('num_tokens', 'width', 'patch_size'), model)
-  owners |= dict.fromkeys(('depth', 'num_heads', 'mlp_dim'), encoder)
-  sizes = {key: getattr(owner, key, None) for key, owner in owners.items()}
+  keys = ('num_tokens', 'width', 'patch_size', 'depth', 'num_heads', 'mlp_dim')
+  sizes = dict.fromkeys(keys) | model.sizes()
   return {'name': name, 'variant': variant, 'parameters': count, **sizes}
 
 
 def main(arguments: list[str] | None = None) -> None:
+  """Runs the command `python -m vit_jax.models`."""
   parser = argparse.ArgumentParser('python -m vit_jax.models', description=__doc__)
   parser.add_argument('--image_size', type=int, nargs='+', default=[224], help='side, or H W')
   parser.add_argument('--num_classes', type=int, default=1000)
@@ -47,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def line(row: dict[str, Any]) -> str:
+  """A row of the table."""
   tokens = row['num_tokens'] or '-'
   sizes = f'{row["parameters"]:16,}{tokens:>9}{row["width"]:7}{row["depth"]:7}'
   return f'{row["name"]:8}{row["variant"]:10}' + sizes

@@ -3,13 +3,17 @@
 Parameters carry the names of the published `.npz` files, without their prefix `resnet/`.
 """
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.choices import choose
 from vit_jax.models import resnet
+from vit_jax.models.layers import DTYPES
+from vit_jax.models.protocol import Model
+from vit_jax.runtime.choices import check_choice
 
 VARIANTS = ['R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x2', 'R152x4', 'R200x3']
 OFFICIAL = dict(variant='R50x1', standardise='bit', group_norm_epsilon=1e-5, pool_padding='zero')
@@ -37,7 +41,7 @@ class Conv(nn.Module):
 
 
 class NormConv(nn.Module):
-  """Group norm, ReLU, convolution; also returns what lies between, for the shortcut."""
+  """A group norm, ReLU and convolution; also returns what lies between, for the shortcut."""
 
   features: int
   size: int
@@ -83,7 +87,7 @@ class PreUnit(nn.Module):
 
 
 class Stage(nn.Module):
-  """Units of one width; the first one may halve the grid."""
+  """A stage of units of one width; the first one may halve the grid."""
 
   count: int
   width: int
@@ -101,7 +105,7 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-  """Mean features -> logits; stored as a 1 x 1 convolution."""
+  """The head from mean features to logits; stored as a 1 x 1 convolution."""
 
   num_classes: int
   start: str
@@ -114,7 +118,7 @@ class Head(nn.Module):
 
 
 class Parameters(nn.Module):
-  """Kernel and bias."""
+  """The kernel and bias of the head."""
 
   shape: tuple[int, ...]
   start: str
@@ -125,15 +129,12 @@ class Parameters(nn.Module):
     return kernel, self.param('bias', nn.initializers.zeros, self.shape[-1:])
 
 
-class BigTransfer(nn.Module):
-  """Normalised images -> logits in float32, and everything on the way by name."""
+class BigTransfer(Model):
+  """A ResNet from normalised images to logits in float32; everything on the way by name."""
 
-  image_size: tuple[int, int]
-  channels: int
-  num_classes: int
   depth: int
   width_factor: int
-  start: str
+  head: str
   standardise: str
   group_norm_epsilon: float
   pool_padding: str
@@ -142,8 +143,38 @@ class BigTransfer(nn.Module):
 
   @property
   def width(self) -> int:
-    """Of the features."""
+    """The number of features that the head reads."""
     return 4 * 64 * 2 ** (STAGES - 1) * self.width_factor
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """The (height, width) of the last map: five halvings, each rounded up."""
+    return -(-self.image_size[0] // 32), -(-self.image_size[1] // 32)
+
+  def layer_groups(self) -> tuple[str, ...]:
+    """The root, each unit of each stage (the last one with the norm after it), and the head."""
+    units = [
+      f'block{stage}/unit{unit:02}/.*'
+      for stage, count in enumerate(resnet.UNITS[self.depth], 1)
+      for unit in range(1, count + 1)
+    ]
+    return '.*', *units[:-1], f'{units[-1]}|group_norm/.*', 'head/.*'
+
+  def resampled(self) -> dict[str, str]:
+    """The kernel that sees the pixels."""
+    return {'root_block/standardized_conv2d/kernel': 'channels'}
+
+  def sizes(self) -> dict[str, Any]:
+    """The depth in layers, as in the name, and the width of the features."""
+    return {'width': self.width, 'depth': self.depth}
+
+  def summary(self) -> str:
+    """The depth, the last map and the images, in a line."""
+    height, width = self.image_size
+    return (
+      f'ResNet of {self.depth} layers: last map of {self.grid[0]} x {self.grid[1]} x {self.width}, '
+      f'from images of {height} x {width} x {self.channels}'
+    )
 
   @nn.compact
   def __call__(
@@ -157,14 +188,17 @@ class BigTransfer(nn.Module):
     for i, count in enumerate(resnet.UNITS[self.depth]):
       stride = 2 if i else 1
       x = Stage(count, width * 2**i, stride, settings, self.remat, name=f'block{i + 1}')(x)
-      outputs[f'block{i + 1}'] = x
+      outputs[f'block_{i}/tokens'] = x
     norm = resnet.GroupNorm(self.group_norm_epsilon, ('gamma', 'beta'), name='group_norm')
-    features = nn.relu(norm(x)).astype(jnp.float32).mean((1, 2))
-    logits = Head(self.num_classes, self.start, name='head')(features)
-    return logits, outputs | {'features': features, 'pre_logits': features, 'logits': logits}
+    x = nn.relu(norm(x))
+    features = logits = x.astype(jnp.float32).mean((1, 2))
+    if self.num_classes:
+      logits = Head(self.num_classes, self.head, name='head')(features)
+    read = {'features': features, 'pre_logits': features, 'logits': logits}
+    return logits, outputs | {'tokens': x} | read
 
   def root(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
-    """7 x 7 convolution and max-pool, each in steps of 2."""
+    """The first two layers: 7 x 7 convolution and max-pool, each in steps of 2."""
     convolve = Conv(64 * self.width_factor, 7, 2, self.standardise, self.dtype, name='root_block')
     x = convolve(images)
     border = POOL_PADDING[self.pool_padding]
@@ -172,19 +206,7 @@ class BigTransfer(nn.Module):
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), 'VALID')
 
 
-def build(
-  *,
-  variant: str,
-  image_size: tuple[int, int],
-  channels: int,
-  num_classes: int,
-  head: str,
-  standardise: str,
-  group_norm_epsilon: float,
-  pool_padding: str,
-  remat: bool,
-  dtype: str,
-) -> BigTransfer:
+def build(*, variant: str, **section) -> BigTransfer:
   """A BiT ResNet such as 'R50x1': depth and width factor.
 
   Raises:
@@ -192,20 +214,14 @@ def build(
   """
   depth, _, factor = variant.removeprefix('R').partition('x')
   if not depth.isdigit() or int(depth) not in resnet.UNITS or not factor.isdigit():
-    choose('config.model.variant', variant, VARIANTS)
-  choose('config.model.head', head, HEADS)
-  choose('config.model.standardise', standardise, resnet.STANDARDISE)
-  choose('config.model.pool_padding', pool_padding, POOL_PADDING)
-  return BigTransfer(
-    image_size=(image_size[0], image_size[1]),
-    channels=channels,
-    num_classes=num_classes,
-    depth=int(depth),
-    width_factor=int(factor),
-    start=head,
-    standardise=standardise,
-    group_norm_epsilon=group_norm_epsilon,
-    pool_padding=pool_padding,
-    remat=remat,
-    dtype=dtype,
-  )
+    check_choice('config.model.variant', variant, VARIANTS)
+  check_choice('config.model.head', section['head'], HEADS)
+  check_choice('config.model.standardise', section['standardise'], resnet.STANDARDISE)
+  check_choice('config.model.pool_padding', section['pool_padding'], POOL_PADDING)
+  check_choice('config.model.dtype', section['dtype'], DTYPES)
+  return BigTransfer(depth=int(depth), width_factor=int(factor), **section)
+
+
+def section_of(facts: dict[str, Any]) -> dict[str, Any]:
+  """The part of a section that a weight file decides, from what its arrays say."""
+  return {key: value for key, value in facts.items() if key != 'kind'}

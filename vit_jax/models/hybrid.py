@@ -3,11 +3,13 @@
 Parameters carry the names of the published `.npz` files: the ResNet lies beside `Transformer`.
 """
 
+from typing import Any
+
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.choices import choose
 from vit_jax.models import resnet, vit
+from vit_jax.runtime.choices import check_choice
 
 # Units of each stage and the patch side on the feature map. '/16' moves the last stage's units
 # into the third one (paper, section 4.1); 'R+' is the root alone, in steps of 32
@@ -40,6 +42,11 @@ class HybridVisionTransformer(vit.VisionTransformer):
   def embedding_side(self) -> int:
     return self.patch_size // self.stride
 
+  def resampled(self) -> dict[str, str]:
+    """The positions, and the kernel of the root: the embedding sees features, not colours."""
+    kinds = super().resampled() | {'conv_root/kernel': 'channels'}
+    return {name: kind for name, kind in kinds.items() if name != 'embedding/kernel'}
+
   def setup(self):
     super().setup()
     settings = (self.standardise, self.group_norm_epsilon, self.dtype)
@@ -58,29 +65,40 @@ class HybridVisionTransformer(vit.VisionTransformer):
     return x
 
 
-def build(
-  *, variant: str, standardise: str, group_norm_epsilon: float, **section
-) -> HybridVisionTransformer:
+def build(*, variant: str, image_size: tuple[int, int], **section) -> HybridVisionTransformer:
   """A hybrid such as 'R50+B/16'; the other arguments are those of `vit.build`.
 
   Raises:
     ValueError: no such variant, or a size that does not fit.
   """
-  choose('config.model.variant', variant, HYBRIDS)
-  choose('config.model.standardise', standardise, resnet.STANDARDISE)
-  units, _ = HYBRIDS[variant]
-  return vit.build(
-    variant=f'{size_of(variant)}/{patch_of(variant)}',
-    make=HybridVisionTransformer,
-    units=units,
-    standardise=standardise,
-    group_norm_epsilon=group_norm_epsilon,
-    **section,
-  )
+  check_choice('config.model.variant', variant, HYBRIDS)
+  check_choice('config.model.standardise', section['standardise'], resnet.STANDARDISE)
+  section['units'] = HYBRIDS[variant][0]
+  size, patch = size_of(variant), patch_of(variant)
+  return vit.assemble(HybridVisionTransformer, size, patch, image_size, section)
+
+
+def section_of(facts: dict[str, Any]) -> dict[str, Any]:
+  """The part of a section that a weight file decides, from what its arrays say.
+
+  Raises:
+    ValueError: no hybrid that is known has these stages and sizes.
+  """
+  named, key = vit.name_of(facts), (facts['units'], facts['embedding_side'])
+  known = {settings: name for name, settings in HYBRIDS.items() if size_of(name) == named}
+  if key not in known:
+    raise ValueError(
+      f'a hybrid of {key[0]} units in its stages and {vit.sizes_of(facts)}; known: {known}'
+    )
+  more = ('standardise', 'group_norm_epsilon')
+  patch = patch_of(known[key])
+  return vit.section_of(facts) | {key: facts[key] for key in more} | {
+    'variant': known[key], 'image_size': tuple(patch * cells for cells in facts['grid'])
+  }  # fmt: skip
 
 
 def size_of(variant: str) -> str:
-  """The Transformer's: 'R50+B/16' -> 'B'."""
+  """The size of the Transformer in a variant: 'R50+B/16' -> 'B'."""
   return variant.partition('+')[2].partition('/')[0]
 
 

@@ -12,7 +12,7 @@ Initialiser = Callable[..., jax.Array]
 
 
 def official(role: str, fan_in: int) -> Initialiser:
-  """Those of google-research/vision_transformer: Xavier, biases of the MLP 1e-6, zero head."""
+  """The initialisers of the official code: Xavier, biases of the MLP 1e-6, zero head."""
   del fan_in  # Xavier and LeCun count for themselves.
   kinds = {
     'embedding': nn.initializers.lecun_normal(),
@@ -27,7 +27,7 @@ def official(role: str, fan_in: int) -> Initialiser:
 
 
 def torch(role: str, fan_in: int) -> Initialiser:
-  """torch's defaults: Linear and Conv2d uniform within 1 / sqrt(fan-in), biases too.
+  """The defaults of torch: Linear and Conv2d uniform within 1 / sqrt(fan-in), biases too.
 
   `torch.nn.MultiheadAttention` draws query, key and value as one Xavier matrix `3D x D`, with
   biases of 0; class token and positions are drawn by `torch.randn`.
@@ -43,7 +43,7 @@ def torch(role: str, fan_in: int) -> Initialiser:
 
 
 def symmetric(limit: float) -> Initialiser:
-  """Uniform within -limit..limit."""
+  """An initialiser that draws uniformly within -limit..limit."""
 
   def init(key, shape, dtype='float32'):
     return jax.random.uniform(key, shape, dtype, -limit, limit)

@@ -17,7 +17,8 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import initialisers
+from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.runtime.choices import check_choice
 
 GELU: dict[str, Callable] = {
   'tanh': lambda x: jax.nn.gelu(x, approximate=True),  # Flax, official code, big_vision
@@ -26,11 +27,10 @@ GELU: dict[str, Callable] = {
 }
 ATTENTION = ('auto', 'plain', 'cudnn')
 DTYPES = ('float32', 'bfloat16', 'float16')
-Init = Callable[[str, int], Callable]  # of a role and its fan-in; see initialisers.py
 
 
 class Dense(nn.Module):
-  """Linear map of the last axis, as one two-dimensional matrix product."""
+  """A linear map of the last axis, as one two-dimensional matrix product."""
 
   features: int
   use_bias: bool = True
@@ -53,7 +53,7 @@ class PatchEmbedding(nn.Module):
   width: int
   patch_size: int
   dtype: str = 'float32'
-  initial: Init = initialisers.official
+  initialisers: str = 'official'
 
   @nn.compact
   def __call__(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
@@ -61,8 +61,9 @@ class PatchEmbedding(nn.Module):
     side = self.patch_size
     grid = (height // side, width // side)
     shape, fan_in = (side, side, channels, self.width), side * side * channels
-    kernel = self.param('kernel', self.initial('embedding', fan_in), shape)
-    bias = self.param('bias', self.initial('embedding_bias', fan_in), (self.width,))
+    initial = INITIALISERS[self.initialisers]
+    kernel = self.param('kernel', initial('embedding', fan_in), shape)
+    bias = self.param('bias', initial('embedding_bias', fan_in), (self.width,))
     patches = images.reshape(batch, grid[0], side, grid[1], side, channels)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * channels)
     tokens = patches.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
@@ -70,7 +71,7 @@ class PatchEmbedding(nn.Module):
 
 
 class HeadProjection(nn.Module):
-  """Kernel and bias of a projection into heads (`D h d`) or out of them (`h d D`).
+  """The kernel and bias of a projection into heads (`D h d`) or out of them (`h d D`).
 
   The first `inputs` axes of `shape` are summed over. Xavier counts its fans on the matrix that is
   multiplied, `D x D`, as linen's DenseGeneral does.
@@ -79,17 +80,18 @@ class HeadProjection(nn.Module):
   shape: tuple[int, int, int]
   inputs: int
   use_bias: bool = True
-  initial: Init = initialisers.official
+  initialisers: str = 'official'
 
   @nn.compact
   def __call__(self) -> tuple[Array, Array]:
     flat = (math.prod(self.shape[: self.inputs]), math.prod(self.shape[self.inputs :]))
     role = 'projection' if self.inputs == 1 else 'output'
-    draw = self.initial(role, flat[0])
+    initial = INITIALISERS[self.initialisers]
+    draw = initial(role, flat[0])
     kernel = self.param('kernel', lambda key: draw(key, flat).reshape(self.shape))
     if not self.use_bias:
       return kernel, jnp.zeros(self.shape[self.inputs :])
-    bias = self.initial(f'{role}_bias', flat[0])
+    bias = initial(f'{role}_bias', flat[0])
     return kernel, self.param('bias', bias, self.shape[self.inputs :])
 
 
@@ -112,15 +114,25 @@ def uses_cudnn(implementation: str, dtype: str, head_dim: int, dropout: float) -
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention, softmax(q k^T / sqrt(d)) v (arXiv:2010.11929, appendix A)."""
+  """Multi-head self-attention, softmax(q k^T / sqrt(d)) v (arXiv:2010.11929, appendix A).
+
+  Attributes:
+    qk_scale: what q k^T is multiplied by; None: d ** -0.5.
+    attention_dropout: of the attention weights.
+    attention: plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it is exact.
+  """
 
   num_heads: int
   qkv_bias: bool = True
   qk_scale: float | None = None
-  dropout: float = 0.0
-  implementation: str = 'auto'
+  attention_dropout: float = 0.0
+  attention: str = 'auto'
   dtype: str = 'float32'
-  initial: Init = initialisers.official
+  initialisers: str = 'official'
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice('config.model.attention', self.attention, ATTENTION)
 
   @nn.compact
   def __call__(
@@ -130,7 +142,8 @@ class Attention(nn.Module):
     heads, head_dim = self.num_heads, width // self.num_heads
     qkv = self.project(x).reshape(batch, length, 3, heads, head_dim)
     scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
-    fused = uses_cudnn(self.implementation, self.dtype, head_dim, self.dropout if train else 0.0)
+    dropout = self.attention_dropout if train else 0.0
+    fused = uses_cudnn(self.attention, self.dtype, head_dim, dropout)
     query, key, value = qkv.transpose(2, 0, 3, 1, 4)
     scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
     exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
@@ -141,11 +154,12 @@ class Attention(nn.Module):
         *(qkv[:, :, i] for i in range(3)), scale=scale, implementation='cudnn'
       )
     else:
-      exponents = nn.Dropout(self.dropout)(exponents, deterministic=not train)
+      exponents = nn.Dropout(self.attention_dropout)(exponents, deterministic=not train)
       # Dividing d columns after the product is cheaper than dividing T columns before it.
       y = jnp.matmul(exponents.astype(self.dtype), value, preferred_element_type=jnp.float32)
       y = (y / total).astype(self.dtype).transpose(0, 2, 1, 3)
-    kernel, bias = HeadProjection((heads, head_dim, width), 2, initial=self.initial, name='out')()
+    out = HeadProjection((heads, head_dim, width), 2, True, self.initialisers, name='out')
+    kernel, bias = out()
     y = y.reshape(-1, width) @ kernel.reshape(-1, width).astype(self.dtype)
     return (y + bias.astype(self.dtype)).reshape(x.shape), weights
 
@@ -154,7 +168,7 @@ class Attention(nn.Module):
     width = x.shape[-1]
     shape = (width, self.num_heads, width // self.num_heads)
     parts = [
-      HeadProjection(shape, 1, self.qkv_bias, self.initial, name=name)()
+      HeadProjection(shape, 1, self.qkv_bias, self.initialisers, name=name)()
       for name in ('query', 'key', 'value')
     ]
     kernel = jnp.concatenate([kernel.reshape(width, width) for kernel, _ in parts], axis=1)
@@ -171,7 +185,11 @@ class MlpBlock(nn.Module):
   dropout: float = 0.0
   gelu: str = 'tanh'
   dtype: str = 'float32'
-  initial: Init = initialisers.official
+  initialisers: str = 'official'
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice('config.model.gelu', self.gelu, GELU)
 
   @nn.compact
   def __call__(self, x: Float[Array, '... D'], train: bool) -> Float[Array, '... D']:
@@ -181,7 +199,8 @@ class MlpBlock(nn.Module):
     return nn.Dropout(self.dropout)(y, deterministic=not train)
 
   def dense(self, features: int, fan_in: int, name: str) -> Dense:
-    kernel, bias = self.initial('mlp', fan_in), self.initial('mlp_bias', fan_in)
+    initial = INITIALISERS[self.initialisers]
+    kernel, bias = initial('mlp', fan_in), initial('mlp_bias', fan_in)
     return Dense(features, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)
 
 
@@ -198,44 +217,29 @@ class DropPath(nn.Module):
 class Block(nn.Module):
   """Pre-norm Transformer block: x + attention(norm(x)), then x + MLP(norm(x)) (equations 2 and 3).
 
-  Returns the tokens and, by name, what was computed on the way.
+  Its parts are given: `attention(x, train) -> (y, weights)`, `mlp(x, train) -> y` and `norm`, of
+  which it makes two. Returns the tokens and, by name, what was computed on the way.
+
+  Attributes:
+    projection_dropout: of the output of attention.
+    drop_path: of both branches, for whole examples.
   """
 
-  num_heads: int
-  mlp_dim: int
-  dropout: float = 0.0
-  attention_dropout: float = 0.0
+  attention: nn.Module
+  mlp: nn.Module
+  norm: nn.Module
   projection_dropout: float = 0.0
   drop_path: float = 0.0
-  qkv_bias: bool = True
-  qk_scale: float | None = None
-  gelu: str = 'tanh'
-  epsilon: float = 1e-6
-  attention: str = 'auto'
-  dtype: str = 'float32'
-  initial: Init = initialisers.official
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B T D'], train: bool
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
-    y = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='LayerNorm_0')(x)
-    y, weights = Attention(
-      self.num_heads,
-      self.qkv_bias,
-      self.qk_scale,
-      self.attention_dropout,
-      self.attention,
-      self.dtype,
-      self.initial,
-      name='MultiHeadDotProductAttention_1',
-    )(y, train)
+    y = self.norm.copy(name='LayerNorm_0')(x)
+    y, weights = self.attention.copy(name='MultiHeadDotProductAttention_1')(y, train)
     attended = nn.Dropout(self.projection_dropout)(y, deterministic=not train)
     x = x + DropPath(self.drop_path)(attended, train)
-    y = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='LayerNorm_2')(x)
-    mlp = MlpBlock(
-      self.mlp_dim, self.dropout, self.gelu, self.dtype, self.initial, name='MlpBlock_3'
-    )
-    y = mlp(y, train)
+    y = self.norm.copy(name='LayerNorm_2')(x)
+    y = self.mlp.copy(name='MlpBlock_3')(y, train)
     x = x + DropPath(self.drop_path)(y, train)
     return x, {'attention_weights': weights, 'attention': attended, 'mlp': y, 'tokens': x}

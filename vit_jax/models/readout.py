@@ -1,48 +1,76 @@
 """Readouts: what the classifier sees of the encoder's tokens. A new idea is a class and one line.
 
-Patches are numbered row by row and from 1, as in the readout study; index 0 of the tokens is the
-class token where there is one. `mean`, `sum`, `max` and the learned mixes read patches only; names
-that end in `_all` read the class token too.
+Patches are numbered row by row and from 1, as in the readout study. Before them stand the tokens of
+the model's `prefix`, such as the class token. `mean`, `sum`, `max` and the learned mixes read
+patches only; names that end in `_all` read the prefix too.
 """
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.choices import choose
 from vit_jax.models import layers
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.sections import take
+
+WEIGHTS = ('free', 'softmax')
 
 
 class Readout(nn.Module):
-  """Tokens -> features. `class_token` says whether the first token is a class token."""
+  """What turns the tokens of the last block into the features that the head reads.
 
-  class_token: bool = True
-  needs_class_token: ClassVar[bool] = False
+  Attributes:
+    prefix: names of the tokens before the patches.
+    grid: (height, width) of the patches.
+    needs: tokens of the prefix without which it cannot read.
+    numbered: whether it stands for one readout a patch, which `patch_index` chooses.
+    heavy: whether its activations are as large as the model's, so that few fit into memory at once.
+  """
+
+  prefix: tuple[str, ...]
+  grid: tuple[int, int]
+  needs: ClassVar[tuple[str, ...]] = ()
+  numbered: ClassVar[bool] = False
+  heavy: ClassVar[bool] = False
 
   def patches(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B N D']:
-    return tokens[:, 1:] if self.class_token else tokens
+    return tokens[:, len(self.prefix) :]
+
+  def token(self, tokens: Float[Array, 'B T D'], name: str) -> Float[Array, 'B D']:
+    """A token of the prefix by its name."""
+    return tokens[:, self.prefix.index(name)]
 
 
 class ClassToken(Readout):
-  """The class token, as in the paper (equation 4)."""
+  """The class token alone, as in the paper (equation 4)."""
 
-  needs_class_token: ClassVar[bool] = True
+  needs: ClassVar[tuple[str, ...]] = ('class_token',)
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return tokens[:, 0]
+    return self.token(tokens, 'class_token')
 
 
 class Patch(Readout):
-  """One patch token; `index` is 1 for the top left patch and N for the bottom right one."""
+  """One patch token; `patch_index` is 1 for the top left patch and N for the bottom right one."""
 
-  index: int = 1
+  patch_index: int = 1
+  numbered: ClassVar[bool] = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    height, width = self.grid
+    if not 1 <= self.patch_index <= height * width:
+      raise ValueError(
+        f'patch_index={self.patch_index} lies outside the grid of {height} x {width} patches; '
+        f'choose 1 (top left) to {height * width} (bottom right), row by row'
+      )
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return self.patches(tokens)[:, self.index - 1]
+    return self.patches(tokens)[:, self.patch_index - 1]
 
 
 class Pool(Readout):
@@ -55,9 +83,9 @@ class Pool(Readout):
 
 
 class PoolAll(Pool):
-  """The same over all tokens, the class token included."""
+  """A fixed reduction over all tokens, those of the prefix included."""
 
-  needs_class_token: ClassVar[bool] = True
+  needs: ClassVar[tuple[str, ...]] = ('class_token',)
 
   def patches(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     return tokens
@@ -66,108 +94,109 @@ class PoolAll(Pool):
 class WeightedMix(Readout):
   """Learned weights over the patches, joined with the class token by `add` or `concat`.
 
-  `weights='free'` starts at 1/N without constraint; 'softmax' keeps them positive with sum 1.
+  `readout_weights='free'` starts at 1/N without constraint; 'softmax' keeps them positive with
+  sum 1.
   """
 
-  weights: str = 'free'
   join: str = 'add'
-  needs_class_token: ClassVar[bool] = True
+  readout_weights: str = 'free'
+  needs: ClassVar[tuple[str, ...]] = ('class_token',)
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice('config.model.readout_weights', self.readout_weights, WEIGHTS)
 
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B F']:
-    patches = self.patches(tokens)
-    count = patches.shape[1]
-    start = nn.initializers.constant(0.0 if self.weights == 'softmax' else 1 / count)
+    patches, token = self.patches(tokens), self.token(tokens, 'class_token')
+    count, softmax = patches.shape[1], self.readout_weights == 'softmax'
+    start = nn.initializers.constant(0.0 if softmax else 1 / count)
     weights = self.param('weights', start, (count,)).astype(tokens.dtype)
-    if self.weights == 'softmax':
-      weights = jax.nn.softmax(weights)
-    mixed = jnp.einsum('bnd,n->bd', patches, weights)
-    return tokens[:, 0] + mixed if self.join == 'add' else jnp.concatenate([tokens[:, 0], mixed], 1)
+    mixed = jnp.einsum('bnd,n->bd', patches, jax.nn.softmax(weights) if softmax else weights)
+    return token + mixed if self.join == 'add' else jnp.concatenate([token, mixed], 1)
 
 
 class AttentionPool(Readout):
-  """A learned query attends to the patches (MAP head: arXiv:1810.00825, big_vision's names)."""
+  """A learned query attends to the patches (MAP head: arXiv:1810.00825, big_vision's names).
 
-  num_heads: int = 12
-  mlp_dim: int = 3072
+  Attributes:
+    num_heads: None: of 64 numbers each, or fewer heads where that does not divide the width.
+    mlp_dim: None: four times the width.
+  """
+
+  num_heads: int | None = None
+  mlp_dim: int | None = None
   gelu: str = 'tanh'
   epsilon: float = 1e-6
+  heavy: ClassVar[bool] = True
 
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
     batch, _, width = patches.shape
+    fitting = (heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
     probe = self.param('probe', nn.initializers.xavier_uniform(), (1, 1, width))
     attend = nn.MultiHeadDotProductAttention(
-      self.num_heads,
+      self.num_heads or next(fitting),
       kernel_init=nn.initializers.xavier_uniform(),
       name='MultiHeadDotProductAttention_0',
     )
     x = attend(jnp.tile(probe.astype(tokens.dtype), (batch, 1, 1)), patches)
     y = nn.LayerNorm(self.epsilon, name='LayerNorm_0')(x)
-    mlp = layers.MlpBlock(self.mlp_dim, gelu=self.gelu, name='MlpBlock_0')
+    mlp = layers.MlpBlock(self.mlp_dim or 4 * width, gelu=self.gelu, name='MlpBlock_0')
     return (x + mlp(y, False))[:, 0]
 
 
 class Unread(Readout):
-  """No readout: every token goes to the head, so logits are `B T K`."""
+  """The absence of a readout: every token goes to the head, so logits are `B T K`."""
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     return tokens
 
 
-READOUTS = {
+READOUTS: dict[str, Any] = {
   'class_token': ClassToken,
   'patch': Patch,
   'sum': partial(Pool, reduce='sum'),
-  'mean': partial(Pool, reduce='mean'),
-  'max': partial(Pool, reduce='max'),
   'sum_all': partial(PoolAll, reduce='sum'),
+  'mean': partial(Pool, reduce='mean'),
   'mean_all': partial(PoolAll, reduce='mean'),
+  'max': partial(Pool, reduce='max'),
   'weighted_add': partial(WeightedMix, join='add'),
+  'weighted_add_softmax': partial(WeightedMix, join='add', readout_weights='softmax'),
   'weighted_concat': partial(WeightedMix, join='concat'),
+  'weighted_concat_softmax': partial(WeightedMix, join='concat', readout_weights='softmax'),
   'attention_pool': AttentionPool,
   'none': Unread,
 }
-WEIGHTS = ('free', 'softmax')
+
+
+def class_of(name: str) -> type[Readout]:
+  """The class behind a row of the table."""
+  row: Any = READOUTS[name]
+  return row.func if isinstance(row, partial) else row  # pyright: ignore[reportReturnType]
+
+
+def fits(name: str, prefix: tuple[str, ...]) -> bool:
+  """Whether every token that a readout needs is there."""
+  return set(class_of(name).needs) <= set(prefix)
 
 
 def build(
-  name: str,
-  *,
-  class_token: bool,
-  grid: tuple[int, int],
-  patch_index: int,
-  weights: str,
-  num_heads: int,
-  mlp_dim: int,
-  gelu: str,
-  epsilon: float,
+  name: str, section: dict[str, Any], *, prefix: tuple[str, ...], grid: tuple[int, int]
 ) -> Readout:
-  """The readout `name` for tokens of a (height, width) `grid` of patches.
+  """The readout `name`; it takes those keys of a model's section that it has fields for.
 
   Raises:
-    ValueError: the readout needs a class token that is not there, or a patch outside the grid.
+    ValueError: the readout needs a token that is not there, or a patch outside the grid.
   """
-  choose('config.model.readout', name, READOUTS)
-  choose('config.model.readout_weights', weights, WEIGHTS)
-  count = grid[0] * grid[1]
-  if name == 'patch' and not 1 <= patch_index <= count:
+  check_choice('config.model.readout', name, READOUTS)
+  if not fits(name, prefix):
+    missing = sorted(set(class_of(name).needs) - set(prefix))
     raise ValueError(
-      f'patch_index={patch_index} lies outside the grid of {grid[0]} x {grid[1]} patches; choose 1 '
-      f'(top left) to {count} (bottom right), row by row'
+      f'readout={name!r} reads the {" and ".join(missing).replace("_", " ")}, but '
+      f'{", ".join(f"{token}=False" for token in missing)}; set {missing[0]}=True or choose a '
+      "readout of patches such as 'mean'"
     )
-  mix = {'weights': weights}
-  options = {
-    'patch': {'index': patch_index},
-    'weighted_add': mix,
-    'weighted_concat': mix,
-    'attention_pool': dict(num_heads=num_heads, mlp_dim=mlp_dim, gelu=gelu, epsilon=epsilon),
-  }
-  readout = READOUTS[name](class_token=class_token, **options.get(name, {}))
-  if readout.needs_class_token and not class_token:
-    raise ValueError(
-      f'readout={name!r} reads the class token, but class_token=False; set class_token=True or '
-      "choose a readout of patches such as 'mean'"
-    )
-  return readout
+  given = {key: value for key, value in section.items() if value is not None}
+  return take(READOUTS[name], given, prefix=prefix, grid=grid)

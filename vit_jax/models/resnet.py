@@ -52,7 +52,7 @@ class StandardisedConv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Over 32 groups of channels and all places; statistics in float32.
+  """A normalisation over 32 groups of channels and all places; statistics in float32.
 
   `names` are those of scale and bias: BiT's files call them gamma and beta.
   """
@@ -101,7 +101,7 @@ class PostUnit(nn.Module):
 
 
 class PostStage(nn.Module):
-  """Units of one width; the first one may halve the grid."""
+  """A stage of units of one width; the first one may halve the grid."""
 
   count: int
   width: int

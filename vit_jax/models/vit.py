@@ -5,16 +5,18 @@ published `.npz` files, odd numbers included, so official weights need no table 
 """
 
 import difflib
-from typing import TypeVar
+from typing import Any
 
 from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.choices import choose
-from vit_jax.models import encoder, initialisers, layers
+from vit_jax.models import encoder, layers
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.protocol import Model
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.sections import take
 
 # Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560; digits and cifar are ours.
 SIZES = {
@@ -34,67 +36,104 @@ VARIANTS = ['digits/2', 'cifar/4', 'mu/16']
 VARIANTS += [f'{size}/{patch}' for size in ['Ti', 'S', 'B', 'L', 'H'] for patch in (8, 14, 16, 32)]
 VARIANTS += ['g/14', 'G/14']
 
+# What a key that is None means where no weights say otherwise: as in the official code.
+OFFICIAL = dict(
+  variant='B/16', gelu='tanh', epsilon=1e-6, readout='class_token', readout_weights='free',
+  patch_index=1, class_token=True, qkv_bias=True, embedding_norm=False, qk_scale=None,
+)  # fmt: skip
+RATES = ('dropout', 'attention_dropout', 'projection_dropout', 'drop_path')
 
-OFFICIAL = dict(variant='B/16', gelu='tanh', epsilon=1e-6)
 
-
-class VisionTransformer(nn.Module):
-  """ViT in three stages, each callable alone: `embed`, `encode`, `read`.
+class VisionTransformer(Model):
+  """A Vision Transformer in three stages, each callable alone: `embed`, `encode`, `read`.
 
   Calling it returns the logits and a dictionary of everything computed on the way, by name: jit
-  prunes whatever nobody uses. `build` makes one from a variant and checks the values.
+  prunes whatever nobody uses. `build` makes one from a section and checks the values.
   """
 
-  image_size: tuple[int, int]
-  channels: int
   patch_size: int
   width: int
-  num_classes: int
   Transformer: encoder.Encoder  # The published name of the encoder.
   readout: readouts.Readout
   class_token: bool = True
   pre_logits: int | None = None
   embedding_norm: bool = False
   head_bias: float = 0.0
+  epsilon: float = 1e-6
   dtype: str = 'float32'
-  initial: layers.Init = initialisers.official
+  initialisers: str = 'official'
 
   @property
   def grid(self) -> tuple[int, int]:
-    """Patches as (height, width)."""
+    """The patches as (height, width)."""
     return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+  @property
+  def prefix(self) -> tuple[str, ...]:
+    """The tokens before the patches: ('class_token',), or none."""
+    return ('class_token',) * self.class_token
 
   @property
   def embedding_side(self) -> int:
     """The patch side on what `stem` returns."""
     return self.patch_size
 
-  @property
-  def num_tokens(self) -> int:
-    return self.grid[0] * self.grid[1] + self.class_token
+  def layer_groups(self) -> tuple[str, ...]:
+    """Patterns for the embedding, each block (the last with the norm after it), and the task."""
+    last = len(self.Transformer.blocks) - 1
+    blocks = [f'Transformer/encoderblock_{i}/.*' for i in range(last)]
+    top = f'Transformer/(encoderblock_{last}|encoder_norm)/.*'
+    return '.*', *blocks, top, '(head|pre_logits|readout)/.*'
+
+  def resampled(self) -> dict[str, str]:
+    """The positions, the class token, and the kernel that sees the pixels."""
+    return {
+      'Transformer/posembed_input/pos_embedding': 'tokens',
+      'embedding/kernel': 'channels',
+      'cls': 'prefix',
+    }
+
+  def sizes(self) -> dict[str, Any]:
+    """The patch side, tokens, width, depth, heads and MLP width."""
+    block: Any = self.Transformer.blocks[0]
+    return {
+      'num_tokens': len(self.prefix) + self.grid[0] * self.grid[1],
+      'width': self.width,
+      'patch_size': self.patch_size,
+      'depth': len(self.Transformer.blocks),
+      'num_heads': block.attention.num_heads,
+      'mlp_dim': block.mlp.mlp_dim,
+    }
+
+  def summary(self) -> str:
+    """The grid, the tokens and the images, in a line."""
+    also = ''.join(f' and a {name.replace("_", " ")}' for name in self.prefix)
+    height, width = self.image_size
+    return (
+      f'tokens: {self.grid[0]} x {self.grid[1]} patches of {self.patch_size} px{also} = '
+      f'{self.sizes()["num_tokens"]}, from images of {height} x {width} x {self.channels}'
+    )
 
   def setup(self):
-    side = self.embedding_side
-    self.embedding = layers.PatchEmbedding(self.width, side, self.dtype, self.initial)
+    initial, side = INITIALISERS[self.initialisers], self.embedding_side
+    self.embedding = layers.PatchEmbedding(self.width, side, self.dtype, self.initialisers)
     if self.embedding_norm:
-      self.patch_norm = nn.LayerNorm(
-        self.Transformer.epsilon, dtype=self.dtype, name='embedding_norm'
-      )
+      self.patch_norm = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')
     if self.class_token:
-      self.cls = self.param('cls', self.initial('cls', self.width), (1, 1, self.width))
+      self.cls = self.param('cls', initial('cls', self.width), (1, 1, self.width))
     if self.pre_logits:
-      kernel, bias = (self.initial(role, self.width) for role in ('pre_logits', 'pre_logits_bias'))
+      kernel, bias = (initial(role, self.width) for role in ('pre_logits', 'pre_logits_bias'))
       self.pre_logits_layer = layers.Dense(
         self.pre_logits, kernel_init=kernel, bias_init=bias, name='pre_logits'
       )
     if self.num_classes:
-      kernel, bias = (self.initial(role, self.width) for role in ('head', 'head_bias'))
+      kernel, bias = (initial(role, self.width) for role in ('head', 'head_bias'))
       if self.head_bias:
         bias = nn.initializers.constant(self.head_bias)
       self.head = layers.Dense(self.num_classes, kernel_init=kernel, bias_init=bias)
 
   def stem(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w c']:
-    """What is cut into patches; a hybrid has a ResNet here."""
+    """The map that is cut into patches: the image itself; a hybrid has a ResNet here."""
     return images
 
   def embed(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
@@ -114,7 +153,7 @@ class VisionTransformer(nn.Module):
   def encode(
     self, patches: Float[Array, 'B N D'], *, train: bool = False
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
-    """Patch embeddings -> normalised tokens of the last block, class token first."""
+    """Patch embeddings -> normalised tokens of the last block, the prefix first."""
     x = patches
     if self.class_token:
       cls = jnp.broadcast_to(self.cls.astype(x.dtype), (x.shape[0], 1, self.width))
@@ -138,122 +177,94 @@ class VisionTransformer(nn.Module):
     return logits, {'patches': patches, **encoded, **read}
 
 
-Made = TypeVar('Made', bound=VisionTransformer)
+def build(*, variant: str, image_size: tuple[int, int], **section) -> VisionTransformer:
+  """A ViT of `variant` such as 'B/16' for images of (height, width).
 
-
-def build(
-  *,
-  variant: str,
-  image_size: tuple[int, int],
-  channels: int,
-  num_classes: int,
-  width: int | None,
-  depth: int | None,
-  num_heads: int | None,
-  mlp_dim: int | None,
-  readout: str,
-  patch_index: int,
-  readout_weights: str,
-  class_token: bool,
-  pre_logits: int | None,
-  head_bias: float,
-  dropout: float,
-  attention_dropout: float,
-  projection_dropout: float | None,
-  drop_path: float,
-  qkv_bias: bool,
-  qk_scale: float | None,
-  embedding_norm: bool,
-  gelu: str,
-  epsilon: float,
-  attention: str,
-  remat: bool,
-  dtype: str,
-  initialisers: str,
-  make: type[Made] = VisionTransformer,
-  **more,
-) -> Made:
-  """A ViT of `variant` such as 'B/16' for images of (height, width) and `channels`.
-
-  `make` is the class, and `more` what it has beyond VisionTransformer's fields. `width`, `depth`,
-  `num_heads` and `mlp_dim` replace the variant's own. `num_classes=0`: no head.
+  The rest of the section goes to the parts, each of which takes what it has a field for; `width`,
+  `depth`, `num_heads` and `mlp_dim` replace the variant's own. `num_classes=0`: no head.
 
   Raises:
     ValueError: a size that does not fit: patch and image, heads and width, patch index and grid.
   """
-  choose('config.model.gelu', gelu, layers.GELU)
-  choose('config.model.attention', attention, layers.ATTENTION)
-  choose('config.model.dtype', dtype, layers.DTYPES)
-  choose('config.model.initialisers', initialisers, INITIALISERS)
-  projection_dropout = dropout if projection_dropout is None else projection_dropout
-  rates = dict(
-    dropout=dropout,
-    attention_dropout=attention_dropout,
-    projection_dropout=projection_dropout,
-    drop_path=drop_path,
-  )
-  for key, rate in rates.items():
-    if not 0 <= rate < 1:
-      raise ValueError(f'config.model.{key}={rate} must be in [0, 1)')
-  size, patch_size = decode_variant(variant)
-  given = dict(width=width, depth=depth, num_heads=num_heads, mlp_dim=mlp_dim)
-  size = SIZES[size] | {key: value for key, value in given.items() if value is not None}
-  width, num_heads = size['width'], size['num_heads']
-  height_over, width_over = image_size[0] % patch_size, image_size[1] % patch_size
-  if height_over or width_over or 0 in image_size:
+  return assemble(VisionTransformer, *decode_variant(variant), image_size, section)
+
+
+def assemble(
+  make: type[VisionTransformer],
+  size: str,
+  patch_size: int,
+  image_size: tuple[int, int],
+  section: dict[str, Any],
+) -> Any:
+  """A ViT, or a class `make` that is one, from a named size and a section, every value checked."""
+  section = section | {
+    key: value if section[key] is None else section[key] for key, value in SIZES[size].items()
+  }
+  if section['projection_dropout'] is None:
+    section['projection_dropout'] = section['dropout']
+  check_values(section)
+  if any(side % patch_size or side < patch_size for side in image_size):
     raise ValueError(
       f'patches of {patch_size} x {patch_size} do not divide images of {image_size[0]} x '
-      f'{image_size[1]}; change image_size or the patch side in variant={variant!r}'
+      f'{image_size[1]}; change image_size or the patch side in variant={size}/{patch_size}'
     )
+  prefix = ('class_token',) * section['class_token']
+  grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+  reader = readouts.build(section['readout'], section, prefix=prefix, grid=grid)
+  parts = dict(readout=reader, Transformer=encoder.build(section))
+  return take(make, section, image_size=image_size, patch_size=patch_size, **parts)
+
+
+def check_values(section: dict[str, Any]) -> None:
+  """Raises a ValueError for names, rates and sizes that cannot be."""
+  check_choice('config.model.dtype', section['dtype'], layers.DTYPES)
+  check_choice('config.model.initialisers', section['initialisers'], INITIALISERS)
+  check_choice('config.model.readout_weights', section['readout_weights'], readouts.WEIGHTS)
+  for key in RATES:
+    if not 0 <= section[key] < 1:
+      raise ValueError(f'config.model.{key}={section[key]} must be in [0, 1)')
+  for key in ('width', 'depth', 'num_heads', 'mlp_dim'):
+    if section[key] < 1:
+      raise ValueError(f'config.model.{key}={section[key]} must be at least 1')
+  width, num_heads = section['width'], section['num_heads']
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
-  layers.uses_cudnn(attention, dtype, width // num_heads, attention_dropout)
-  return make(
-    **more,
-    image_size=(image_size[0], image_size[1]),
-    channels=channels,
-    patch_size=patch_size,
-    width=width,
-    num_classes=num_classes,
-    class_token=class_token,
-    pre_logits=pre_logits,
-    embedding_norm=embedding_norm,
-    head_bias=head_bias,
-    dtype=dtype,
-    initial=INITIALISERS[initialisers],
-    readout=readouts.build(
-      readout,
-      class_token=class_token,
-      grid=(image_size[0] // patch_size, image_size[1] // patch_size),
-      patch_index=patch_index,
-      weights=readout_weights,
-      num_heads=num_heads,
-      mlp_dim=size['mlp_dim'],
-      gelu=gelu,
-      epsilon=epsilon,
-    ),
-    Transformer=encoder.Encoder(
-      depth=size['depth'],
-      num_heads=num_heads,
-      mlp_dim=size['mlp_dim'],
-      dropout=dropout,
-      attention_dropout=attention_dropout,
-      projection_dropout=projection_dropout,
-      drop_path=drop_path,
-      qkv_bias=qkv_bias,
-      qk_scale=qk_scale,
-      gelu=gelu,
-      epsilon=epsilon,
-      attention=attention,
-      remat=remat,
-      dtype=dtype,
-      initial=INITIALISERS[initialisers],
-    ),
-  )
+  head_dim = width // num_heads
+  layers.uses_cudnn(section['attention'], section['dtype'], head_dim, section['attention_dropout'])
+
+
+def section_of(facts: dict[str, Any]) -> dict[str, Any]:
+  """The part of a section that a weight file decides, from what its arrays say.
+
+  Args:
+    facts: as `formats/weights.py` finds them.
+  """
+  named = name_of(facts)
+  patch = facts['embedding_side']
+  section = {key: facts[key] for key in FROM_FILES} | ({} if named else sizes_of(facts))
+  section['variant'] = f'{named or "B"}/{patch}'
+  section['image_size'] = tuple(patch * cells for cells in facts['grid'])
+  return section
+
+
+FROM_FILES = (
+  'class_token', 'pre_logits', 'readout', 'embedding_norm', 'qkv_bias', 'gelu', 'epsilon',
+  'channels', 'num_classes',
+)  # fmt: skip
+
+
+def sizes_of(facts: dict[str, Any]) -> dict[str, int]:
+  """Width, depth, heads and MLP width among what was found in a file."""
+  return {key: facts[key] for key in ('width', 'depth', 'num_heads', 'mlp_dim')}
+
+
+def name_of(facts: dict[str, Any]) -> str | None:
+  """The size that papers name so; None where none has these numbers."""
+  return next((name for name, known in SIZES.items() if known == sizes_of(facts)), None)
 
 
 def decode_variant(variant: str) -> tuple[str, int]:
-  """'B/16' -> ('B', 16).
+  """The size and the patch side that a variant names: 'B/16' -> ('B', 16).
 
   Raises:
     ValueError: no such size, or no patch side.

@@ -1,6 +1,6 @@
 """Objectives by name: modules that hold the model and return `(loss, metrics)`.
 
-A new one is a file and one line here; what it adds to the parameters lies beside the model.
+A new one is a file and one line here; what it may be asked stands in `protocol.py`.
 """
 
 from collections.abc import Callable
@@ -8,10 +8,15 @@ from collections.abc import Callable
 from flax import linen as nn
 
 from vit_jax.objectives import classification
+from vit_jax.objectives.protocol import Objective
+from vit_jax.runtime.choices import check_choice
 
-OBJECTIVES: dict[str, Callable[..., nn.Module]] = {'classification': classification.Classification}
+__all__ = ['OBJECTIVES', 'Objective', 'build']
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {'classification': classification.Classification}
 
 
-def build(name: str, *, model: nn.Module, **section) -> nn.Module:
+def build(name: str, *, model: nn.Module, normalise: Callable, **section) -> Objective:
   """The objective `name` around `model`, with its config section as keyword arguments."""
-  return OBJECTIVES[name](model=model, **section)
+  check_choice('config.objective.name', name, OBJECTIVES)
+  return OBJECTIVES[name](model=model, normalise=normalise, **section)

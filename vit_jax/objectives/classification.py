@@ -1,42 +1,51 @@
 """Classification: softmax or sigmoid cross-entropy of the logits, label smoothing, mixup."""
 
-from flax import linen as nn
+from typing import Any, ClassVar
+
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 import optax
 
-from vit_jax.choices import choose
+from vit_jax.objectives.protocol import Objective
+from vit_jax.runtime.choices import check_choice
 
 LOSSES = ('softmax', 'sigmoid')
 
 
-class Classification(nn.Module):
+class Classification(Objective):
   """Images, labels and weights of mean 1 -> loss and accuracy, each a mean over the batch.
 
   `loss='sigmoid'` sums independent binary losses over the classes, as the paper's ImageNet-21k
   pre-training does. With `mixup` above 0, training sees mixtures of two pictures (`mix`).
   """
 
-  model: nn.Module
   loss: str = 'softmax'
   label_smoothing: float = 0.0
   mixup: float = 0.0
+  streams: ClassVar[tuple[str, ...]] = ('dropout', 'mixup')
+  metrics: ClassVar[tuple[str, ...]] = ('accuracy',)
 
   def __post_init__(self):
     super().__post_init__()
-    choose('config.objective.loss', self.loss, LOSSES)
+    check_choice('config.objective.loss', self.loss, LOSSES)
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(f'config.objective.label_smoothing={self.label_smoothing} must be in [0, 1)')
     if self.mixup < 0:
       raise ValueError(f'config.objective.mixup={self.mixup} must be at least 0 (0: none)')
 
+  @property
+  def predictions(self) -> str:
+    """A head is read as it was trained."""
+    return self.loss
+
   def __call__(
-    self, batch: dict[str, Array], *, train: bool
+    self, batch: dict[str, Array], constants: Any, *, train: bool
   ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    images, share = batch['image'], 1.0
+    del constants  # It needs none.
+    images, share = self.normalise(batch['image']), 1.0
     if self.mixup and train:
-      images, share = mix(self.make_rng('dropout'), images, self.mixup)
+      images, share = mix(self.make_rng('mixup'), images, self.mixup)
     logits, _ = self.model(images, train=train)
     if logits.ndim != 2:
       raise ValueError(
@@ -75,3 +84,8 @@ def cross_entropy(
   if loss == 'softmax':
     return optax.softmax_cross_entropy(logits, targets)
   return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+def probabilities(logits: Float[Array, '... K'], predictions: str) -> Float[Array, '... K']:
+  """Logits as probabilities: of one class among all (softmax), or of each class (sigmoid)."""
+  return {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[predictions](logits)

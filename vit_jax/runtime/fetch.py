@@ -11,8 +11,8 @@ from urllib import error as url_error
 from urllib import parse, request
 import zipfile
 
-from vit_jax.choices import choose
-from vit_jax.progress import track
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.progress import track
 
 BLOCK = 2**20  # bytes
 TIMEOUT = 60  # seconds without a byte
@@ -70,7 +70,7 @@ def local(source: str | pathlib.Path) -> pathlib.Path:
     return hub_folder(text.removeprefix('hf://'))
   if text.startswith('torchvision://'):
     name = text.removeprefix('torchvision://')
-    choose('torchvision model', name, TORCHVISION_FILES)
+    check_choice('torchvision model', name, TORCHVISION_FILES)
     text = f'{TORCHVISION}/{TORCHVISION_FILES[name]}'
   if is_address(text):
     address, _, wanted = text.partition('#sha256=')

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import predict, weights
-from vit_jax.formats import write
+from vit_jax import predict
+from vit_jax.formats import configs
+from vit_jax.runtime import optional
 
 # By target: the library that reads it.
 LIBRARIES = {
@@ -18,6 +19,7 @@ LIBRARIES = {
   'pth': 'timm',
   'torchvision': 'torchvision',
 }
+MODULES = LIBRARIES | {'torchvision': 'torchvision.models.vision_transformer'}
 TIMM_HYBRIDS = {
   'R+Ti/16': 'vit_tiny_r_s16_p8_224',
   'R26+S/32': 'vit_small_r26_s32_224',
@@ -30,8 +32,8 @@ def missing(target: str, section: dict[str, Any]) -> str | None:
   """Why their model cannot be asked, in words; None where it can."""
   try:
     import_library(target)
-  except (ImportError, RuntimeError) as error:  # A torchvision of another torch raises the latter.
-    return f'it cannot be loaded ({" ".join(str(error).split())[:160]})'
+  except ValueError as error:
+    return str(error)
   if section['name'] == 'hybrid' and section['variant'] not in TIMM_HYBRIDS:
     return f'timm has no {section["variant"]}'
   return None
@@ -41,16 +43,17 @@ def import_library(target: str) -> None:
   """Loads what `load` needs.
 
   Raises:
-    ImportError, RuntimeError: it is not there, or its parts do not fit together.
+    ValueError: it is not there, or its parts do not fit together.
   """
-  import torch  # noqa: F401
-
-  if target == 'huggingface':
-    from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401
-  elif target == 'torchvision':
-    from torchvision.models import vision_transformer  # noqa: F401
-  else:
-    import timm  # noqa: F401
+  optional.load('torch', 'torch')
+  module = optional.load(MODULES[target], 'torch')
+  if target == 'huggingface':  # It loads lazily, and breaks as late.
+    try:
+      getattr(module, 'ViTForImageClassification')
+    except (ImportError, RuntimeError) as error:
+      raise ValueError(
+        f'transformers cannot be loaded ({" ".join(str(error).split())[:160]})'
+      ) from None
 
 
 def check(source: str, to: pathlib.Path, target: str, images: np.ndarray) -> dict[str, Any]:
@@ -59,8 +62,7 @@ def check(source: str, to: pathlib.Path, target: str, images: np.ndarray) -> dic
   Returns:
     One row: the largest difference, in standard deviations of our logits.
   """
-  import torch
-
+  torch = optional.load('torch', 'torch')
   ours = predict.load(source)
   model = load(to, target, ours).eval()
   with torch.no_grad():
@@ -74,47 +76,38 @@ def check(source: str, to: pathlib.Path, target: str, images: np.ndarray) -> dic
 def load(to: pathlib.Path, target: str, ours: predict.Predictor) -> Any:
   """Their model with the weights at `to`, by their loader, every key required."""
   if target == 'huggingface':
-    from transformers import AutoModelForImageClassification
-
-    return AutoModelForImageClassification.from_pretrained(to)
+    transformers = optional.load('transformers', 'torch')
+    return transformers.AutoModelForImageClassification.from_pretrained(to)
   if to.is_dir():
-    import timm
-
-    return timm.create_model(f'local-dir:{to}', pretrained=True)
+    return optional.load('timm', 'torch').create_model(f'local-dir:{to}', pretrained=True)
   model = build(target, ours)
   model.load_state_dict(read(to), strict=True)
   return model
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  import safetensors.torch
-  import torch
-
+  """The tensors of a file by name."""
   if path.suffix == '.pth':
-    return torch.load(path, weights_only=True)
-  return safetensors.torch.load_file(path)
+    return optional.load('torch', 'torch').load(path, weights_only=True)
+  return optional.load('safetensors.torch', 'torch').load_file(path)
 
 
 def build(target: str, ours: predict.Predictor) -> Any:
   """Their model of the size of ours."""
-  section = ours.passport['model']
-  sizes = weights.sizes_of(section)
+  section, sizes = ours.passport.model, ours.model.sizes()
   height, width = section['image_size']
   classes = section['num_classes']
   if target == 'torchvision':
-    from torchvision.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer(
+    return optional.load(MODULES[target], 'torch').VisionTransformer(
       height, sizes['patch_size'], sizes['depth'], sizes['num_heads'], sizes['width'],
       sizes['mlp_dim'], num_classes=classes, representation_size=section['pre_logits'],
     )  # fmt: skip
-  import timm
-
+  timm = optional.load('timm', 'torch')
   shape: dict[str, Any] = {'num_classes': classes, 'in_chans': section['channels']}
   if section['name'] == 'bit':
     return timm.create_model(f'resnetv2_{section["variant"][1:]}_bit', **shape)
   if section['name'] == 'hybrid':
     name = TIMM_HYBRIDS[section['variant']]
     return timm.create_model(name, img_size=(height, width), **shape)
-  config = write.timm_config(ours.passport, sizes)
+  config = configs.timm_config(ours.passport, sizes)
   return timm.create_model(config['architecture'], num_classes=classes, **config['model_args'])

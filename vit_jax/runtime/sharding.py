@@ -13,7 +13,7 @@ SMALLEST_SHARDED = 2**10
 
 
 def make_mesh(fsdp: int) -> Mesh:
-  """All devices as (`data`, `fsdp`).
+  """The mesh of all devices, with axes `data` and `fsdp`.
 
   Raises:
     ValueError: `fsdp` does not divide the devices.
@@ -40,11 +40,12 @@ def check_batch(key: str, batch_size: int, accumulation_steps: int = 1) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over all devices."""
+  """The sharding that cuts rows over all devices."""
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding that puts everything on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -55,7 +56,7 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 
 def state_shardings(shapes, mesh: Mesh):
-  """A sharding for each array: its largest axis that `fsdp` divides, else replicated."""
+  """Chooses a sharding for each array: its largest axis that `fsdp` divides, else replicated."""
 
   def choose(x) -> NamedSharding:
     fsdp = mesh.shape['fsdp']
@@ -66,3 +67,8 @@ def state_shardings(shapes, mesh: Mesh):
     return NamedSharding(mesh, PartitionSpec(*([None] * largest), 'fsdp'))
 
   return jax.tree.map(choose, shapes)
+
+
+def place_state(tree, mesh: Mesh):
+  """Puts host arrays on the devices as a state lies there."""
+  return jax.tree.map(jax.device_put, tree, state_shardings(tree, mesh))

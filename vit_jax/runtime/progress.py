@@ -50,7 +50,7 @@ def track(work: Iterable[T], total: int, what: str, unit: str, scale: bool = Fal
 
 
 def clock(seconds: float) -> str:
-  """'1:05:09', '5:09'."""
+  """Seconds as a clock shows them: '1:05:09', '5:09'."""
   minutes, seconds = divmod(math.ceil(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

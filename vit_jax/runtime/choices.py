@@ -4,8 +4,8 @@ from collections.abc import Iterable
 import difflib
 
 
-def choose(what: str, value: str, choices: Iterable[str]) -> None:
-  """Checks one name.
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+  """Refuses a name that is not among the choices.
 
   Raises:
     ValueError: `value` is not among `choices`; lists them and the nearest.

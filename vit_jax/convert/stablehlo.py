@@ -15,9 +15,10 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from vit_jax import predict
+from vit_jax import predict, weights
 from vit_jax.formats import files
 from vit_jax.formats.files import Entry
+from vit_jax.runtime import atomic
 
 FILES = ('model.stablehlo', 'weights.safetensors', 'model.json', 'load.py')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -50,21 +51,24 @@ def write(predictor: predict.Predictor, to: pathlib.Path) -> None:
   to.mkdir(parents=True, exist_ok=True)
   arrays = {name: Entry.of(np.asarray(x, np.float32)) for name, x in params.items()}
   files.write_safetensors(to / 'weights.safetensors', arrays, {})
-  with files.replacing(to / 'model.stablehlo') as partial:
+  with atomic.replacing(to / 'model.stablehlo') as partial:
     partial.write_bytes(exported.serialize())
-  (to / 'load.py').write_text(LOADER)
-  (to / 'model.json').write_text(json.dumps(predictor.passport, indent=2))
+  atomic.write_text(to / 'load.py', LOADER)
+  atomic.write_text(to / 'model.json', json.dumps(predictor.passport.to_json(), indent=2))
 
 
 def export(predictor: predict.Predictor, params: dict[str, Any]) -> jax.export.Exported:
-  """The forward pass from uint8 pixels of the model's size to logits."""
+  """The forward pass from uint8 pixels of the model's size to logits.
+
+  Attention is the plain one, whatever this machine would choose: a call of cuDNN runs on no other.
+  """
+  model = predictor.passport.build(attention='plain')
+  compute = weights.make_forward(model, predictor.preprocess)
 
   def forward(params, images):
     tree = traverse_util.unflatten_dict(params, sep='/')
-    logits, _ = predictor.model.apply({'params': tree}, predictor.preprocess.normalise(images))
-    return logits
+    return compute(tree, images)[0]
 
-  model = predictor.model
   batch = jax.export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((*batch, *model.image_size, model.channels), jnp.uint8)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), params)

@@ -1,6 +1,7 @@
 """Weights from anywhere to anywhere, and what a weight file holds.
 
-python -m vit_jax.convert SRC DST --to=official|timm|torchvision|huggingface|pth|stablehlo [--check]
+python -m vit_jax.convert SRC DST --to=TARGET [--check]
+
 python -m vit_jax.convert --inspect FILE [--json]
 """
 
@@ -13,12 +14,14 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from vit_jax import fetch, predict, stablehlo, theirs, weights
-from vit_jax.choices import choose
+from vit_jax import predict, weights
+from vit_jax.convert import peers, stablehlo
 from vit_jax.formats import write
 from vit_jax.formats.files import Arrays
+from vit_jax.runtime import fetch
+from vit_jax.runtime.choices import check_choice
 
-TARGETS = ('official', 'timm', 'torchvision', 'huggingface', 'pth', 'stablehlo')
+TARGETS = ('vit_jax', 'official', 'timm', 'torchvision', 'huggingface', 'pth', 'stablehlo')
 
 
 def convert(source: str, to: pathlib.Path, target: str, accept_loss: bool) -> None:
@@ -27,26 +30,34 @@ def convert(source: str, to: pathlib.Path, target: str, accept_loss: bool) -> No
   Raises:
     FileNotFoundError, ValueError: `source` cannot be read, or `target` cannot hold it.
   """
-  choose('--to', target, TARGETS)
+  check_choice('--to', target, TARGETS)
   if to.exists() and not (to.is_file() or is_ours_to_replace(to)):
     raise ValueError(f'{to} is a folder with other things in it; choose another place')
   if target == 'stablehlo':
     stablehlo.write(predict.load(source), to)
   else:
-    arrays, passport = weights.open_lazily(source)
-    lost = write.losses('timm' if target == 'pth' else target, passport['model'])
-    if lost and not accept_loss:
-      rows = '\n'.join(f'  {what}' for what in lost)
-      raise ValueError(f'--to={target} would lose:\n{rows}\n--accept_loss writes it all the same')
-    write.write(target, arrays, passport, weights.sizes_of(passport['model']), to)
+    opened = weights.open_source(source)
+    if target == 'vit_jax':
+      write_ours(opened, to)
+    else:
+      write.check(target, opened.passport.model, to, accept_loss)
+      sizes = opened.passport.build().sizes()
+      write.write(target, opened.arrays, opened.passport, sizes, to)
   logging.info('%s -> %s (%s)', source, to, target)
+
+
+def write_ours(opened: weights.Source, to: pathlib.Path) -> None:
+  """Writes a folder with `weights.npz` and `model.json`: any family, nothing lost."""
+  if to.is_file():
+    raise ValueError(f'{to} is a file; --to=vit_jax writes a folder')
+  weights.write_model(to, opened.tree(), opened.passport)
 
 
 def is_ours_to_replace(folder: pathlib.Path) -> bool:
   """Whether a folder is empty, or an export that this command wrote."""
   names = {path.name for path in folder.iterdir()}
   return names <= {
-    'config.json', 'preprocessor_config.json', 'model.safetensors', *stablehlo.FILES
+    'config.json', 'preprocessor_config.json', 'model.safetensors', 'weights.npz', *stablehlo.FILES
   }  # fmt: skip
 
 
@@ -86,15 +97,15 @@ def check(source: str, to: pathlib.Path) -> list[dict[str, Any]]:
 
 def check_theirs(source: str, to: pathlib.Path, target: str) -> list[dict[str, Any]]:
   """The same at the logits of the library that it was written for, where that is installed."""
-  if target not in theirs.LIBRARIES:
+  if target not in peers.LIBRARIES:
     return []
-  _, passport = weights.open_lazily(source)
-  reason = theirs.missing(target, passport['model'])
+  model = weights.open_source(source).passport.model
+  reason = peers.missing(target, model)
   if reason:
-    logging.info('not compared with the model of %s: %s', theirs.LIBRARIES[target], reason)
+    logging.info('not compared with the model of %s: %s', peers.LIBRARIES[target], reason)
     return []
-  images = pictures(tuple(passport['model']['image_size']), passport['model']['channels'])
-  return [theirs.check(source, to, target, images)]
+  images = pictures(model['image_size'], model['channels'])
+  return [peers.check(source, to, target, images)]
 
 
 def inspect(source: str) -> dict[str, Any]:
@@ -104,24 +115,24 @@ def inspect(source: str) -> dict[str, Any]:
     FileNotFoundError, ValueError: it cannot be read.
   """
   path = fetch.local(source)
-  arrays, passport = weights.open_lazily(path)
-  model, origin = passport['model'], passport.get('origin', {})
-  patch = weights.patch_of(model)
+  opened = weights.open_source(path)
+  passport = opened.passport
+  model, origin, built = passport.model, passport.origin, passport.build()
   height, width = model['image_size']
   return {
     'path': str(source),
     'family': origin.get('family', 'vit_jax'),
     'model': f'{model["name"]} {model["variant"]}',
-    'patch': patch,
-    'grid': [height // patch, width // patch] if patch else None,
+    'patch': built.sizes().get('patch_size'),
+    'grid': list(built.grid) if built.grid else None,
     'image_size': [height, width],
     'channels': model['channels'],
     'classes': model['num_classes'],
     'class_token': model.get('class_token'),
     'readout': model.get('readout'),
     'pre_logits': model.get('pre_logits'),
-    'head': head_of(arrays),
-    'parameters': sum(int(np.prod(entry.shape)) for entry in arrays.values()),
+    'head': head_of(opened.arrays),
+    'parameters': sum(int(np.prod(entry.shape)) for entry in opened.arrays.values()),
     'sha256': fetch.hash_of(path) if path.is_file() else None,
     'notes': origin.get('notes', []),
     'fine_tune': f'--config=configs/finetune.py --config.init_from={source}',
@@ -130,13 +141,14 @@ def inspect(source: str) -> dict[str, Any]:
 
 def head_of(arrays: Arrays) -> str:
   """'none', 'all zero' or 'trained'."""
-  head = [entry for name, entry in arrays.items() if name in ('head/kernel', 'head/conv2d/kernel')]
+  head = [e for name, e in arrays.items() if name.startswith('head/') and name.endswith('kernel')]
   if not head:
     return 'none'
-  return 'trained' if head[0].load().any() else 'all zero'
+  return 'trained' if any(entry.load().any() for entry in head) else 'all zero'
 
 
 def main(arguments: list[str] | None = None) -> None:
+  """Runs the command `python -m vit_jax.convert`."""
   parser = argparse.ArgumentParser('python -m vit_jax.convert', description=__doc__)
   parser.add_argument('paths', nargs='*', metavar='SRC DST', help='a run, a file, hf://OWNER/NAME')
   parser.add_argument('--to', help=', '.join(TARGETS))
@@ -153,6 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+  """Inspects, or converts and checks."""
   if options.inspect:
     found = inspect(options.inspect)
     width = max(map(len, found))

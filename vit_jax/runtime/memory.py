@@ -1,13 +1,38 @@
 """Host memory of CPU runs: keeps what is freed, as XLA asks for it again at each step."""
 
 import ctypes
+import glob
+from importlib import util
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+DEVICES = (
+  '/dev/nvidia[0-9]*',
+  '/dev/dxg',
+  '/dev/kfd',
+  '/dev/accel*',
+  '/dev/vfio/*',
+)  # accelerators
 LARGE = 2**16  # pixels a step; about where XLA's temporaries outgrow an arena (64 MiB)
 
 
-def keep_freed(pixels: int) -> None:
+def on_cpu(platform: str | None) -> bool:
+  """Whether JAX will compute on the CPU; told before it starts.
+
+  The host of a GPU or TPU must not lose its arenas, as many threads decode there.
+
+  Args:
+    platform: that the config asks for, if any.
+  """
+  asked = platform or os.environ.get('JAX_PLATFORMS')
+  if asked:
+    return asked.split(',')[0] == 'cpu'
+  installed = any(util.find_spec(name) for name in ('jax_cuda12_plugin', 'jax_plugins', 'libtpu'))
+  return not (installed and any(glob.glob(pattern) for pattern in DEVICES))
+
+
+def keep_freed(pixels: int, platform: str | None = None) -> None:
   """Makes steps on a CPU faster; call it before other threads start. Without glibc: nothing.
 
   XLA:CPU allocates its temporaries anew at every call. glibc hands large blocks back to the system
@@ -19,7 +44,10 @@ def keep_freed(pixels: int) -> None:
 
   Args:
     pixels: of a batch.
+    platform: that the config asks for.
   """
+  if not on_cpu(platform):
+    return
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
   if mallopt is not None:
     mallopt(M_MMAP_THRESHOLD, 2**30)

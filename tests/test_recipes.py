@@ -1,0 +1,148 @@
+"""Every shipped recipe, each variety, shrunk, through the commands: train and evaluate."""
+
+import json
+
+from conftest import ROOT, make_folder, real_data
+import pytest
+
+CONFIGS = ROOT / 'configs'
+SMALL = {
+  'total_steps': 2,
+  'batch_size': 16,
+  'log_every': 1,
+  'eval_every': 2,
+  'evaluation.batch_size': 32,
+}
+TINY = {'data.image_size': (32, 32), 'model.variant': 'mu/16'}
+BIT = {'data.image_size': (32, 32), 'data.crop_from': (40, 40), 'model.variant': 'R50x1'}
+TUNE = {'data.image_size': (16, 16), 'data.channels': 3}
+LONG = {'model.width': 48, 'model.depth': 1, 'model.mlp_dim': 48, 'model.num_heads': 6}
+# The one prepared set that stands for all: their names and splits are not what is tested here.
+TFDS = {
+  'data.dataset': 'cifar10', 'data.train_split': 'train[:100]', 'data.test_split': 'test[:50]'
+}  # fmt: skip
+SETS = ('cifar10', 'cifar100', 'pets', 'flowers', 'imagenet')
+# (recipe, what stands behind its colon): data, overrides.
+TRAINED = {
+  ('vit_digits', ''): ('digits', {}),
+  ('vit_folder', ''): ('folder', TINY),
+  ('vit_folder', 'small'): ('folder', {}),
+  ('vit_study', ''): ('folder', TINY),
+  ('vit_study', 'small'): ('folder', {}),
+  ('vit_tfds', 'cifar10'): ('tfds', {}),
+  ('vit_tfds', 'cifar10_long'): ('tfds', LONG),
+  ('bit_hyperrule', '2040'): ('folder', BIT),
+  ('bit_hyperrule', '20000'): ('folder', BIT),
+  **{('bit_hyperrule', name): ('tfds', BIT) for name in SETS},
+  ('finetune', 'digits'): ('digits', TUNE),
+  ('finetune', 'folder'): ('folder', TUNE),
+  **{('finetune', name): ('tfds', TUNE) for name in SETS},
+  ('finetune', 'imagenet_512'): ('tfds', TUNE),
+  ('finetune', 'imagenet_518'): ('tfds', TUNE),
+}
+EXPLORED = [('explore_readouts', 'fair'), ('explore_readouts', 'study')]
+SWEPT = [('sweep_readouts', 'few'), ('sweep_readouts', 'all'), ('finetune', 'digits')]
+# One of each kind of data stays in the fast part.
+SLOW = {('bit_hyperrule', name) for name in (*SETS, '20000')}
+SLOW |= {('finetune', name) for name in (*SETS[1:], 'imagenet_512')} | {('sweep_readouts', 'all')}
+
+
+def rows(table):
+  return [
+    pytest.param(*row, marks=[pytest.mark.slow] if row in SLOW else [], id='-'.join(row))
+    for row in table
+  ]
+
+
+def overrides(settings):
+  return [f'--config.{key}={value}' for key, value in settings.items()]
+
+
+def test_no_recipe_is_left_out():
+  names = {name for name, _ in [*TRAINED, *EXPLORED, *SWEPT]}
+  assert names == {path.stem for path in CONFIGS.glob('*.py')}
+
+
+@pytest.fixture(scope='module')
+def weights(quick, tmp_path_factory):
+  """A run of two steps to start from, of coloured digits."""
+  workdir = tmp_path_factory.mktemp('weights') / 'w'
+  settings = SMALL | {
+    'model.variant': 'mu/4', 'data.channels': 3, 'optimizer.learning_rate': 0.01,
+    'optimizer.warmup_steps': 0,
+  }  # fmt: skip
+  done = quick(f'--config={CONFIGS}/vit_digits.py', *overrides(settings), f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def place(kind, folder):
+  """Overrides that name the data."""
+  if kind == 'tfds':
+    return TFDS | {'data.data_dir': real_data('tfds')}
+  if kind == 'folder':
+    counts = {f'{split}/{name}': 20 for split in ('train', 'test') for name in 'abc'}
+    return {'data.path': make_folder(folder / 'pictures', counts)}
+  return {}
+
+
+@pytest.mark.parametrize(('recipe', 'variety'), rows(TRAINED))
+def test_it_trains_and_evaluates(recipe, variety, quick, weights, tmp_path):
+  kind, settings = TRAINED[recipe, variety]
+  settings = SMALL | place(kind, tmp_path) | settings
+  if recipe == 'finetune':
+    settings['init_from'] = weights
+  address = f'{CONFIGS}/{recipe}.py' + (f':{variety}' if variety else '')
+  words = (f'--config={address}', *overrides(settings), f'--workdir={tmp_path / "w"}')
+  done = quick(*words)
+  assert done.returncode == 0, done.stderr
+  assert 'finished at step 2 of 2' in done.stderr
+  done = quick(*words, '--mode=evaluate')
+  assert done.returncode == 0, done.stderr
+  report = json.loads(done.stdout)
+  assert report['n_examples'] == {'digits': 360, 'folder': 60, 'tfds': 50}[kind]
+  assert report['step'] == 2
+
+
+@pytest.mark.parametrize(('recipe', 'variety'), rows(EXPLORED))
+def test_it_explores(recipe, variety, quick, weights, tmp_path):
+  settings = {
+    'init_from': weights, 'explore.readouts': ('class_token', 'mean'), 'explore.epochs': 1,
+    'explore.seeds': 1,
+  }  # fmt: skip
+  address = f'--config={CONFIGS}/{recipe}.py:{variety}'
+  done = quick(address, *overrides(settings), f'--workdir={tmp_path / "w"}')
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'w/reports/readouts.html').stat().st_size > 1000
+
+
+# The same recipe with two of its runs.
+CUT = """
+import importlib.util
+
+spec = importlib.util.spec_from_file_location('whole', {path!r})
+whole = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(whole)
+get_config = whole.get_config
+
+
+def sweep(*arguments):
+  runs = whole.sweep(*arguments)
+  return [runs[0], runs[-1]]
+"""
+
+
+@pytest.mark.parametrize(('recipe', 'variety'), rows(SWEPT))
+def test_it_sweeps(recipe, variety, quick, weights, tmp_path):
+  path = CONFIGS / f'{recipe}.py'
+  (tmp_path / 'cut.py').write_text(CUT.format(path=str(path)))
+  settings = SMALL | {'run': 'sweep'}
+  if recipe == 'finetune':
+    settings |= TUNE | {'init_from': weights}
+  common = (*overrides(settings), f'--workdir={tmp_path / "w"}')
+  done = quick(f'--config={path}:{variety}', *common, '--mode=list')
+  assert done.returncode == 0, done.stderr
+  assert len(done.stdout.splitlines()) == {'few': 30, 'all': 135, 'digits': 4}[variety]
+  done = quick(f'--config={tmp_path / "cut.py"}:{variety}', *common)
+  assert done.returncode == 0, done.stderr
+  assert len([*(tmp_path / 'w').rglob('model/weights.npz')]) == 2

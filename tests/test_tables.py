@@ -1,0 +1,173 @@
+"""Every row of every table, through the commands: train, die, resume, evaluate, predict, convert.
+
+The rows are those of the tables themselves: a new one is tested by being there. What it needs
+beside its name stands in `SETTINGS`.
+"""
+
+import functools
+import json
+
+from conftest import make_folder, real_data
+import numpy as np
+from PIL import Image
+import pytest
+
+from vit_jax import data, evaluation, models, objectives, optim
+from vit_jax.convert.__main__ import TARGETS
+from vit_jax.models import readout
+
+TABLES = {
+  'model.name': models.MODELS,
+  'objective.name': objectives.OBJECTIVES,
+  'model.readout': readout.READOUTS,
+  'evaluators': evaluation.EVALUATORS,
+  'optimizer.name': optim.OPTIMIZERS,
+  'data.name': data.DATASETS,
+}
+SMALL = {
+  'model.name': 'vit',
+  'objective.name': 'classification',
+  'model.readout': 'class_token',
+  'evaluators': ('classification',),
+  'optimizer.name': 'adamw',
+  'data.name': 'digits',
+  'model.variant': 'mu/4',
+  'data.image_size': (8, 8),
+  'data.channels': 1,
+  'data.validation_fraction': 0.2,  # So that the best checkpoint is chosen.
+  'optimizer.learning_rate': 0.01,
+  'total_steps': 2,
+  'batch_size': 16,
+  'log_every': 1,
+  'eval_every': 0,
+  'checkpoint_every': 1,
+  'evaluation.batch_size': 64,
+}
+PICTURES = {'data.image_size': (32, 32), 'data.channels': 3}
+SETTINGS = {
+  ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
+  ('model.name', 'bit'): PICTURES
+  | {
+    'model.variant': 'R50x1', 'model.readout': None, 'data.test_fraction': 0.05,
+    'data.validation_fraction': 0.05,
+  },
+  ('data.name', 'tfds'): {
+    'data.dataset': 'cifar10', 'data.test_split': 'test[:50]', 'data.train_split': 'train[:100]',
+    'data.channels': 3,
+  },
+}  # fmt: skip
+# Their likes are in the fast part; `test_recipes.py` trains a BiT there. What is new is fast.
+SLOW = {('model.name', 'hybrid'), ('model.name', 'bit')}
+SLOW |= {
+  ('model.readout', name)
+  for name in (
+    'patch', 'sum', 'sum_all', 'mean_all', 'max', 'weighted_add', 'weighted_concat',
+    'weighted_concat_softmax',
+  )
+}  # fmt: skip
+# The head that nobody trains is the one row that an objective of classes must refuse.
+REFUSED = {('model.readout', 'none'): 'readout'}
+
+
+def words_of(table, name, folder):
+  """The overrides that choose a row: its name, its settings, and where its data lie."""
+  chosen = {table: (name,) if table == 'evaluators' else name}
+  settings = SMALL | chosen | SETTINGS.get((table, name), {})
+  settings = {key: value for key, value in settings.items() if value is not None}
+  if chosen == {'data.name': 'folder'}:
+    counts = {f'{split}/{kind}': 6 for split in ('train', 'test') for kind in 'abc'}
+    settings['data.path'] = str(make_folder(folder / 'pictures', counts))
+  if chosen == {'data.name': 'tfds'}:
+    settings['data.data_dir'] = str(real_data('tfds'))
+  return tuple(f'--config.{key}={value}' for key, value in settings.items())
+
+
+def weights_of(workdir):
+  with np.load(workdir / 'model/weights.npz') as file:
+    return dict(file)
+
+
+@pytest.fixture(scope='module')
+def train(quick, tmp_path_factory):
+  """A function that trains a row twice: at once, and killed and resumed."""
+
+  @functools.cache  # Rows that are the defaults are one run.
+  def both(words):
+    folder = tmp_path_factory.mktemp('row')
+    common = ('--config=configs/vit_digits.py', '--config.ema_decay=0.0', *words)
+    done = quick(*common, f'--workdir={folder / "whole"}')
+    assert done.returncode == 0, done.stderr
+    done = quick(*common, f'--workdir={folder / "killed"}', kill=True)
+    assert done.returncode == -9, done.stderr
+    assert (folder / 'killed/checkpoints/1').is_dir()
+    assert not (folder / 'killed/model').exists()
+    done = quick(*common, f'--workdir={folder / "killed"}')
+    assert done.returncode == 0, done.stderr
+    assert 'step 2/2' in done.stderr and 'step 1/2' not in done.stderr
+    return folder, common
+
+  return both
+
+
+ROWS = [
+  pytest.param(table, name, marks=[pytest.mark.slow] if (table, name) in SLOW else [])
+  for table, names in TABLES.items()
+  for name in names
+]
+
+
+@pytest.mark.parametrize(('table', 'name'), ROWS)
+def test_a_row(table, name, train, quick, tmp_path):
+  words = words_of(table, name, tmp_path)
+  if (table, name) in REFUSED:
+    refused(quick, words, tmp_path / 'w', REFUSED[table, name])
+    return
+  folder, common = train(words)
+  whole, resumed = weights_of(folder / 'whole'), weights_of(folder / 'killed')
+  assert whole.keys() == resumed.keys()
+  for key, value in whole.items():
+    np.testing.assert_array_equal(value, resumed[key], err_msg=key)
+  evaluated(quick, common, folder / 'whole')
+  predicted(quick, folder / 'whole', tmp_path)
+  converted(quick, folder / 'whole', tmp_path, whole)
+
+
+def refused(quick, words, workdir, reason):
+  done = quick('--config=configs/vit_digits.py', *words, f'--workdir={workdir}')
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: ') and reason in done.stderr
+  assert not workdir.exists()
+
+
+def evaluated(quick, common, workdir):
+  done = quick(*common, f'--workdir={workdir}', '--mode=evaluate')
+  assert done.returncode == 0, done.stderr
+  report = json.loads(done.stdout)
+  assert report['step'] in (1, 2)
+  assert any(workdir.glob('reports/*'))
+
+
+def predicted(quick, workdir, folder):
+  """A picture of another size and kind than the model's."""
+  rows = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+  Image.fromarray(rows).save(folder / 'one.png')
+  done = quick(workdir, folder / 'one.png', '--json', '--top=100', module='vit_jax.predict')
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)['predictions']
+  classes = json.loads((workdir / 'model/model.json').read_text())['class_names']
+  assert {row['class'] for row in found} == {*classes}
+  assert all(0 <= row['probability'] <= 1 for row in found)
+
+
+def converted(quick, workdir, folder, weights):
+  """What it says of itself, and a copy that says and predicts the same."""
+  run = functools.partial(quick, module='vit_jax.convert')
+  done = run('--inspect', workdir, '--json')
+  assert done.returncode == 0, done.stderr
+  said = json.loads(done.stdout)
+  assert said['parameters'] == sum(value.size for value in weights.values())
+  target = 'vit_jax' if 'vit_jax' in TARGETS else 'stablehlo'
+  done = run(workdir, folder / 'copy', f'--to={target}', '--check', '--json')
+  assert done.returncode == 0, done.stderr
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
+  assert rows and all(row['difference'] < 1e-4 for row in rows), rows

@@ -1,0 +1,1 @@
+"""Weights from anywhere to anywhere: the command, the StableHLO export, checks against peers."""

@@ -1,0 +1,201 @@
+"""What a config builds: mesh, data, model, objective, optimizer, evaluators, passport."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import optax
+
+from vit_jax import data, defaults, evaluation, models, objectives, optim, weights
+from vit_jax.defaults import Config
+from vit_jax.runtime import sharding
+from vit_jax.weights import Passport, Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that a config builds, each value checked.
+
+  Attributes:
+    learning_rate: by step, from 0.
+    multipliers: (pattern, factor) pairs of learning rates by parameter name; 0 freezes.
+    passport: what will belong to the weights.
+    source: the weights that training starts from; None: from scratch, or from a checkpoint of the
+      run's own.
+    constants: what the objective reads and nothing trains.
+    evaluators: by name.
+    best: 'max:NAME' or 'min:NAME', which checkpoint is kept beside the newest; None: none is.
+  """
+
+  config: Config
+  mesh: Any
+  data: data.Dataset
+  model: models.Model
+  objective: objectives.Objective
+  optimizer: optax.GradientTransformation
+  learning_rate: optax.Schedule
+  multipliers: optim.Multipliers
+  passport: Passport
+  source: Source | None
+  constants: Any
+  evaluators: evaluation.Evaluators
+  best: str | None
+
+  @property
+  def forward(self) -> Callable[..., tuple[Any, dict]]:
+    """`forward(params, uint8 images) -> (logits, outputs by name)`."""
+    return weights.make_forward(self.model, self.data.preprocess)
+
+
+def build(config: Config, workdir: pathlib.Path | None = None) -> Experiment:
+  """Builds every part from its section of the config; nothing is compiled, nothing written.
+
+  What a config leaves to the weights comes from the run in `workdir` where it has a checkpoint,
+  else from `config.init_from`, which is then needed no more.
+
+  Raises:
+    ValueError: a name, a size or a combination that is impossible.
+  """
+  check_platform(config.platform)
+  check_numbers(config)
+  mesh = sharding.make_mesh(config.fsdp)
+  sharding.check_batch('config.batch_size', config.batch_size, config.accumulation_steps)
+  own = weights.passport_of_run(workdir) if workdir else None
+  source = weights.open_source(config.init_from) if config.init_from and not own else None
+  known = own or (source.passport if source else None)
+  place = str(workdir) if own else config.init_from
+  section = data_section(config, known)
+  dataset = data.build(**section)
+  described = model_section(config, dataset, known, place)
+  model = models.build(**described)
+  normalise = dataset.preprocess.normalise
+  objective = objectives.build(model=model, normalise=normalise, **config.objective)
+  objective, constants = open_constants(objective, mesh)
+  passport = Passport(
+    {key: value for key, value in described.items() if key not in models.EXECUTION},
+    dataset.preprocess,
+    list(dataset.class_names),
+    weights='ema' if config.ema_decay else 'raw',
+    predictions=objective.predictions,
+    origin={'init_from': config.init_from, 'data': section, 'seed': config.seed},
+  )
+  optimizer, learning_rate, multipliers = optim.build(
+    total_steps=config.total_steps, groups=model.layer_groups(), **config.optimizer
+  )
+  evaluators = build_evaluators(config, model, passport, dataset, mesh)
+  return Experiment(
+    config, mesh, dataset, model, objective, optimizer, learning_rate, multipliers, passport,
+    source, constants, evaluators, evaluators.choose_best(config.best),
+  )  # fmt: skip
+
+
+def open_constants(objective: objectives.Objective, mesh: Any) -> tuple[Any, dict[str, Any]]:
+  """The objective with the models of its sources, and their parameters on the devices."""
+  opened = {name: weights.open_source(path) for name, path in objective.sources.items()}
+  forwards = {
+    name: weights.make_forward(source.passport.build(), source.passport.preprocess)
+    for name, source in opened.items()
+  }
+  constants = {name: source.tree() for name, source in opened.items()}
+  return objective.clone(forwards=forwards), sharding.place_state(constants, mesh)
+
+
+def build_evaluators(
+  config: Config, model: models.Model, passport: Passport, dataset: data.Dataset, mesh: Any
+) -> evaluation.Evaluators:
+  """The evaluators that `config.evaluators` names, for weights of this passport."""
+  return evaluation.build(
+    tuple(config.evaluators),
+    config.evaluation.to_dict(),
+    forward=weights.make_forward(model, dataset.preprocess),
+    predictions=passport.predictions,
+    data=dataset,
+    mesh=mesh,
+  )
+
+
+def check_numbers(config: Config) -> None:
+  """Raises a ValueError for counts and shares that cannot be."""
+  for key in ('total_steps', 'batch_size', 'accumulation_steps'):
+    if config[key] < 1:
+      raise ValueError(f'config.{key}={config[key]} must be at least 1')
+  for key in ('log_every', 'eval_every', 'checkpoint_every'):
+    if config[key] < 0:
+      raise ValueError(f'config.{key}={config[key]} must be at least 0 (0: never)')
+  if not 0 <= config.ema_decay < 1:
+    raise ValueError(f'config.ema_decay={config.ema_decay} must be in [0, 1)')
+
+
+def data_section(config: Config, known: Passport | None) -> dict[str, Any]:
+  """The data's arguments: its section, pixel values as the weights know them.
+
+  Raises:
+    ValueError: the data of a checkpoint are asked for that knows none.
+  """
+  section = config.data.to_dict()
+  if section['name'] == 'checkpoint':
+    return data_of(known, config.init_from)
+  if known:
+    for key in ('mean', 'std'):
+      seen = getattr(known.preprocess, key)
+      section[key] = section[key] or fit_channels(seen, section['channels'])
+  return section
+
+
+def data_of(known: Passport | None, source: str | None) -> dict[str, Any]:
+  """The data that weights were trained on, and the preprocessing that they know.
+
+  Raises:
+    ValueError: the weights do not say.
+  """
+  there = known.origin.get('data') if known else None
+  if known is None or not there:
+    why = f'{source} does not say which these are' if source else 'config.init_from is not set'
+    raise ValueError(
+      f'config.data.name=checkpoint, the data of the checkpoint: {why}; name them: '
+      '--config.data.name=folder --config.data.path=PATH, or digits, or tfds'
+    )
+  section = defaults.part('data', there['name']).to_dict() | there  # Keys of later versions.
+  section |= {key: getattr(known.preprocess, key) for key in ('mean', 'std')}
+  return defaults.tuples(section)
+
+
+def fit_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+  """Pixel means or deviations for another number of channels: their mean."""
+  return values if len(values) in (1, channels) else (sum(values) / len(values),)
+
+
+def model_section(
+  config: Config, dataset: data.Dataset, known: Passport | None, place: str | None
+) -> dict[str, Any]:
+  """The model's arguments: its section, what belongs to its weights, and what the data decide.
+
+  Raises:
+    ValueError: the weights, which `place` names, are of another kind of model.
+  """
+  section = config.model.to_dict()
+  if known:
+    there = known.model
+    if there['name'] != section['name']:
+      raise ValueError(f'{place} holds a {there["name"]}; set --config.model.name={there["name"]}')
+    keys = [*models.MODELS[section['name']].OFFICIAL]
+    if section['variant'] is None:
+      keys += [key for key in ('width', 'depth', 'num_heads', 'mlp_dim') if key in section]
+    section |= {key: there.get(key) for key in keys if section[key] is None}
+  return models.complete(section) | {
+    'image_size': dataset.preprocess.image_size,
+    'channels': dataset.preprocess.channels,
+    'num_classes': len(dataset.class_names),
+  }
+
+
+def check_platform(platform: str | None) -> None:
+  """Raises a ValueError with the remedy when JAX runs on another platform than was asked for."""
+  if platform and jax.default_backend() != platform:
+    raise ValueError(
+      f'config.platform={platform!r} asked for, but JAX found {jax.default_backend()!r} '
+      f"({jax.devices()[0].device_kind}); install the matching extra (pip install -e '.[cuda12]' "
+      "or '.[tpu]') and check the driver, or leave config.platform unset"
+    )

@@ -1,0 +1,152 @@
+"""What each target holds of each family, and the names that its arrays have there.
+
+A family that is not in `HOLDERS` is refused by every target here; our own format holds any.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vit_jax.formats import bit, names, weights
+from vit_jax.formats.files import Arrays
+
+Section = dict[str, Any]
+
+# By target: settings it computes with, whatever a file says.
+FIXED: dict[str, Section] = {
+  'official': {'gelu': 'tanh', 'epsilon': 1e-6, 'qkv_bias': True},
+  'torchvision': {'gelu': 'exact', 'epsilon': 1e-6, 'qkv_bias': True},
+  'timm': {'epsilon': 1e-6},
+  'huggingface': {},
+}
+FIXED_RESNET: dict[str, Section] = {
+  'official': {'standardise': 'official', 'group_norm_epsilon': 1e-6},
+  'timm': {'standardise': 'timm', 'group_norm_epsilon': 1e-5},
+}
+# The formulas of BiT's kernels differ in their epsilon alone, so either file serves both.
+FIXED_BIT: Section = {'group_norm_epsilon': 1e-5, 'pool_padding': 'zero'}
+READOUTS = {
+  'official': ('class_token', 'mean'),
+  'torchvision': ('class_token',),
+  'timm': ('class_token', 'mean'),
+  'huggingface': ('class_token',),
+}
+
+
+class Holder(NamedTuple):
+  """What is known elsewhere of one family.
+
+  Attributes:
+    targets: those that have the family.
+    folders: those of them that take it as a folder with its settings.
+    losses: what a target cannot hold of a model section, in words.
+    renamed: arrays under a target's names.
+  """
+
+  targets: tuple[str, ...]
+  folders: tuple[str, ...]
+  losses: Callable[[str, Section], list[str]]
+  renamed: Callable[[str, Arrays], Arrays]
+
+
+def check_held(target: str, name: str, folder: bool) -> None:
+  """Raises a ValueError where a target has no model of this family, or not as a folder."""
+  holder = HOLDERS.get(name)
+  known = holder.targets if holder else ()
+  if target not in known:
+    others = ', '.join((*known, 'vit_jax', 'stablehlo'))
+    raise ValueError(f'{target} has no {name}, so all of it would be lost; --to may be {others}')
+  if holder and folder and target not in holder.folders:
+    raise ValueError(f'{target} takes a {name} as a file, not a folder; name it DST.safetensors')
+
+
+def losses(target: str, model: Section) -> list[str]:
+  """What `target` cannot hold of a model that it has, in words."""
+  return HOLDERS[model['name']].losses(target, model)
+
+
+def renamed(target: str, arrays: Arrays, name: str) -> Arrays:
+  """Arrays of a model of the family `name` under the target's names.
+
+  Raises:
+    ValueError: arrays without a place there.
+  """
+  return HOLDERS[name].renamed(target, arrays)
+
+
+def differing(target: str, model: Section, fixed: Section) -> list[str]:
+  """Settings in which a model differs from what a target always has, in words."""
+  return [
+    f'{key}={model[key]!r}: {target} always has {value!r}'
+    for key, value in fixed.items()
+    if model[key] != value
+  ]
+
+
+def vit_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of a ViT."""
+  return [
+    *differing(target, model, FIXED[target]),
+    *readout_losses(target, model),
+    *shape_losses(target, model),
+  ]
+
+
+def readout_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of a ViT's tokens and of what reads them."""
+  lost = []
+  if model['readout'] not in READOUTS[target]:
+    lost.append(f'readout={model["readout"]!r}: {target} has {" and ".join(READOUTS[target])}')
+  if target == 'official' and model['readout'] == 'mean' and model['class_token']:
+    lost.append("readout='mean' beside a class token: official's gap has no class token")
+  if target in ('torchvision', 'huggingface') and not model['class_token']:
+    lost.append(f'class_token=False: {target} always has one')
+  if model['pre_logits'] and target in ('timm', 'huggingface'):
+    lost.append(f'pre_logits={model["pre_logits"]}: {target} has no such layer')
+  for key, default in (('qk_scale', None), ('embedding_norm', False)):
+    if model[key] != default:
+      lost.append(f'{key}={model[key]!r}: {target} has no such setting')
+  return lost
+
+
+def shape_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of the pictures' shape."""
+  lost = []
+  height, width = model['image_size']
+  if height != width and target in ('official', 'torchvision'):
+    lost.append(f'image_size={height} x {width}: {target} takes squares alone')
+  if target == 'torchvision' and model['channels'] != 3:
+    lost.append(f'channels={model["channels"]}: torchvision takes 3')
+  return lost
+
+
+def hybrid_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of a hybrid."""
+  return vit_losses(target, model) + differing(target, model, FIXED_RESNET[target])
+
+
+def bit_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of a BiT."""
+  return differing(target, model, FIXED_BIT)
+
+
+def rename_vit(target: str, arrays: Arrays) -> Arrays:
+  """Arrays of a ViT or a hybrid under a target's names."""
+  if target == 'official':
+    return arrays
+  depth = weights.depth_of(arrays, r'Transformer/encoderblock_(\d+)/')
+  made, left = names.to_theirs(arrays, names.FAMILIES[target], depth, names.units_of(arrays))
+  if left:
+    raise ValueError(f'{target} has no place for {", ".join(sorted(left))}')
+  return made
+
+
+def rename_bit(target: str, arrays: Arrays) -> Arrays:
+  """Arrays of a BiT under a target's names."""
+  return {'timm': bit.to_timm, 'official': bit.to_official}[target](arrays)
+
+
+HOLDERS = {
+  'vit': Holder(tuple(FIXED), ('timm', 'huggingface'), vit_losses, rename_vit),
+  'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
+  'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
+}
