@@ -61,18 +61,18 @@ def test_train_writes_the_workdir_and_says_what_it_does(finished):
   assert done.stderr.count('\n') < 250
 
 
-def test_starting_a_finished_run_is_a_no_op(finished):
+def test_starting_a_finished_run_is_a_no_op(quick, finished):
   workdir, _ = finished
-  done = command(RECIPE, f'--workdir={workdir}', *SMALL)
+  done = quick(RECIPE, f'--workdir={workdir}', *SMALL)
   assert done.returncode == 0
   assert 'is finished: step 6 of 6' in done.stderr
 
 
 @pytest.mark.parametrize('batch_size', [7, 256])
-def test_evaluate_counts_every_example_once(finished, batch_size):
+def test_evaluate_counts_every_example_once(quick, finished, batch_size):
   workdir, _ = finished
   more = (f'--config.evaluation.batch_size={batch_size}', '--mode=evaluate')
-  done = command(RECIPE, f'--workdir={workdir}', *SMALL, *more)
+  done = quick(RECIPE, f'--workdir={workdir}', *SMALL, *more)
   assert done.returncode == 0, done.stderr
   report = json.loads((workdir / 'reports/evaluation.json').read_text())
   assert report['n_examples'] == 360 == np.sum(report['confusion'])
@@ -90,29 +90,29 @@ def test_evaluate_counts_every_example_once(finished, batch_size):
     assert Image.open(workdir / 'reports' / name).size > (300, 300)
 
 
-def test_evaluate_refuses_another_model(finished):
+def test_evaluate_refuses_another_model(quick, finished):
   workdir, _ = finished
   other = ('--config.model.readout=mean', '--mode=evaluate')
-  refused(command(RECIPE, f'--workdir={workdir}', *SMALL, *other), "readout: 'class_token' there")
+  refused(quick(RECIPE, f'--workdir={workdir}', *SMALL, *other), "readout: 'class_token' there")
 
 
-def test_predict_files_and_folders(finished, tmp_path):
+def test_predict_files_and_folders(quick, finished, tmp_path):
   workdir, _ = finished
   (tmp_path / 'sub folder').mkdir()
   for name in ('a.png', 'sub folder/ü.JPG'):
     Image.fromarray(np.full((20, 30, 3), 99, np.uint8)).save(tmp_path / name)
   (tmp_path / 'notes.txt').write_text('not a picture')
-  done = command(workdir, tmp_path, '--json', module='vit_jax.predict')
+  done = quick(workdir, tmp_path, '--json', module='vit_jax.predict')
   assert done.returncode == 0, done.stderr
   rows = [json.loads(line) for line in done.stdout.splitlines()]
   assert [row['path'] for row in rows] == [str(tmp_path / n) for n in ('a.png', 'sub folder/ü.JPG')]
   probabilities = [entry['probability'] for entry in rows[0]['predictions']]
   assert probabilities == sorted(probabilities, reverse=True)
-  done = command(workdir, tmp_path / 'a.png', '--top=10', module='vit_jax.predict')
+  done = quick(workdir, tmp_path / 'a.png', '--top=10', module='vit_jax.predict')
   assert done.stdout.count('%') == 10
 
 
-def test_features_of_any_layer_and_token(finished, tmp_path):
+def test_features_of_any_layer_and_token(quick, finished, tmp_path):
   """As the model itself gives them; a token outside the grid is refused with the grid."""
   workdir, _ = finished
   pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), np.uint8)
@@ -120,7 +120,7 @@ def test_features_of_any_layer_and_token(finished, tmp_path):
     Image.fromarray(image).save(tmp_path / f'{i}.png')
   words = (workdir, tmp_path / '0.png', tmp_path / '1.png', '--features')
   out = tmp_path / 'x.npz'
-  done = command(*words, '--layers=1', '--tokens=4,1', f'--out={out}', module='vit_jax.predict')
+  done = quick(*words, '--layers=1', '--tokens=4,1', f'--out={out}', module='vit_jax.predict')
   assert done.returncode == 0, done.stderr
   outputs = vit_jax.load(workdir)(pixels[..., None], ('block_0/tokens',))['block_0/tokens']
   found = np.load(out)
@@ -130,19 +130,19 @@ def test_features_of_any_layer_and_token(finished, tmp_path):
     ('--tokens=5', 'the grid of 2 x 2 from 1 (top left) to 4'),
     ('--layers=2', 'blocks from 1 to 1'),
   ):
-    refused(command(*words, extra, f'--out={out}', module='vit_jax.predict'), message)
-  refused(command(*words, module='vit_jax.predict'), '--features needs --out')
+    refused(quick(*words, extra, f'--out={out}', module='vit_jax.predict'), message)
+  refused(quick(*words, module='vit_jax.predict'), '--features needs --out')
 
 
-def test_predict_names_a_bad_picture_and_still_shows_the_good_one(finished, tmp_path):
+def test_predict_names_a_bad_picture_and_still_shows_the_good_one(quick, finished, tmp_path):
   workdir, _ = finished
   Image.new('L', (8, 8)).save(tmp_path / 'good.png')
   (tmp_path / 'bad.png').write_text('words')
-  done = command(workdir, tmp_path, '--json', module='vit_jax.predict')
+  done = quick(workdir, tmp_path, '--json', module='vit_jax.predict')
   refused(done, 'bad.png')
   assert 'good.png' in done.stdout
-  refused(command(workdir, tmp_path / 'none.png', module='vit_jax.predict'), 'does not exist')
-  refused(command(tmp_path, tmp_path / 'good.png', module='vit_jax.predict'), 'no checkpoint')
+  refused(quick(workdir, tmp_path / 'none.png', module='vit_jax.predict'), 'does not exist')
+  refused(quick(tmp_path, tmp_path / 'good.png', module='vit_jax.predict'), 'no checkpoint')
 
 
 LONG = (
@@ -172,7 +172,7 @@ def wait_for_step(workdir, step):
   raise TimeoutError(f'step {step} was not reached')
 
 
-def test_kill_9_then_resume(tmp_path):
+def test_kill_9_then_resume(quick, tmp_path):
   """The next start goes on from the last checkpoint, and no step is missing or double."""
   process = start(tmp_path)
   wait_for_step(tmp_path, 50)
@@ -181,13 +181,15 @@ def test_kill_9_then_resume(tmp_path):
   process.stderr.close()
   saved = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
   assert saved >= 20
-  done = command(RECIPE, f'--workdir={tmp_path}', *LONG, f'--config.total_steps={saved + 5}')
+  done = quick(RECIPE, f'--workdir={tmp_path}', *LONG, f'--config.total_steps={saved + 5}')
   assert done.returncode == 0, done.stderr
   steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
   assert steps == list(range(1, saved + 6))
 
 
-@pytest.mark.parametrize('sign', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'sign', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
   process = start(tmp_path)
   wait_for_step(tmp_path, 5)
@@ -225,8 +227,8 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
   ],
   ids=lambda value: ' '.join(value) if value and value[0].startswith('--') else '',
 )
-def test_bad_input_gives_one_clear_error(tmp_path, options, words):
-  done = command(RECIPE, f'--workdir={tmp_path / "w"}', *SMALL, *options)
+def test_bad_input_gives_one_clear_error(quick, tmp_path, options, words):
+  done = quick(RECIPE, f'--workdir={tmp_path / "w"}', *SMALL, *options)
   refused(done, 'error: ', *words)
   assert len(done.stderr.strip().splitlines()) < 12
   assert not (tmp_path / 'w/checkpoints').exists() or not list(
@@ -234,14 +236,15 @@ def test_bad_input_gives_one_clear_error(tmp_path, options, words):
   )
 
 
-def test_unwritable_workdir(tmp_path):
+def test_unwritable_workdir(quick, tmp_path):
   (tmp_path / 'file').write_text('')
-  refused(command(RECIPE, f'--workdir={tmp_path}/file/w', *SMALL), 'error: ', 'file')
+  refused(quick(RECIPE, f'--workdir={tmp_path}/file/w', *SMALL), 'error: ', 'file')
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint(quick, tmp_path):
   """A file size limit stands in for the full disk: the run stops with an error, nothing is lost."""
-  assert command(RECIPE, f'--workdir={tmp_path}', *SMALL).returncode == 0
+  assert quick(RECIPE, f'--workdir={tmp_path}', *SMALL).returncode == 0
   limited = f'ulimit -f 40; exec {sys.executable} -m vit_jax.main {RECIPE} --workdir={tmp_path} '
   limited += ' '.join((*SMALL, '--config.total_steps=12'))
   done = subprocess.run(
@@ -249,13 +252,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     env=os.environ | {'XLA_FLAGS': ''}, timeout=200,
   )  # fmt: skip
   assert done.returncode != 0
-  done = command(RECIPE, f'--workdir={tmp_path}', *SMALL, '--config.total_steps=7')
+  done = quick(RECIPE, f'--workdir={tmp_path}', *SMALL, '--config.total_steps=7')
   assert done.returncode == 0, done.stderr
   steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
   assert steps == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_missing_config_and_recipe(tmp_path):
-  refused(command(f'--workdir={tmp_path}'), '--config')
-  refused(command(f'--workdir={tmp_path}', '--config=configs/none.py'), 'no such recipe')
-  refused(command(RECIPE), '--workdir')
+def test_missing_config_and_recipe(quick, tmp_path):
+  refused(quick(f'--workdir={tmp_path}'), '--config')
+  refused(quick(f'--workdir={tmp_path}', '--config=configs/none.py'), 'no such recipe')
+  refused(quick(RECIPE), '--workdir')

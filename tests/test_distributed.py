@@ -104,6 +104,7 @@ def one(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['replicated', 'fsdp', 'two processes'])
 def test_gradients_losses_and_evaluation_equal_one_device(one, tmp_path, kind):
   """359 test images, a prime: every one counts once, however they are dealt out."""
@@ -125,6 +126,7 @@ def test_gradients_losses_and_evaluation_equal_one_device(one, tmp_path, kind):
   assert round(last[0]['test/accuracy'] * 359, 6) % 1 == 0
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_every_example(one, tmp_path):
   running = start(one, *PLAIN, '--mode=evaluate', '--config.evaluation.batch_size=64')
   assert finish(running) == [0, 0], said(one, 0) + said(one, 1)
@@ -158,6 +160,7 @@ LONG = (*SMALL, '--config.total_steps=100000', '--config.checkpoint_every=20',
         '--config.eval_every=0', '--config.log_every=10')  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 1])
 def test_when_one_process_dies_all_stop_and_fewer_go_on(tmp_path, victim):
   workdir = tmp_path / 'w'
@@ -181,6 +184,7 @@ def test_when_one_process_dies_all_stop_and_fewer_go_on(tmp_path, victim):
   assert rows == list(range(10, steps + 21, 10))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
   workdir = tmp_path / 'w'
   running = start(workdir, *LONG)
@@ -190,6 +194,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
   assert 'the same command goes on from here' in said(workdir, 0)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_answer(tmp_path):
   workdir = tmp_path / 'w'
   for missing in (0, 1):
@@ -209,13 +214,14 @@ def test_a_coordinator_that_does_not_answer(tmp_path):
     (['--coordinator=localhost:1', '--num_processes=2', '--process_id=2'], 'must lie in 0..1'),
   ],
 )
-def test_impossible_launches_are_refused(tmp_path, words, message):
-  done = command(RECIPE, f'--workdir={tmp_path / "w"}', *words)
+def test_impossible_launches_are_refused(quick, tmp_path, words, message):
+  done = quick(RECIPE, f'--workdir={tmp_path / "w"}', *words)
   assert done.returncode == 1
   assert message in done.stderr
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_over_processes(tmp_path):
   workdir = tmp_path / 'w'
   assert finish(start(workdir, *SMALL, '--config.batch_size=15')) == [1, 1]

@@ -118,10 +118,10 @@ def test_pages(explored):
 
 
 @pytest.mark.slow
-def test_a_finished_exploration_is_a_no_op(explored, trained):
+def test_a_finished_exploration_is_a_no_op(quick, explored, trained):
   folder, _ = explored
   before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
-  done = command(
+  done = quick(
     f'--config={RECIPE}', f'--config.init_from={trained}', f'--workdir={folder}',
     f'--config.explore.readouts={NAMES}', '--config.explore.learning_rates=(0.001,0.01)',
     '--config.explore.epochs=3', '--config.explore.seeds=3',
@@ -331,10 +331,10 @@ def test_a_sweep_resumes_and_chooses_by_validation(tmp_path, monkeypatch):
   assert 'test examples had no say' in (tmp_path / 'W/reports/sweep.md').read_text()
 
 
-def test_the_list_of_a_sweep_is_its_runs(tmp_path):
+def test_the_list_of_a_sweep_is_its_runs(quick, tmp_path):
   (tmp_path / 'recipe.py').write_text(SWEEP)
   words = ['--config', 'recipe.py', '--workdir', 'W', '--config.batch_size', '8', '-mode=list']
-  done = command(*words, cwd=tmp_path)
+  done = quick(*words, cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert not (tmp_path / 'W').exists()  # The list leaves nothing.
   lines = done.stdout.splitlines()
@@ -543,8 +543,8 @@ def test_finetunings_grid_is_a_sweep():
   assert {run['data.validation_fraction'] for run in module.sweep('pets')} == {0.1}
 
 
-def test_modes_that_a_run_does_not_have(tmp_path):
-  done = command(f'--config={RECIPE}', '--mode=evaluate', f'--workdir={tmp_path}')
+def test_modes_that_a_run_does_not_have(quick, tmp_path):
+  done = quick(f'--config={RECIPE}', '--mode=evaluate', f'--workdir={tmp_path}')
   assert done.returncode
   assert 'config.run=explore: choose train' in done.stderr
 

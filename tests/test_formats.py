@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 
-from conftest import ROOT, SMALL, command
+from conftest import ROOT, SMALL
 from flax import traverse_util
 import jax
 from jax import numpy as jnp
@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from vit_jax import defaults, experiment, models, predict, weights
-from vit_jax.convert import __main__ as convert
+from vit_jax import convert, defaults, experiment, models, predict, weights
 from vit_jax.convert import stablehlo
 from vit_jax.formats import adapt, files, holds, resample
 from vit_jax.formats.files import Entry
@@ -322,21 +321,21 @@ def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
   assert len(loader.splitlines()) <= 15
 
 
-def test_the_command(trained, tmp_path):
+def test_the_command(quick, trained, tmp_path):
   out = tmp_path / 'hf'
-  done = command(
+  done = quick(
     trained, out, '--to=huggingface', '--check', '--json', module='vit_jax.convert', cwd=tmp_path
   )
   assert done.returncode == 0, done.stderr
   rows = [json.loads(line) for line in done.stdout.splitlines()]
   assert {row['place'] for row in rows} >= {'patches', 'block_0/tokens', 'logits'}
   assert max(row['difference'] for row in rows) == 0
-  done = command('--inspect', out, '--json', module='vit_jax.convert', cwd=tmp_path)
+  done = quick('--inspect', out, '--json', module='vit_jax.convert', cwd=tmp_path)
   found = json.loads(done.stdout)
   assert (found['family'], found['grid'], found['classes']) == ('huggingface', [2, 2], 10)
-  done = command(out, ROOT / 'notebooks/first_run.png', '--json', module='vit_jax.predict')
+  done = quick(out, ROOT / 'notebooks/first_run.png', '--json', module='vit_jax.predict')
   assert len(json.loads(done.stdout)['predictions']) > 1
-  done = command('--inspect', tmp_path / 'nothing', module='vit_jax.convert')
+  done = quick('--inspect', tmp_path / 'nothing', module='vit_jax.convert')
   assert (done.returncode, 'does not exist' in done.stderr) == (1, True)
 
 
@@ -357,24 +356,24 @@ def test_the_weights_of_a_run_know_their_passport(tmp_path):
   assert passport_of(tmp_path / 'model/weights.npz').model['gelu'] == 'exact'
 
 
-def test_an_all_zero_head_reports_no_accuracy(tmp_path, trained):
+def test_an_all_zero_head_reports_no_accuracy(quick, tmp_path, trained):
   params, passport = weights.load(trained)
   params['head'] = jax.tree.map(np.zeros_like, params['head'])
   weights.write_model(tmp_path / 'w/model', params, passport)
   recipe = f'--config={ROOT}/configs/vit_digits.py'
   words = [word for word in SMALL if 'model' in word]
-  done = command(recipe, *words, f'--workdir={tmp_path / "w"}', '--mode=evaluate')
+  done = quick(recipe, *words, f'--workdir={tmp_path / "w"}', '--mode=evaluate')
   assert done.returncode == 1
   assert 'head is all zero' in done.stderr
   assert convert.inspect(str(tmp_path / 'w'))['head'] == 'all zero'
 
 
-def test_fine_tuning_from_a_file_of_others(trained, tmp_path):
+def test_fine_tuning_from_a_file_of_others(quick, trained, tmp_path):
   """Size, GELU, epsilon and pixel values come with the weights; the grid changes on the way."""
   convert.convert(str(trained), tmp_path / 'hf', 'huggingface', False)
   recipe = f'--config={ROOT}/configs/finetune.py'
   words = ('--config.total_steps=2', '--config.batch_size=16', '--config.optimizer.train=last:1')
-  done = command(
+  done = quick(
     recipe, f'--workdir={tmp_path / "w"}', f'--config.init_from={tmp_path / "hf"}', *words
   )
   assert done.returncode == 0, done.stderr

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from vit_jax import weights
-from vit_jax.convert import __main__ as convert
+from vit_jax import convert, weights
 from vit_jax.runtime import fetch
 
 

@@ -2,7 +2,6 @@
 
 import json
 
-from conftest import command
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -297,8 +296,8 @@ def test_a_wrong_image_is_refused():
     model.apply({'params': randomised(model)}, jnp.zeros((1, 8, 12, 3)))
 
 
-def test_the_list_of_models():
-  done = command('--json', module='vit_jax.models')
+def test_the_list_of_models(quick):
+  done = quick('--json', module='vit_jax.models')
   rows = [json.loads(line) for line in done.stdout.splitlines()]
   found = {row['variant']: row['parameters'] for row in rows}
   assert done.returncode == 0

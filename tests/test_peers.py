@@ -9,8 +9,8 @@ import numpy as np
 from peers import need
 import pytest
 
-from vit_jax import predict, weights
-from vit_jax.convert import __main__ as convert
+from vit_jax import convert, predict, weights
+from vit_jax.convert import __main__ as command
 from vit_jax.convert import peers as peer_models
 from vit_jax.formats import names
 from vit_jax.runtime import fetch
@@ -119,7 +119,7 @@ def test_both_ways_the_logits_are_the_same(tmp_path, peer, name, limit):
 def test_check_compares_with_their_own_model(ours, tmp_path, target, name, capsys):
   path, _, _ = ours
   need('timm'), need('transformers'), need('torchvision')
-  convert.main([str(path), str(tmp_path / name), f'--to={target}', '--check', '--json'])
+  command.main([str(path), str(tmp_path / name), f'--to={target}', '--check', '--json'])
   rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   row = next(row for row in rows if row['place'].startswith('logits of '))
   assert 0 < row['difference'] < VIT_LIMIT

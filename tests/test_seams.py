@@ -1,4 +1,4 @@
-"""The house has room: a family, an objective and an evaluator from outside, with no change inside."""
+"""The house has room: a family, an objective, an evaluator from outside; no change inside."""
 
 import json
 import pathlib
@@ -7,6 +7,7 @@ import types
 
 from conftest import small_config
 from flax import linen as nn
+from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 import vit_jax
 from vit_jax import defaults, evaluation, experiment, main, models, objectives, step, train, weights
-from vit_jax.convert.__main__ import convert, inspect
+from vit_jax.convert import convert, inspect
 from vit_jax.explore import readouts as lab
 from vit_jax.models.protocol import Model
 from vit_jax.objectives.protocol import Objective
@@ -133,7 +134,7 @@ class Distilled(Objective):
     images = self.normalise(batch['image'])
     if train:
       images += 1e-3 * jax.random.normal(self.make_rng('noise'), images.shape)
-    logits, outputs = self.model(images, train=train)
+    logits, _ = self.model(images, train=train)
     wanted, _ = self.forwards['teacher'](constants['teacher'], batch['image'])
     scale = self.param('scale', nn.initializers.ones, ())
     distance = ((scale * logits - wanted) ** 2).mean(-1)
@@ -158,7 +159,9 @@ def test_an_objective_with_a_teacher(trained, distilled, tmp_path, fsdp):
   given = jax.tree.leaves(compiled.args_info[0][2])
   assert len(given) == len(jax.tree.leaves(before))  # Not compiled in.
   assert not any(x.donated for x in given)
-  kernel = exp.constants['teacher']['Transformer']['encoderblock_0']['MlpBlock_3']['Dense_0']['kernel']
+  kernel = traverse_util.flatten_dict(exp.constants['teacher'], sep='/')[
+    'Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel'
+  ]
   assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
   train.train(config, tmp_path)
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(exp.constants))

@@ -13,7 +13,7 @@ from PIL import Image
 import pytest
 
 from vit_jax import data, evaluation, models, objectives, optim
-from vit_jax.convert.__main__ import TARGETS
+from vit_jax.convert import TARGETS
 from vit_jax.models import readout
 
 TABLES = {

@@ -4,7 +4,7 @@ import json
 import pathlib
 import shutil
 
-from conftest import ROOT, command
+from conftest import ROOT
 import numpy as np
 import pytest
 
@@ -28,10 +28,10 @@ def old(tmp_path):
   return tmp_path
 
 
-def test_a_run_of_0_1_0_is_resumed_and_evaluated(old):
+def test_a_run_of_0_1_0_is_resumed_and_evaluated(quick, old):
   """Its two last steps equal those of 0.1.0, up to the arithmetic of another CPU."""
   workdir = old / 'stopped'
-  done = command(*WORDS, f'--workdir={workdir}', '--config.total_steps=6')
+  done = quick(*WORDS, f'--workdir={workdir}', '--config.total_steps=6')
   assert done.returncode == 0, done.stderr
   now, then = (metrics.read(old / name / 'metrics.jsonl') for name in ('stopped', 'whole'))
   assert [row['step'] for row in now] == [1, 2, 3, 4, 5, 6]
@@ -43,7 +43,7 @@ def test_a_run_of_0_1_0_is_resumed_and_evaluated(old):
   assert set(ours) == set(theirs)
   for name in ours:
     np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
-  done = command(*WORDS, f'--workdir={workdir}', '--config.total_steps=6', '--mode=evaluate')
+  done = quick(*WORDS, f'--workdir={workdir}', '--config.total_steps=6', '--mode=evaluate')
   assert done.returncode == 0, done.stderr
   expected = json.loads((old / 'whole/evaluation.json').read_text())
   found = json.loads((workdir / 'reports/evaluation.json').read_text())
@@ -70,7 +70,7 @@ def test_its_config_is_compared_key_by_key(old):
   there = json.loads((workdir / 'config.json').read_text())
   now = defaults.upgrade(there)
   checkpoint.check_owner(workdir, now)
-  with pytest.raises(ValueError, match="model.readout: 'class_token' there, 'mean' now"):
+  with pytest.raises(ValueError, match=r"model.readout: 'class_token' there, 'mean' now"):
     checkpoint.check_owner(workdir, now | {'model': now['model'] | {'readout': 'mean'}})
   with pytest.raises(ValueError, match='best: None there'):
     checkpoint.check_owner(workdir, now | {'best': 'min:validation/loss'})

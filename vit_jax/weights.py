@@ -22,8 +22,10 @@ from vit_jax.formats import adapt, files, official, read
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.weights import Weights
 from vit_jax.runtime import atomic, fetch
+from vit_jax.runtime.sections import fields_of
 
 FORMAT = 1  # of the passport; a higher one is refused
+SHAPE = {'image_size', 'channels', 'num_classes'}  # what the data give to a model's section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +67,23 @@ class Passport:
     return own | dataclasses.asdict(self)
 
   @classmethod
-  def from_json(cls, content: dict[str, Any]) -> 'Passport':
+  def from_json(cls, content: Any) -> 'Passport':
     """The passport in a file of this version or an earlier one, whose missing keys are filled.
 
     Raises:
       ValueError: it is of a later format, or names settings that this version does not know.
     """
-    if content.get('format', FORMAT) > FORMAT:
-      raise ValueError(f'a passport of format {content["format"]}; this version reads {FORMAT}')
+    check_content(content)
     model: dict[str, Any] = defaults.tuples(content['model'])
+    preprocess: dict[str, Any] = defaults.tuples(content['preprocess'])
     normal = defaults.part('model', model['name']).to_dict()
-    shape = ('image_size', 'channels', 'num_classes')
-    unknown = sorted(model.keys() - normal.keys() - {*shape})
-    if unknown:
-      raise ValueError(f'a passport with settings of a later version: {", ".join(unknown)}')
+    refuse_later('settings', model.keys() - normal.keys() - SHAPE)
+    refuse_later('preprocessing', preprocess.keys() - fields_of(Preprocess))
     section = models.complete(normal | model)
     known = {field.name for field in dataclasses.fields(cls)} - {'model', 'preprocess'}
     return cls(
       {key: x for key, x in section.items() if key not in models.EXECUTION},
-      Preprocess(**defaults.tuples(content['preprocess'])),
+      Preprocess(**preprocess),
       **{key: content[key] for key in known if key in content},
     )
 
@@ -97,6 +97,14 @@ def check_content(content: Any) -> None:
   for key in ('model', 'preprocess', 'class_names'):
     if key not in content:
       raise ValueError(f'no passport, or a damaged one: it has no {key}')
+  if 'name' not in content['model']:
+    raise ValueError('no passport, or a damaged one: its model has no name')
+
+
+def refuse_later(what: str, keys: set[str]) -> None:
+  """Raises a ValueError where a passport has keys that this version does not know."""
+  if keys:
+    raise ValueError(f'a passport with {what} of a later version: {", ".join(sorted(keys))}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +220,7 @@ def read_passport(path: pathlib.Path) -> Passport:
     return Passport.from_json(json.loads(path.read_text(encoding='utf-8')))
   except json.JSONDecodeError as error:
     raise ValueError(f'{path} is damaged: {error}') from None
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, TypeError) as error:
     raise ValueError(f'{path}: {error}') from None
 
 

@@ -1,1 +1,151 @@
-"""Weights from anywhere to anywhere: the command, the StableHLO export, checks against peers."""
+"""Weights from anywhere to anywhere, and what a weight file holds; `__main__` is the command."""
+
+import pathlib
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from vit_jax import predict, weights
+from vit_jax.convert import peers, stablehlo
+from vit_jax.formats import write
+from vit_jax.formats.files import Arrays
+from vit_jax.runtime import fetch
+from vit_jax.runtime.choices import check_choice
+
+Place = str | pathlib.Path  # A run, a file, a folder; as a source, an address too.
+TARGETS = ('vit_jax', 'official', 'timm', 'torchvision', 'huggingface', 'pth', 'stablehlo')
+
+
+def convert(source: Place, to: Place, target: str, accept_loss: bool = False) -> None:
+  """Writes the weights of `source` for `target` to `to`.
+
+  Args:
+    source: a run, a weight file, a folder of Hugging Face, or an address.
+    to: a file or a folder, by `target`; see `vit_jax/convert/README.md`.
+    target: one of `TARGETS`.
+    accept_loss: write what `target` can hold where it cannot hold everything.
+
+  Raises:
+    FileNotFoundError, ValueError: `source` cannot be read, or `target` cannot hold it.
+  """
+  check_choice('--to', target, TARGETS)
+  to = pathlib.Path(to)
+  if to.exists() and not (to.is_file() or is_ours_to_replace(to)):
+    raise ValueError(f'{to} is a folder with other things in it; choose another place')
+  if target == 'stablehlo':
+    stablehlo.write(predict.load(source), to)
+  else:
+    opened = weights.open_source(source)
+    if target == 'vit_jax':
+      write_ours(opened, to)
+    else:
+      write.check(target, opened.passport.model, to, accept_loss)
+      sizes = opened.passport.build().sizes()
+      write.write(target, opened.arrays, opened.passport, sizes, to)
+  logging.info('%s -> %s (%s)', source, to, target)
+
+
+def write_ours(opened: weights.Source, to: pathlib.Path) -> None:
+  """Writes a folder with `weights.npz` and `model.json`: any family, nothing lost."""
+  if to.is_file():
+    raise ValueError(f'{to} is a file; --to=vit_jax writes a folder')
+  weights.write_model(to, opened.tree(), opened.passport)
+
+
+def is_ours_to_replace(folder: pathlib.Path) -> bool:
+  """Whether a folder is empty, or an export that this command wrote."""
+  names = {path.name for path in folder.iterdir()}
+  return names <= {
+    'config.json', 'preprocessor_config.json', 'model.safetensors', 'weights.npz', *stablehlo.FILES
+  }  # fmt: skip
+
+
+def pictures(image_size: tuple[int, int], channels: int, count: int = 2) -> np.ndarray:
+  """Structured, normalised images, so that a grid turned round is noticed."""
+  y, x = np.mgrid[: image_size[0], : image_size[1]] / max(image_size)
+  waves = [
+    np.sin(9 * x * (i + 1) + c) + np.cos(5 * y * (c + 1) + i)
+    for i in range(count)
+    for c in range(channels)
+  ]
+  images = np.reshape(waves, (count, channels, *image_size)) / 2
+  return np.moveaxis(images, 1, -1).astype(np.float32)
+
+
+def check(source: Place, to: Place) -> list[dict[str, Any]]:
+  """How far what was written, read back, is from its source: after each block and at the logits.
+
+  Returns:
+    A row for each place: the largest difference, in standard deviations of the source's values.
+    Of a StableHLO export, which has no blocks, one row.
+  """
+  to = pathlib.Path(to)
+  if (to / 'load.py').exists():
+    return stablehlo.check(source, to)
+  ours, theirs = predict.load(source), predict.load(to)
+  images = pictures(ours.model.image_size, ours.model.channels)
+  places = tuple(
+    name for name in ours.output_names
+    if name in theirs.output_names
+    and (name in ('patches', 'tokens', 'features', 'logits') or name.endswith('/tokens'))
+  )  # fmt: skip
+  places = places or ('logits',)
+  rows, expected, given = [], ours(images, places), theirs(images, places)
+  for place in places:
+    spread = float(expected[place].std()) or 1.0
+    difference = float(np.abs(given[place] - expected[place]).max()) / spread
+    rows.append({'place': place, 'difference': difference})
+  return rows
+
+
+def check_theirs(source: Place, to: Place, target: str) -> list[dict[str, Any]]:
+  """The same at the logits of the library that it was written for, where that is installed."""
+  if target not in peers.LIBRARIES:
+    return []
+  model = weights.open_source(source).passport.model
+  reason = peers.missing(target, model)
+  if reason:
+    logging.info('not compared with the model of %s: %s', peers.LIBRARIES[target], reason)
+    return []
+  images = pictures(model['image_size'], model['channels'])
+  return [peers.check(source, pathlib.Path(to), target, images)]
+
+
+def inspect(source: Place) -> dict[str, Any]:
+  """What a weight file holds, from names and shapes; only the head is read.
+
+  Raises:
+    FileNotFoundError, ValueError: it cannot be read.
+  """
+  path = fetch.local(source)
+  opened = weights.open_source(path)
+  passport = opened.passport
+  model, origin, built = passport.model, passport.origin, passport.build()
+  height, width = model['image_size']
+  return {
+    'path': str(source),
+    'family': origin.get('family', 'vit_jax'),
+    'model': f'{model["name"]} {model["variant"]}',
+    'patch': built.sizes().get('patch_size'),
+    'grid': list(built.grid) if built.grid else None,
+    'image_size': [height, width],
+    'channels': model['channels'],
+    'classes': model['num_classes'],
+    'class_token': model.get('class_token'),
+    'readout': model.get('readout'),
+    'pre_logits': model.get('pre_logits'),
+    'head': head_of(opened.arrays),
+    'parameters': sum(int(np.prod(entry.shape)) for entry in opened.arrays.values()),
+    'sha256': fetch.hash_of(path) if path.is_file() else None,
+    'notes': origin.get('notes', []),
+    'fine_tune': f'--config=configs/finetune.py --config.init_from={source}',
+  }
+
+
+def head_of(arrays: Arrays) -> str:
+  """'none', 'all zero' or 'trained'."""
+  head = [e for name, e in arrays.items() if name.startswith('head/') and name.endswith('kernel')]
+  if not head:
+    return 'none'
+  return 'trained' if any(entry.load().any() for entry in head) else 'all zero'

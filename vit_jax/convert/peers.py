@@ -49,14 +49,16 @@ def import_library(target: str) -> None:
   module = optional.load(MODULES[target], 'torch')
   if target == 'huggingface':  # It loads lazily, and breaks as late.
     try:
-      getattr(module, 'ViTForImageClassification')
+      module.ViTForImageClassification  # noqa: B018
     except (ImportError, RuntimeError) as error:
       raise ValueError(
         f'transformers cannot be loaded ({" ".join(str(error).split())[:160]})'
       ) from None
 
 
-def check(source: str, to: pathlib.Path, target: str, images: np.ndarray) -> dict[str, Any]:
+def check(
+  source: str | pathlib.Path, to: pathlib.Path, target: str, images: np.ndarray
+) -> dict[str, Any]:
   """How far the logits of their model, with what is at `to`, are from ours.
 
   Returns:

@@ -75,7 +75,7 @@ def export(predictor: predict.Predictor, params: dict[str, Any]) -> jax.export.E
   return jax.export.export(jax.jit(forward), platforms=PLATFORMS)(shapes, images)
 
 
-def check(source: str, to: pathlib.Path) -> list[dict[str, Any]]:
+def check(source: str | pathlib.Path, to: pathlib.Path) -> list[dict[str, Any]]:
   """How far the exported program is from its source, at the logits."""
   ours = predict.load(source)
   shape = (3, *ours.model.image_size, ours.model.channels)

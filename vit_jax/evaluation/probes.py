@@ -74,8 +74,8 @@ class Probes:
     self.learned = [candidate for candidate in candidates if candidate.learned]
     # Logits come out with the fixed first; this brings them back into the order of candidates.
     stacked = [candidate for stack in self.fixed.values() for candidate in stack]
-    order = [c.name for c in (*stacked, *self.learned)]
-    self.order = np.array([order.index(candidate.name) for candidate in candidates])
+    place = {candidate.name: i for i, candidate in enumerate((*stacked, *self.learned))}
+    self.order = np.array([place[candidate.name] for candidate in candidates])
     self.shape, self.num_classes, self.first = shape, num_classes, first
     self.settings = settings
 
@@ -171,17 +171,17 @@ class Probes:
 
   def spread(self, rates: Float[Array, 'R L'], updates):
     """The learning rate of every parameter, in a shape that multiplies it."""
-    names = [candidate.name for candidate in self.candidates]
+    place = {candidate.name: i for i, candidate in enumerate(self.candidates)}
 
     def fit(rate, x, axes: int):
       return rate.reshape((1, *rate.shape) + (1,) * (x.ndim - 1 - axes))
 
     found: dict[str, Any] = {'fixed': {}, 'learned': {}}
     for stack, tree in updates['fixed'].items():
-      own = rates[np.array([names.index(candidate.name) for candidate in self.fixed[stack]], int)]
+      own = rates[np.array([place[candidate.name] for candidate in self.fixed[stack]], int)]
       found['fixed'][stack] = jax.tree.map(lambda x, own=own: fit(own, x, 2), tree)
     for name, tree in updates['learned'].items():
-      own = rates[names.index(name)]
+      own = rates[place[name]]
       found['learned'][name] = jax.tree.map(lambda x, own=own: fit(own, x, 1), tree)
     return found
 

@@ -123,7 +123,7 @@ def build(config: Config) -> Lab:
 
 def layer_names(predictor: predict.Predictor, layers: str) -> tuple[str, ...]:
   """Outputs of tokens; after the last block those that the model itself reads."""
-  names = tokens.layer_names(predictor.output_names, layers)
+  names = tokens.layer_names(predictor.output_names, layers, 'config.explore.layers')
   last = tokens.block_names(predictor.output_names)[-1:]
   return tuple('tokens' if name in last else name for name in names)
 

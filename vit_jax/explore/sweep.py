@@ -8,6 +8,7 @@ W/runs/<overrides>/   a run each
 W/reports/sweep.json  a record for each run; sweep.csv, sweep.md, sweep.png: settings, over seeds
 """
 
+import collections
 import copy
 import csv
 import dataclasses
@@ -61,7 +62,7 @@ def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -
   if not choices:
     raise ValueError('sweep() of the recipe names no run')
   names = [name_of(overrides, choices) for overrides in choices]
-  twice = sorted({name for name in names if names.count(name) > 1})
+  twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
   if twice:
     raise ValueError(f'sweep() of the recipe names some runs twice: {", ".join(twice[:5])}')
   return [

@@ -1,4 +1,4 @@
-"""The settings that other libraries keep beside weights: config.json and its like, as we write them.
+"""The settings that other libraries keep beside weights: config.json and its like, as written.
 
 `from_torch.py` reads them.
 """

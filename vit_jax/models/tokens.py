@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 
 
-def layer_names(output_names: list[str], layers: str) -> tuple[str, ...]:
+def layer_names(output_names: list[str], layers: str, key: str = '--layers') -> tuple[str, ...]:
   """Outputs of tokens by what a person writes: 'last', 'all', or numbers of blocks from 1.
 
   A model that names no blocks has the last layer alone.
+
+  Args:
+    key: what the person wrote it for, named in the error.
 
   Raises:
     ValueError: no such block.
@@ -21,10 +24,10 @@ def layer_names(output_names: list[str], layers: str) -> tuple[str, ...]:
     return blocks
   wanted = list(dict.fromkeys(layers.split(',')))
   if not blocks:
-    raise ValueError(f'--layers={layers}: this model names no blocks; give last')
+    raise ValueError(f'{key}={layers}: this model names no blocks; give last')
   if any(not w.isdigit() or not 1 <= int(w) <= len(blocks) for w in wanted):
     raise ValueError(
-      f"--layers={layers}: give last, all, or blocks from 1 to {len(blocks)}, such as '1,2'"
+      f"{key}={layers}: give last, all, or blocks from 1 to {len(blocks)}, such as '1,2'"
     )
   return tuple(f'block_{int(w) - 1}/tokens' for w in wanted)
 
