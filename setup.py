@@ -49,7 +49,13 @@ setuptools.setup(
     'hub': ['huggingface-hub>=0.30'],
     'notebooks': ['ipykernel>=6.29', 'nbclient>=0.10'],
     'benchmark': ['tensorflow>=2.19', 'timm>=1.0.20,<2', 'torch>=2.6,<=2.13.0'],
-    'test': ['beartype>=0.20', 'ipykernel>=6.29', 'nbclient>=0.10', 'pytest>=8.3'],
+    'test': [
+      'beartype>=0.20',
+      'ipykernel>=6.29',
+      'nbclient>=0.10',
+      'pytest>=8.3',
+      'pytest-xdist>=3.6',
+    ],
     'dev': ['basedpyright>=1.31', 'ruff>=0.12'],
   },
 )

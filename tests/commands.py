@@ -86,8 +86,10 @@ def run(request: dict) -> None:
   sys.argv = request['argv']
   if request['kill']:
     kill_after_the_first_checkpoint()
-  name = sys.argv[0]
-  importlib.import_module(f'{name}.__main__' if name == 'vit_jax.convert' else name).main()
+  module = importlib.import_module(sys.argv[0])
+  if hasattr(module, '__path__'):
+    module = importlib.import_module(f'{sys.argv[0]}.__main__')
+  module.main()
 
 
 def kill_after_the_first_checkpoint() -> None:

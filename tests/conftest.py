@@ -15,6 +15,7 @@ import sys
 
 from absl import logging
 from commands import Commands
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -70,8 +71,13 @@ def command(*arguments, module='vit_jax.main', **kwargs):
 
 @pytest.fixture(autouse=True, scope='session')
 def _own_cache(tmp_path_factory):
-  """Downloads and checks of files are remembered here, not in the user's cache."""
+  """Downloads, checks of files and compiled programs are remembered here, not in the user's cache.
+
+  Many tests train the same small models, and compiling one takes longer than training it.
+  """
   os.environ['VIT_JAX_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled')))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 @pytest.fixture(scope='session')

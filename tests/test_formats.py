@@ -470,7 +470,7 @@ def test_every_model_and_every_target(tmp_path, case, target):
 
 def start_from(path, name, model):
   """A run that starts from a file, on digits of its size; its weights are adapted."""
-  config = defaults.complete(defaults.get_config(), {'model.name': name})
+  config = defaults.complete(defaults.get_config(), {'model': name})
   config.init_from, config.data.channels = str(path), model['channels']
   config.data.image_size = model['image_size']
   config.batch_size = 16

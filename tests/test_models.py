@@ -296,6 +296,7 @@ def test_a_wrong_image_is_refused():
     model.apply({'params': randomised(model)}, jnp.zeros((1, 8, 12, 3)))
 
 
+@pytest.mark.slow
 def test_the_list_of_models(quick):
   done = quick('--json', module='vit_jax.models')
   rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -467,9 +467,9 @@ def test_tokens_that_are_not_there_are_refused(small, tmp_path):
 def test_maps_are_rows_of_tokens():
   """A map `B h w C` is `B N C` to the cache, row by row."""
   x = jnp.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
-  read = features.read_layer({'tokens': x}, 'tokens')
+  read = tokens.read_layer({'tokens': x}, 'tokens')
   np.testing.assert_array_equal(read, x.reshape(2, 6, 4))
-  inner = features.read_layer({'block_0/tokens': x}, 'block_0/tokens')
+  inner = tokens.read_layer({'block_0/tokens': x}, 'block_0/tokens')
   np.testing.assert_allclose(inner.std(-1), 1, atol=1e-3)
 
 

@@ -231,6 +231,7 @@ def test_frozen_parameters_stay_and_have_no_optimizer_state():
   assert sizes < 3 * (32 * 10 + 10)
 
 
+@pytest.mark.slow
 def test_accumulation_and_sharding_change_nothing():
   """One device's arithmetic, whichever way batch and state are cut; and something is cut."""
   base = dict(model__dropout=0.0, model__drop_path=0.0, model__variant='digits/2')

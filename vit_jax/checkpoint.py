@@ -8,16 +8,15 @@ import os
 import pathlib
 import time
 from typing import Any
-import zlib
 
 from absl import logging
 import jax
-from jax import numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax import defaults, models
 from vit_jax.runtime import atomic, distributed
+from vit_jax.runtime.fingerprint import fingerprint
 
 POLICY = ocp.checkpoint_managers
 # Orbax logs hundreds of lines a run, warnings about nothing included; its errors are raised anyway.
@@ -85,27 +84,6 @@ def newest_passport(workdir: pathlib.Path) -> dict[str, Any] | None:
     except (OSError, ValueError):  # `Checkpoints` says what is wrong with it.
       continue
   return None
-
-
-@jax.jit
-def checksum(tree) -> jax.Array:
-  """A sum over every bit of a tree of arrays, the same however they are sharded."""
-
-  def add(x) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}').astype(jnp.uint32)
-    # Odd factors, so that values that change places are noticed too; sums of integers are exact.
-    factors = 2 * jax.lax.iota(jnp.uint32, bits.size) + 1
-    return jnp.sum(bits.reshape(-1) * factors, dtype=jnp.uint32)
-
-  return jnp.stack([add(x) for x in jax.tree.leaves(tree)])
-
-
-def fingerprint(state) -> int:
-  """Tells whether a state is the one that was saved.
-
-  Orbax notices a file that is short or missing, but not a flipped bit (tried with 0.12.8).
-  """
-  return zlib.crc32(np.asarray(checksum(state)).tobytes())
 
 
 # The number that `config.best` names, its sign turned for min: the highest is the best.

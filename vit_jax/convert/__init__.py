@@ -123,6 +123,7 @@ def inspect(source: Place) -> dict[str, Any]:
   passport = opened.passport
   model, origin, built = passport.model, passport.origin, passport.build()
   height, width = model['image_size']
+  family = '' if model['name'] == 'vit' else f' --config.model.name={model["name"]}'
   return {
     'path': str(source),
     'family': origin.get('family', 'vit_jax'),
@@ -139,7 +140,7 @@ def inspect(source: Place) -> dict[str, Any]:
     'parameters': sum(int(np.prod(entry.shape)) for entry in opened.arrays.values()),
     'sha256': fetch.hash_of(path) if path.is_file() else None,
     'notes': origin.get('notes', []),
-    'fine_tune': f'--config=configs/finetune.py --config.init_from={source}',
+    'fine_tune': f'--config=configs/finetune.py --config.init_from={source}{family}',
   }
 
 

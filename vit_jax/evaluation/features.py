@@ -27,6 +27,7 @@ import numpy as np
 from vit_jax import weights
 from vit_jax.data import Dataset
 from vit_jax.evaluation import store
+from vit_jax.evaluation.store import Tokens
 from vit_jax.models import tokens
 from vit_jax.runtime import atomic, sharding
 from vit_jax.runtime.choices import check_choice
@@ -34,19 +35,6 @@ from vit_jax.runtime.progress import track
 
 DTYPES = ('float32', 'bfloat16')
 SAVE_EVERY = 5.0  # seconds of work that a kill -9 may cost
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-  """All that was kept of one layer of one split.
-
-  Attributes:
-    values: `V N T D`, memory-mapped: views, examples, tokens, width; `V N F` of features.
-    labels: `N`.
-  """
-
-  values: np.ndarray
-  labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,10 +238,10 @@ class Pass:
     _, named = weights.make_forward(self.model, self.data.preprocess)(params, images)
     for layer in self.layers:
       check_choice('output of the model', layer, named)
-    found = {layer: read_layer(named, layer) for layer in self.layers}
+    found = {layer: tokens.read_layer(named, layer) for layer in self.layers}
     if self.tokens != 'all':
       found = {
-        layer: tokens.choose(self.model, x, self.tokens) if is_tokens(layer) else x
+        layer: tokens.choose(self.model, x, self.tokens) if tokens.is_tokens(layer) else x
         for layer, x in found.items()
       }
     return {layer: x.astype(self.dtype) for layer, x in found.items()}
@@ -261,37 +249,8 @@ class Pass:
   def open(self, folder: pathlib.Path, split: str) -> dict[str, Tokens]:
     """The files of a split as arrays."""
     shape = (self.views_of(split), len(self.data.splits[split]))
-    labels = np.fromfile(folder / f'{split}.labels', np.int32).reshape(shape)[0]
+    dtype = jnp.dtype(self.dtype)
     return {
-      layer: Tokens(
-        np.memmap(
-          store.path_of(folder, split, layer),
-          jnp.dtype(self.dtype),
-          'r',
-          shape=shape + self.shapes[layer],
-        ),
-        labels,
-      )
+      layer: store.open_tokens(folder, split, layer, dtype, (*shape, *self.shapes[layer]))
       for layer in self.layers
     }
-
-
-def is_tokens(layer: str) -> bool:
-  """Whether an output holds tokens or a map of them."""
-  return layer.rpartition('/')[2] == 'tokens'
-
-
-def read_layer(named: dict[str, Array], layer: str) -> Array:
-  """An output in float32; tokens as `B T D`, of inner blocks normalised without learned scale.
-
-  The last layer passes the encoder's norm; without one, the growing residual stream of the blocks
-  would be compared at other scales.
-  """
-  x = named[layer].astype(jnp.float32)
-  if not is_tokens(layer):
-    return x
-  x = tokens.rows(x)
-  if layer == 'tokens':
-    return x
-  x = x - x.mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from vit_jax.data.pipeline import prefetch
-from vit_jax.evaluation.features import Tokens
 from vit_jax.evaluation.probes import Probes
+from vit_jax.evaluation.store import Tokens
 from vit_jax.runtime.progress import track
 
 

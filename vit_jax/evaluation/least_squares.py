@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from vit_jax.evaluation.features import Tokens
 from vit_jax.evaluation.probes import Probes
+from vit_jax.evaluation.store import Tokens
 
 CONSTANT = 100.0
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from vit_jax.evaluation.candidates import Candidate
-from vit_jax.evaluation.features import Tokens
+from vit_jax.evaluation.store import Tokens
 from vit_jax.models.readout import WeightedMix
 from vit_jax.runtime.choices import check_choice
 

@@ -1,6 +1,7 @@
 """The files of a token cache: appended, counted, locked; and what they depend on, as hashes."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,8 +15,29 @@ from vit_jax.data import Dataset
 from vit_jax.runtime import atomic
 
 
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """All that was kept of one layer of one split.
+
+  Attributes:
+    values: `V N T D`, memory-mapped: views, examples, tokens, width; `V N F` of features.
+    labels: `N`.
+  """
+
+  values: np.ndarray
+  labels: np.ndarray
+
+
 def path_of(folder: pathlib.Path, split: str, layer: str) -> pathlib.Path:
   return folder / f'{split}.{layer.replace("/", "-")}'
+
+
+def open_tokens(
+  folder: pathlib.Path, split: str, layer: str, dtype: np.dtype, shape: tuple[int, ...]
+) -> Tokens:
+  """The values of a layer as an array of `shape`, `V N ...`, and the labels beside them."""
+  labels = np.fromfile(folder / f'{split}.labels', np.int32).reshape(shape[:2])[0]
+  return Tokens(np.memmap(path_of(folder, split, layer), dtype, 'r', shape=shape), labels)
 
 
 def reopen(path: pathlib.Path, size: int):

@@ -17,9 +17,9 @@ from vit_jax import checkpoint, experiment
 from vit_jax.defaults import Config
 from vit_jax.evaluation import features, fitting, least_squares
 from vit_jax.evaluation.candidates import Candidate
-from vit_jax.evaluation.features import Tokens
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
+from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import compare, report
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of

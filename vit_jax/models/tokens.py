@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import jax
+from jax import numpy as jnp
 import numpy as np
 
 
@@ -40,6 +42,27 @@ def block_names(output_names: list[str]) -> tuple[str, ...]:
 def rows(x: Any) -> Any:
   """Tokens `... T D` as they are; a map `B h w C`, row by row, as `B N C`."""
   return x.reshape(x.shape[0], -1, x.shape[-1]) if x.ndim == 4 else x
+
+
+def is_tokens(layer: str) -> bool:
+  """Whether an output holds tokens or a map of them."""
+  return layer.rpartition('/')[2] == 'tokens'
+
+
+def read_layer(named: dict[str, Any], layer: str) -> Any:
+  """An output in float32; tokens as `B T D`, of inner blocks normalised without learned scale.
+
+  The last layer passes the encoder's norm; without one, the growing residual stream of the blocks
+  would be compared at other scales.
+  """
+  x = named[layer].astype(jnp.float32)
+  if not is_tokens(layer):
+    return x
+  x = rows(x)
+  if layer == 'tokens':
+    return x
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
 
 def choose(model: Any, x: Any, wanted: str) -> Any:
