@@ -5,6 +5,7 @@ Random weights with every part random, LayerNorms and heads included; structured
 
 import json
 
+from jax import numpy as jnp
 import numpy as np
 from peers import need
 import pytest
@@ -255,7 +256,7 @@ def test_timm_fits_a_picture_as_we_do(fit):
   y, x = np.mgrid[0:90, 0:131]
   picture = np.stack([x * 1.9, y * 2.8, 127 + 90 * np.sin(x * y / 400)], -1).astype(np.uint8)
   theirs = np.moveaxis(np.asarray(transform(Image.fromarray(picture))), 0, -1)
-  given = np.asarray(ours.normalise(ours(picture)[None]))[0]
+  given = np.asarray(ours.normalise(jnp.asarray(ours(picture)[None])))[0]
   assert np.abs(given - theirs).max() < 3 / 127  # Two grey levels: their filters round otherwise.
 
 

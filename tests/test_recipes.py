@@ -32,8 +32,8 @@ TRAINED = {
   ('vit_tfds', 'cifar10'): ('tfds', {}),
   ('vit_tfds', 'cifar10_long'): ('tfds', LONG),
   ('bit_hyperrule', '2040'): ('folder', BIT),
-  ('bit_hyperrule', '20000'): ('folder', BIT),
-  **{('bit_hyperrule', name): ('tfds', BIT) for name in SETS},
+  # Its other words choose numbers of the same table.
+  **{('bit_hyperrule', name): ('tfds', BIT) for name in ('cifar10', 'imagenet')},
   ('finetune', 'digits'): ('digits', TUNE),
   ('finetune', 'folder'): ('folder', TUNE),
   **{('finetune', name): ('tfds', TUNE) for name in SETS},
