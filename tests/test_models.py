@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax import defaults, models
-from vit_jax.models import bit, hybrid, layers, readout, vit
+from vit_jax.models import attention, bit, hybrid, layers, readout, vit
 
 # Parameters at 224 px and 1000 classes, counted in timm and torchvision.
 PUBLISHED = {
@@ -223,7 +223,7 @@ def test_patch_embedding_is_a_strided_convolution():
 
 def test_attention_by_hand_and_weights_on_request():
   """Attention as ten lines of numpy; asking for the weights leaves the output as it is."""
-  part = layers.Attention(num_heads=2, qk_scale=0.3)
+  part = attention.Attention(num_heads=2, qk_scale=0.3)
   x = normal(2, 5, 8)
   params = jax.tree.map(
     lambda p: normal(*p.shape, seed=p.size),
@@ -241,6 +241,24 @@ def test_attention_by_hand_and_weights_on_request():
   np.testing.assert_allclose(alone, expected + params['out']['bias'], rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(given, weights, atol=1e-5)
   np.testing.assert_array_equal(alone, output)
+
+
+@pytest.mark.parametrize('length', [4, 5])
+def test_the_fused_form_and_its_gradient_are_the_plain_one(length):
+  """Through the token and the mask that an odd number needs."""
+  qkv = normal(2, length, 3, 2, 8)
+
+  def plain(qkv):
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    weights = jax.nn.softmax(0.3 * jnp.einsum('bhtd,bhsd->bhts', q, k))
+    return jnp.einsum('bhts,bhsd->bthd', weights, v)
+
+  def fused(qkv):
+    return attention.fused_attention(qkv, 0.3, 'xla')
+
+  np.testing.assert_allclose(fused(qkv), plain(qkv), atol=1e-5)
+  given, expected = (jax.grad(lambda x, f=f: (f(x) ** 2).sum())(qkv) for f in (fused, plain))
+  np.testing.assert_allclose(given, expected, atol=1e-4)
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():

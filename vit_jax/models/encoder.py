@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from vit_jax.models import layers
+from vit_jax.models import attention, layers
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.sections import take
 
@@ -72,10 +72,10 @@ def build(section: dict[str, Any]) -> Encoder:
   if section['remat']:
     make = nn.remat(layers.Block, static_argnums=(2,))  # `train`
   norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
-  attention, mlp = take(layers.Attention, section), take(layers.MlpBlock, section)
+  attend, mlp = take(attention.Attention, section), take(layers.MlpBlock, section)
   blocks = tuple(
     # Linear in depth: the first block is never dropped, the last one at the full rate.
-    make(attention, mlp, norm, section['projection_dropout'], rate * i / max(1, depth - 1))
+    make(attend, mlp, norm, section['projection_dropout'], rate * i / max(1, depth - 1))
     for i in range(depth)
   )
   return Encoder(take(PositionEmbedding, section), blocks, norm, section['dropout'])

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import encoder, layers
+from vit_jax.models import attention, encoder, layers
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
@@ -230,7 +230,8 @@ def check_values(section: dict[str, Any]) -> None:
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
   head_dim = width // num_heads
-  layers.uses_cudnn(section['attention'], section['dtype'], head_dim, section['attention_dropout'])
+  dropout = section['attention_dropout']
+  attention.uses_cudnn(section['attention'], section['dtype'], head_dim, dropout)
 
 
 def section_of(facts: dict[str, Any]) -> dict[str, Any]:
