@@ -414,6 +414,22 @@ def test_keys_without_a_dot_are_compared(key):
   assert {row['runs'] for row in rows} == {2}
 
 
+def test_the_table_of_a_sweep_has_keys_without_a_dot(tmp_path):
+  runs = planned(
+    tmp_path, [{'batch_size': size, 'seed': seed} for size in (8, 16) for seed in (0, 1)]
+  )
+  for run in runs:
+    run.workdir.mkdir(parents=True)
+    score = {'step': run.config.total_steps, 'test/accuracy': run.config.batch_size / 32}
+    (run.workdir / 'metrics.jsonl').write_text(json.dumps(score) + '\n')
+  sweep.write(runs, tmp_path / 'reports', ())
+  with (tmp_path / 'reports/sweep.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [(row['batch_size'], row['runs'], row['accuracy']) for row in rows] == [
+    ('16', '2', '0.5'), ('8', '2', '0.25')
+  ]  # fmt: skip
+
+
 def test_with_views_rates_are_chosen_on_pictures_as_evaluation_sees_them(
   trained, tmp_path, monkeypatch
 ):

@@ -356,6 +356,12 @@ def test_the_weights_of_a_run_know_their_passport(tmp_path):
   assert passport_of(tmp_path / 'model/weights.npz').model['gelu'] == 'exact'
 
 
+def test_weights_of_ours_alone_say_what_arrays_can_say(tmp_path):
+  _, arrays = random_model(embedding_norm=True, readout='attention_pool')
+  model = passport_of(write(tmp_path / 'w.npz', arrays)).model
+  assert (model['embedding_norm'], model['readout']) == (True, 'attention_pool')
+
+
 def test_an_all_zero_head_reports_no_accuracy(quick, tmp_path, trained):
   params, passport = weights.load(trained)
   params['head'] = jax.tree.map(np.zeros_like, params['head'])

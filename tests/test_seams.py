@@ -252,6 +252,9 @@ def test_a_failed_start_leaves_the_workdir_free(trained, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match='RESOURCE'):
       train.train(small_config(batch_size=32), workdir)
   assert not workdir.exists()
+  workdir.mkdir()  # A start that died between its claim and its first checkpoint left this.
+  other = small_config(model__variant='mu/2')
+  (workdir / 'config.json').write_text(json.dumps(other.to_dict()))
   train.train(small_config(init_from=str(trained), total_steps=2), workdir)
   assert (workdir / 'config.json').exists()
   remedies = small_config(

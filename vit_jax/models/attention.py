@@ -5,6 +5,7 @@ Letters in annotations as in `layers.py`. Parameters carry the names and shapes 
 """
 
 import math
+from typing import Literal
 
 from flax import linen as nn
 import jax
@@ -61,7 +62,7 @@ def uses_cudnn(implementation: str, dtype: str, head_dim: int, dropout: float) -
 
 
 def fused_attention(
-  qkv: Float[Array, 'B T 3 h d'], scale: float, implementation: str
+  qkv: Float[Array, 'B T 3 h d'], scale: float, implementation: Literal['cudnn', 'xla']
 ) -> Float[Array, 'B T h d']:
   """Attention in one kernel, which writes no scores to memory.
 
