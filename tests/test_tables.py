@@ -43,7 +43,7 @@ SMALL = {
   'checkpoint_every': 1,
   'evaluation.batch_size': 64,
 }
-PICTURES = {'data.image_size': (32, 32), 'data.channels': 3}
+PICTURES = {'data.image_size': (32, 32), 'data.channels': 3, 'batch_size': 4}
 SETTINGS = {
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
   ('model.name', 'bit'): PICTURES
