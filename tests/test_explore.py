@@ -262,7 +262,7 @@ def test_without_a_class_token(trained, tmp_path):
   passport = dataclasses.replace(passport, model=section)
   weights.write_model(tmp_path / 'model', params, passport)
   config = exploration(tmp_path, explore__readouts=('class_token',))
-  with pytest.raises(ValueError, match='class_token=False'):
+  with pytest.raises(ValueError, match='class token, which these weights lack'):
     readouts.explore(config, tmp_path / 'lab')
   config.explore.readouts = ('all',)
   found = lab.build(config)

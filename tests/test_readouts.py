@@ -215,7 +215,7 @@ def test_every_readout_of_the_grid_is_there_once():
     'class_token', 'sum_all', 'mean_all', 'weighted_add', 'weighted_add_softmax',
     'weighted_concat', 'weighted_concat_softmax',
   }  # fmt: skip
-  with pytest.raises(ValueError, match='class_token=False'):
+  with pytest.raises(ValueError, match='class token, which these weights lack'):
     candidates.choose_candidates(('class_token',), without, SECTION, (6, WIDTH))
 
 

@@ -129,9 +129,14 @@ def make(
   number: int | None = None,
 ) -> Candidate:
   """A row of READOUTS as a candidate."""
+  if known is None:
+    missing = ' and '.join(sorted({*readouts.class_of(row).needs} - {*model.prefix}))
+    raise ValueError(
+      f'config.explore.readouts: {name} reads the {missing.replace("_", " ")}, which these weights '
+      'lack; choose readouts of patches such as mean'
+    )
   given = settings | ({'patch_index': number} if number else {})
   module = readouts.build(row, given, prefix=model.prefix, grid=model.grid)
-  assert known is not None  # Else `build` has said which token is missing.
   return Candidate(name, module, *known, patch=number)
 
 
