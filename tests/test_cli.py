@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +96,24 @@ def test_evaluate_refuses_another_model(quick, finished):
   workdir, _ = finished
   other = ('--config.model.readout=mean', '--mode=evaluate')
   refused(quick(RECIPE, f'--workdir={workdir}', *SMALL, *other), "readout: 'class_token' there")
+
+
+def test_evaluate_refuses_data_of_another_shape(quick, finished, tmp_path):
+  """A folder that holds the model alone belongs to no config, so its passport decides."""
+  shutil.copytree(finished[0] / 'model', tmp_path / 'model')
+  words = ('--config.data.image_size=(16,16)', '--mode=evaluate')
+  done = quick(RECIPE, f'--workdir={tmp_path}', *SMALL, *words)
+  refused(done, 'image_size=(16, 16)', 'takes (8, 8)')
+
+
+@pytest.mark.parametrize(
+  ('images', 'words'),
+  [(np.zeros((8, 8), np.uint8), 'not (8, 8)'), (np.zeros((1, 8, 8, 1), np.int64), 'not int64')],
+)
+def test_arrays_that_are_no_images_are_refused(finished, images, words):
+  model = vit_jax.load(finished[0])
+  with pytest.raises(ValueError, match=re.escape(words)):
+    model(images, ('logits',))
 
 
 def test_predict_files_and_folders(quick, finished, tmp_path):
@@ -211,6 +231,9 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
     (('--config.optimizer.name=adamm',), ("did you mean 'adam'",)),
     (('--config.optimizer.name=sgd', '--config.optimizer.b1=0.5'), ("'optimizer.b1'",)),
     (('--config.total_steps=many',), ('total_steps',)),
+    (('--config.total_steps=0',), ('config.total_steps=0 must be at least 1',)),
+    (('--config.log_every=-1',), ('config.log_every=-1 must be at least 0',)),
+    (('--config.ema_decay=1.5',), ('config.ema_decay=1.5 must be in [0, 1)',)),
     (('--config.model.readout=patch', '--config.model.patch_index=9'), ('2 x 2 patches',)),
     (('--config.model.variant=mu/3',), ('do not divide images of 8 x 8',)),
     (('--config.model.num_heads=5',), ('must divide width=32',)),

@@ -122,9 +122,7 @@ BUILDERS = {
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
   ],
-  'model': [
-    f'vit_jax.models.{name}' for name in ('vit', 'encoder', 'readout', 'layers', 'hybrid', 'bit')
-  ],
+  'model': [f'vit_jax.models.{path.stem}' for path in (ROOT / 'vit_jax/models').glob('[a-z]*.py')],
   'objective': ['vit_jax.objectives.classification'],
   'optimizer': ['vit_jax.optim'],
   'evaluators': ['vit_jax.evaluation.classification'],
