@@ -170,6 +170,21 @@ def test_an_objective_with_a_teacher(trained, distilled, tmp_path, fsdp):
   assert vit_jax.load(tmp_path).passport.step  # The ordinary model is exported.
 
 
+def test_an_objective_returns_the_metrics_that_it_names(distilled, trained, monkeypatch):
+  monkeypatch.setattr(Distilled, 'metrics', ('distances',))
+  config = small_config(objective__name='distilled', data__validation_fraction=0.2)
+  config.objective.teacher = str(trained)
+  exp = experiment.build(config)
+  with pytest.raises(ValueError, match=r"names the metrics \('distances',\) and returns"):
+    step.compile_step(exp, step.state_shapes(exp))
+
+
+def test_how_to_compute_is_spelt_right(trained):
+  assert vit_jax.load(trained, dtype='bfloat16').model.dtype == 'bfloat16'
+  with pytest.raises(ValueError, match=r"'dytpe'.*did you mean 'dtype'"):
+    vit_jax.load(trained, dytpe='bfloat16')
+
+
 class Spread:
   """An evaluator: how far the logits of some test images lie apart."""
 

@@ -3,8 +3,16 @@
 __version__ = '0.2.0'
 
 
-def load(path):
-  """The trained model of a run's folder: images in, named outputs out (`vit_jax/predict.py`)."""
+def load(path, **execution):
+  """The model of a run, a weight file or an address: images in, named outputs out.
+
+  Args:
+    path: a run's folder or its `model/`, a weight file, a folder of Hugging Face, or an address.
+    execution: how to compute, such as dtype='bfloat16'; float32 where nothing is said.
+
+  Raises:
+    FileNotFoundError, ValueError: as `vit_jax.predict.load`.
+  """
   from vit_jax import predict
 
-  return predict.load(path)
+  return predict.load(path, **execution)

@@ -56,8 +56,9 @@ def state_shapes(experiment: Experiment) -> TrainState:
   """Shapes and shardings of the state; nothing is computed."""
   shapes = jax.eval_shape(functools.partial(fresh_state, experiment), experiment.constants)
   shardings = sharding.state_shardings(shapes, experiment.mesh)
-  place = functools.partial(jax.ShapeDtypeStruct)
-  return jax.tree.map(lambda x, s: place(x.shape, x.dtype, sharding=s), shapes, shardings)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
 
 
 def initial_state(experiment: Experiment, shapes: TrainState) -> TrainState:
@@ -99,13 +100,21 @@ def from_source(experiment: Experiment, shapes: dict[str, Any]) -> dict[str, Any
 
 
 def make_train_step(experiment: Experiment) -> Callable:
-  """The step `(state, batch, constants) -> (state, metrics)`; moves what is trainable only."""
+  """The step `(state, batch, constants) -> (state, metrics)`; moves what is trainable only.
+
+  Raises:
+    ValueError: the objective returns other metrics than it names; when traced.
+  """
   config, objective = experiment.config, experiment.objective
 
   def loss_fn(trainable, frozen, constants, batch, key):
     params = optim.merge(trainable, frozen)
     keys = streams(objective, key)
-    return objective.apply({'params': params}, batch, constants, train=True, rngs=keys)
+    loss, values = objective.apply({'params': params}, batch, constants, train=True, rngs=keys)
+    if {*values} != {*objective.metrics}:
+      raise ValueError(f'{type(objective).__name__} names the metrics {objective.metrics} and '
+                       f'returns {tuple(values)}')  # fmt: skip
+    return loss, values
 
   differentiate = accumulate(jax.value_and_grad(loss_fn, has_aux=True), config.accumulation_steps)
 

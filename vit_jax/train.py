@@ -143,7 +143,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     ValueError: no checkpoint, another model, or other classes than the model's.
   """
   experiment.check_platform(config.platform)
-  predictor = predict.load(workdir, **config.model)
+  execution = {key: config.model[key] for key in models.EXECUTION if key in config.model}
+  predictor = predict.load(workdir, **execution)
   about = predictor.passport
   if weights.has_zero_head(predictor.params):
     raise ValueError(f'{workdir}: the head is all zero, so an accuracy would say nothing; train it')

@@ -22,6 +22,7 @@ from vit_jax.formats import adapt, files, official, read
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.weights import Weights
 from vit_jax.runtime import atomic, fetch
+from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import fields_of
 
 FORMAT = 1  # of the passport; a higher one is refused
@@ -56,7 +57,17 @@ class Passport:
     return self.model.get('readout')
 
   def build(self, **execution) -> models.Model:
-    """The model; of `execution` only how to compute counts, such as dtype='bfloat16'."""
+    """The model.
+
+    Args:
+      execution: how to compute, such as dtype='bfloat16'; what a family has no choice of, such as
+        the attention of a BiT, does nothing there.
+
+    Raises:
+      ValueError: a key that says anything else.
+    """
+    for key in execution:
+      check_choice('way to compute', key, models.EXECUTION)
     normal = defaults.part('model', self.model['name'])
     how = {key: normal[key] for key in models.EXECUTION if key in normal}
     return models.build(**self.model, **{key: execution.get(key, how[key]) for key in how})

@@ -64,7 +64,7 @@ def load(
     decoders = {image_key: skip()}
     try:
       examples = builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError:
+    except NotImplementedError:  # What tfds says of formats without random access, TFRecord say.
       kind = str(builder.info.file_format).rpartition('.')[2].lower()
       raise ValueError(not_prepared(dataset, data_dir, f'is prepared as {kind} there')) from None
     title = f'{dataset} {split}'

@@ -36,7 +36,7 @@ class HybridVisionTransformer(vit.VisionTransformer):
   @property
   def stride(self) -> int:
     """Pixels from one place of the feature map to the next."""
-    return 4 * 2 ** max(0, len(self.units) - 1)
+    return stride_of(self.units)
 
   @property
   def embedding_side(self) -> int:
@@ -105,4 +105,9 @@ def size_of(variant: str) -> str:
 def patch_of(variant: str) -> int:
   """Pixels from one patch to the next."""
   units, side = HYBRIDS[variant]
-  return side * 4 * 2 ** max(0, len(units) - 1)
+  return side * stride_of(units)
+
+
+def stride_of(units: tuple[int, ...]) -> int:
+  """Pixels from one place of the feature map to the next: 4 in the root, each further stage 2."""
+  return 4 * 2 ** max(0, len(units) - 1)

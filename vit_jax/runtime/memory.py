@@ -7,13 +7,8 @@ import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
-DEVICES = (
-  '/dev/nvidia[0-9]*',
-  '/dev/dxg',
-  '/dev/kfd',
-  '/dev/accel*',
-  '/dev/vfio/*',
-)  # accelerators
+# Where Linux shows accelerators.
+DEVICES = ('/dev/nvidia[0-9]*', '/dev/dxg', '/dev/kfd', '/dev/accel*', '/dev/vfio/*')
 LARGE = 2**16  # pixels a step; about where XLA's temporaries outgrow an arena (64 MiB)
 
 
