@@ -1,14 +1,18 @@
 """Models: published counts, names, readouts by hand-made numbers, reach, fused equals plain."""
 
+import functools
 import json
+import types
 
+from flax import linen as nn
+from flax.core.scope import LazyRng
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
 from vit_jax import defaults, models
-from vit_jax.models import attention, bit, hybrid, layers, readout, vit
+from vit_jax.models import attention, bit, dropout, encoder, hybrid, layers, readout, vit
 
 # Parameters at 224 px and 1000 classes, counted in timm and torchvision.
 PUBLISHED = {
@@ -263,10 +267,10 @@ def test_the_fused_form_and_its_gradient_are_the_plain_one(length):
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():
   x = jnp.ones((4000, 2, 3))
-  y = layers.DropPath(0.25).apply({}, x, True, rngs={'dropout': jax.random.key(0)})
+  y = dropout.DropPath(0.25).apply({}, x, True, rngs={'dropout': jax.random.key(0)})
   assert {tuple(np.unique(row)) for row in np.asarray(y)} == {(0.0,), (np.float32(1 / 0.75),)}
   assert np.mean(y) == pytest.approx(1, abs=0.03)
-  np.testing.assert_array_equal(layers.DropPath(0.25).apply({}, x, False), x)
+  np.testing.assert_array_equal(dropout.DropPath(0.25).apply({}, x, False), x)
 
 
 def test_drop_path_is_linear_in_depth():
@@ -275,14 +279,100 @@ def test_drop_path_is_linear_in_depth():
   assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_remat_changes_nothing():
-  images = normal(2, 12, 8, 3)
-  params = randomised(build())
-  grads = [
-    jax.grad(lambda p, m=build(remat=remat): (m.apply({'params': p}, images)[0] ** 2).sum())(params)
-    for remat in (False, True)
-  ]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *grads)
+DROPS = dict(
+  variant='mu/4', depth=3, dropout=0.1, attention_dropout=0.2, projection_dropout=0.3,
+  drop_path=0.4, attention='plain',
+)  # fmt: skip
+
+
+@functools.cache
+def loss_and_gradient(**how):
+  """Of a step of training with dropout of every kind."""
+  images, key = normal(2, 12, 8, 3), jax.random.key(7)
+  model = build(**DROPS | how)
+
+  def loss(params):
+    return (model.apply({'params': params}, images, train=True, rngs={'dropout': key})[0] ** 2).sum()
+
+  return jax.jit(jax.value_and_grad(loss))(randomised(build(**DROPS)))
+
+
+@pytest.mark.parametrize(
+  ('remat', 'scan'),
+  [
+    ('none', True),
+    ('attention', False),
+    ('dots', False),
+    ('blocks', False),
+    *(pytest.param(remat, True, marks=pytest.mark.slow) for remat in encoder.REMAT[1:]),
+  ],
+)
+def test_how_to_compute_changes_no_number(remat, scan):
+  """Whatever the backward pass keeps, and in a loop or not, dropout included."""
+  given, expected = loss_and_gradient(remat=remat, scan=scan), loss_and_gradient()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), given, expected)
+
+
+@pytest.mark.parametrize('key', ['dropout', 'attention_dropout', 'projection_dropout', 'drop_path'])
+def test_every_kind_of_dropout_is_in_that_comparison(key):
+  assert abs(float(loss_and_gradient(**{key: 0.0})[0]) - float(loss_and_gradient()[0])) > 1e-4
+
+
+def test_dropout_draws_as_linen_does():
+  """The keys of 0.1.0: linen's own modules, called by their names, drop the same numbers."""
+
+  class Old(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.Dropout(0.5, deterministic=False)(x)
+      return nn.Dropout(0.5, broadcast_dims=(1, 2), deterministic=False)(x)
+
+  class New(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return dropout.Dropout(0.5, whole=True, name='Dropout_1')(
+        dropout.Dropout(0.5, name='Dropout_0')(x, True), True
+      )
+
+  x, rngs = normal(8, 3, 2), {'dropout': jax.random.key(3)}
+  np.testing.assert_array_equal(Old().apply({}, x, rngs=rngs), New().apply({}, x, rngs=rngs))
+  names = ('model', 'Transformer', 'encoderblock_11', 'MlpBlock_3', 'Dropout_0', 1)
+  expected = LazyRng(jax.random.key(3), names).as_jax_rng()
+  found = jax.random.fold_in(jax.random.key(3), np.uint32(dropout.fold_of(names)))
+  assert (jax.random.key_data(found) == jax.random.key_data(expected)).all()
+
+
+def test_a_loop_over_blocks_names_every_output():
+  """In evaluation all that the blocks compute, in training their tokens."""
+  images, params = normal(2, 12, 8, 3), randomised(build(depth=3))
+  outputs = [build(depth=3, scan=scan).apply({'params': params}, images)[1] for scan in (False, True)]
+  assert {*outputs[0]} == {*outputs[1]} and 'block_2/attention_weights' in outputs[1]
+  for name, value in outputs[0].items():
+    np.testing.assert_allclose(value, outputs[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+  trained = build(depth=3, scan=True).apply({'params': params}, images, train=True)[1]
+  assert 'block_2/tokens' in trained and 'block_2/attention_weights' not in trained
+
+
+def device(platform, capability=None):
+  return types.SimpleNamespace(platform=platform, compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+  ('where', 'section', 'expected'),
+  [
+    (device('cpu'), {}, 'plain'),
+    (device('gpu', '9.0'), {}, 'cudnn'),
+    (device('gpu', '7.5'), {}, 'plain'),  # A T4: cuDNN's kernel wants 8.0 and later.
+    (device('gpu', '9.0'), {'dtype': 'float32'}, 'plain'),
+    (device('gpu', '9.0'), {'attention_dropout': 0.1}, 'plain'),
+    (device('gpu', '9.0'), {'attention': 'plain'}, 'plain'),
+    (device('tpu'), {}, 'pallas'),
+    (device('tpu'), {'dtype': 'float32'}, 'plain'),
+  ],
+)
+def test_the_kernel_of_attention_suits_the_device(where, section, expected):
+  model = build(**{'dtype': 'bfloat16'} | section, device=where)
+  assert {block.attention.attention for block in model.Transformer.blocks} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +387,7 @@ def test_remat_changes_nothing():
     ({'class_token': False}, 'reads the class token'),
     ({'readout': 'men'}, "did you mean 'mean'"),
     ({'gelu': 'erf'}, 'unknown config.model.gelu'),
-    ({'attention': 'cudnn'}, 'the backend is no GPU'),
+    ({'attention': 'cudnn'}, 'the device is no NVIDIA GPU'),
     ({'readout_weights': 'hard'}, 'unknown config.model.readout_weights'),
     ({'dtype': 'float8'}, 'unknown config.model.dtype'),
     ({'dropout': 1.5}, 'config.model.dropout=1.5'),

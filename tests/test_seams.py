@@ -274,7 +274,7 @@ def test_a_failed_start_leaves_the_workdir_free(trained, tmp_path, monkeypatch):
   assert (workdir / 'config.json').exists()
   remedies = small_config(
     init_from=str(trained), total_steps=4, model__dtype='bfloat16', accumulation_steps=2,
-    model__remat=True,
+    model__remat='blocks',
   )  # fmt: skip
   train.train(remedies, workdir)  # How it is computed may change later too.
   with pytest.raises(ValueError, match='batch_size: 16 there, 32 now'):
@@ -324,7 +324,7 @@ def test_what_weights_need_travels_with_them(tmp_path):
   mixed = exp.model.readout
   assert (mixed.readout_weights, mixed.join) == ('softmax', 'add')
   # On a machine without the kernel that an older passport names, the weights load all the same.
-  passport['model'] |= {'attention': 'cudnn', 'dtype': 'bfloat16', 'remat': True}
+  passport['model'] |= {'attention': 'cudnn', 'dtype': 'bfloat16', 'remat': 'blocks'}
   (tmp_path / 'model/model.json').write_text(json.dumps(passport))
   assert vit_jax.load(tmp_path / 'model').model.dtype == 'float32'
 

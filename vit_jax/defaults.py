@@ -80,8 +80,12 @@ _VIT = dict(
   embedding_norm=bool,  # layer norm after the patch embedding, else False
   gelu=str,  # tanh (official, else), exact (torch), quick
   epsilon=float,  # of the layer norms, else 1e-6
-  attention='auto',  # plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it can run
-  remat=False,  # recompute blocks in the backward pass: less memory, about a third slower
+  # plain; cudnn (GPU, bfloat16); pallas (TPU); or auto: the fused one wherever it can run.
+  attention='auto',
+  # What the backward pass computes again instead of keeping it: none; attention (its weights, in
+  # the plain form); dots (all but matrix products); blocks (all: least memory, a third slower).
+  remat='none',
+  scan=False,  # one compiled block for all, run in a loop: compiles faster, takes a copy of weights
   dtype='float32',  # of the computation; parameters, softmax and loss stay float32
   initialisers='official',  # or torch: what its layers start with by default
 )
@@ -130,7 +134,7 @@ PARTS = {
       standardise=str,  # None: as in the weights, else bit
       group_norm_epsilon=float,  # else 1e-5
       pool_padding=str,  # of the root's max-pool: zero (big_transfer), or infinite (big_vision)
-      remat=False,
+      remat='none',  # or blocks: recompute units in the backward pass
       dtype='float32',
     ),
   },
@@ -211,7 +215,10 @@ def get_config() -> Config:
   config.total_steps = 1000
   config.batch_size = 128  # of all devices together
   config.accumulation_steps = 1  # parts that a batch is cut into, to save memory
+  # How many compute; None: all, but on a CPU one a core where a step is large, else one.
+  config.devices = config_dict.placeholder(int)
   config.fsdp = 1  # devices over which the state is sharded; the rest replicate it
+  config.shard_optimizer = False  # cut the optimizer's state over all devices (ZeRO-1), by fsdp too
   config.log_every = 50  # these three in steps; 0: never (the last step is always saved)
   config.eval_every = 200
   config.checkpoint_every = 200
@@ -230,7 +237,9 @@ def get_config() -> Config:
 # and how it is computed.
 MAY_CHANGE = (
   'platform',
+  'devices',
   'fsdp',
+  'shard_optimizer',
   'accumulation_steps',
   'total_steps',
   'log_every',
@@ -241,6 +250,7 @@ MAY_CHANGE = (
   'model.attention',
   'model.dtype',
   'model.remat',
+  'model.scan',
   'data.threads',
   'explore.cache',
   'explore.cache_gb',
@@ -339,6 +349,9 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
   """
   old = tuples(content)
   old.get('evaluation', {}).pop('name', None)  # 0.1.0: of the one evaluator.
+  remat = old.get('model', {}).get('remat')
+  if isinstance(remat, bool):  # Before 0.2.0.
+    old['model']['remat'] = 'blocks' if remat else 'none'
   return complete(config_dict.ConfigDict(old), {}).to_dict()
 
 

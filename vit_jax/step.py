@@ -56,6 +56,9 @@ def state_shapes(experiment: Experiment) -> TrainState:
   """Shapes and shardings of the state; nothing is computed."""
   shapes = jax.eval_shape(functools.partial(fresh_state, experiment), experiment.constants)
   shardings = sharding.state_shardings(shapes, experiment.mesh)
+  if experiment.config.shard_optimizer:
+    opt_state = sharding.state_shardings(shapes.opt_state, experiment.mesh, sharding.AXES)
+    shardings = shardings.replace(opt_state=opt_state)
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
   )
@@ -126,6 +129,9 @@ def make_train_step(experiment: Experiment) -> Callable:
     trainable, frozen = optim.partition(state.params, experiment.multipliers)
     constants = jax.lax.stop_gradient(constants)
     (loss, values), gradients = differentiate(trainable, frozen, constants, batch, key)
+    if config.shard_optimizer:  # Each device then updates its part, and gathers the rest.
+      cut = sharding.state_shardings(gradients, experiment.mesh, sharding.AXES)
+      gradients = jax.lax.with_sharding_constraint(gradients, cut)
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, trainable)
     trainable = optax.apply_updates(trainable, updates)
     params = optim.merge(trainable, frozen)
@@ -179,7 +185,8 @@ def compile_step(experiment: Experiment, shapes: TrainState):
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   outputs = (shardings, sharding.replicated(experiment.mesh))
   step = jax.jit(make_train_step(experiment), donate_argnums=0, out_shardings=outputs)
-  return step.lower(shapes, batch, experiment.constants).compile()
+  with jax.set_mesh(experiment.mesh):
+    return step.lower(shapes, batch, experiment.constants).compile()
 
 
 def prepare(experiment: Experiment, shapes: TrainState, state: TrainState | None):

@@ -25,14 +25,20 @@ def complete(section: dict[str, Any]) -> dict[str, Any]:
   return section | {key: value for key, value in official.items() if section.get(key) is None}
 
 
-def build(name: str, **section) -> Model:
+def build(name: str, *, device: Any = None, **section) -> Model:
   """The model `name` with its config section as keyword arguments.
+
+  Args:
+    device: that it will compute on, which need not be here; None: the first one that is. A family
+      whose section has `attention` is given it, to choose a kernel that runs there.
 
   Raises:
     ValueError: a value or a combination that is impossible.
   """
   section = complete({'name': name} | section)
   del section['name']
+  if 'attention' in section:
+    section['device'] = device or jax.devices()[0]
   section['image_size'] = tuple(section['image_size'])
   return MODELS[name].build(**section)
 

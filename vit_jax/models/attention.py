@@ -5,17 +5,20 @@ Letters in annotations as in `layers.py`. Parameters carry the names and shapes 
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from vit_jax.models import layers
+from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
 
-ATTENTION = ('auto', 'plain', 'cudnn')
+FUSED = ('cudnn', 'pallas')
+ATTENTION = ('auto', 'plain', *FUSED)
 
 
 class HeadProjection(nn.Module):
@@ -43,22 +46,46 @@ class HeadProjection(nn.Module):
     return kernel, self.param('bias', bias, self.shape[self.inputs :])
 
 
-def uses_cudnn(implementation: str, dtype: str, head_dim: int, dropout: float) -> bool:
-  """Whether attention runs in cuDNN's fused kernel; `auto` takes it wherever it is exact.
+def obstacles(kernel: str, device: Any, section: dict[str, Any]) -> list[str]:
+  """Reasons why a fused kernel cannot run.
+
+  Args:
+    kernel: a name of FUSED.
+    device: that computes, or that is compiled for.
+    section: of a ViT, complete.
+  """
+  head_dim, dtype = section['width'] // section['num_heads'], section['dtype']
+  capability = float(getattr(device, 'compute_capability', 0) or 0)
+  reasons = {
+    'cudnn': {
+      'the device is no NVIDIA GPU of compute capability 8.0 or later': capability < 8,
+      'dtype is not bfloat16 or float16': dtype not in ('bfloat16', 'float16'),
+      f'the heads are {head_dim} wide, not a multiple of 8 up to 128': head_dim % 8
+      or head_dim > 128,
+    },
+    'pallas': {
+      'the device is no TPU': device.platform != 'tpu',
+      'dtype is not bfloat16': dtype != 'bfloat16',
+    },
+  }[kernel] | {'attention dropout needs the weights': section['attention_dropout'] > 0}
+  return [reason for reason, holds in reasons.items() if holds]
+
+
+def choose(section: dict[str, Any], device: Any) -> str:
+  """The kernel that attention runs in: plain, or a name of FUSED; `auto` takes what can run.
 
   Raises:
-    ValueError: `implementation` is 'cudnn' where that kernel cannot run.
+    ValueError: the section asks for one that cannot run there.
   """
-  reasons = {
-    'the backend is no GPU': jax.default_backend() != 'gpu',
-    'dtype is not bfloat16 or float16': dtype not in ('bfloat16', 'float16'),
-    f'the heads are {head_dim} wide, not a multiple of 8 up to 128': head_dim % 8 or head_dim > 128,
-    'attention dropout needs the weights': dropout > 0,
-  }
-  obstacles = [reason for reason, holds in reasons.items() if holds]
-  if implementation == 'cudnn' and obstacles:
-    raise ValueError(f"attention='cudnn' cannot run here: {'; '.join(obstacles)}; use 'auto'")
-  return implementation != 'plain' and not obstacles
+  asked = section['attention']
+  check_choice('config.model.attention', asked, ATTENTION)
+  if asked == 'auto':
+    fitting = [kernel for kernel in FUSED if not obstacles(kernel, device, section)]
+    return fitting[0] if fitting else 'plain'
+  if asked in FUSED and obstacles(asked, device, section):
+    why = '; '.join(obstacles(asked, device, section))
+    raise ValueError(f"attention={asked!r} cannot run here: {why}; use 'auto'")
+  return asked
 
 
 def fused_attention(
@@ -85,20 +112,32 @@ def fused_attention(
   return y[:, :length]
 
 
+def exponents_of(
+  qkv: Float[Array, 'B T 3 h d'], scale: float
+) -> tuple[Float32[Array, 'B h T T'], Float32[Array, 'B h T 1']]:
+  """What softmax divides, and by what: exp(q k^T - max) and its sums, in float32."""
+  query, key, _ = qkv.transpose(2, 0, 3, 1, 4)
+  scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
+  exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+  return exponents, exponents.sum(-1, keepdims=True)
+
+
 class Attention(nn.Module):
   """Multi-head self-attention, softmax(q k^T / sqrt(d)) v (arXiv:2010.11929, appendix A).
 
   Attributes:
     qk_scale: what q k^T is multiplied by; None: d ** -0.5.
     attention_dropout: of the attention weights.
-    attention: plain, cudnn (GPU, bfloat16), or auto: cudnn wherever it is exact.
+    attention: the kernel, as `choose` says: plain, cudnn (GPU) or pallas (TPU).
+    remat: 'attention' computes the weights again in the backward pass instead of keeping them.
   """
 
   num_heads: int
   qkv_bias: bool = True
   qk_scale: float | None = None
   attention_dropout: float = 0.0
-  attention: str = 'auto'
+  attention: str = 'plain'
+  remat: str = 'none'
   dtype: str = 'float32'
   initialisers: str = 'official'
 
@@ -114,24 +153,42 @@ class Attention(nn.Module):
     heads, head_dim = self.num_heads, width // self.num_heads
     qkv = self.project(x).reshape(batch, length, 3, heads, head_dim)
     scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
-    dropout = self.attention_dropout if train else 0.0
-    fused = uses_cudnn(self.attention, self.dtype, head_dim, dropout)
-    query, key, value = qkv.transpose(2, 0, 3, 1, 4)
-    scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
-    exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = exponents.sum(-1, keepdims=True)
-    weights = exponents / total  # Pruned by jit unless somebody asks for it.
-    if fused and not self.is_initializing():  # JAX cannot vmap the kernel, as `Encoder` would.
-      y = fused_attention(qkv, scale, 'cudnn')
+    if self.attention == 'plain' or self.is_initializing():  # JAX cannot vmap cuDNN's kernel.
+      y, weights = self.plain(qkv, scale, train)
     else:
-      exponents = nn.Dropout(self.attention_dropout)(exponents, deterministic=not train)
-      # Dividing d columns after the product is cheaper than dividing T columns before it.
-      y = jnp.matmul(exponents.astype(self.dtype), value, preferred_element_type=jnp.float32)
-      y = (y / total).astype(self.dtype).transpose(0, 2, 1, 3)
+      y = self.fused(qkv, scale)
+      exponents, total = exponents_of(qkv, scale)
+      weights = exponents / total  # Pruned by jit unless somebody asks for it.
     out = HeadProjection((heads, head_dim, width), 2, True, self.initialisers, name='out')
     kernel, bias = out()
-    y = y.reshape(-1, width) @ kernel.reshape(-1, width).astype(self.dtype)
+    y = layers.product(y.reshape(-1, width), kernel.reshape(-1, width).astype(self.dtype))
     return (y + bias.astype(self.dtype)).reshape(x.shape), weights
+
+  def fused(self, qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T h d']:
+    """Attention in the kernel that `attention` names."""
+    if self.attention == 'pallas':
+      from vit_jax.models import tpu_attention  # Pallas takes 0.5 s to import.
+
+      return tpu_attention.attend(qkv, scale)
+    return fused_attention(qkv, scale, 'cudnn')
+
+  def plain(
+    self, qkv: Float[Array, 'B T 3 h d'], scale: float, train: bool
+  ) -> tuple[Float[Array, 'B T h d'], Float32[Array, 'B h T T']]:
+    """Attention in the compiler's own operations, and its weights."""
+    dropout = Dropout(self.attention_dropout)
+    key = dropout.key(train)
+
+    def attend(qkv, key):
+      exponents, total = exponents_of(qkv, scale)
+      weights = exponents / total  # Pruned by jit unless somebody asks for it.
+      exponents = dropout.drop(exponents, key)
+      # Dividing d columns after the product is cheaper than dividing T columns before it.
+      value = qkv[:, :, 2].swapaxes(1, 2)
+      y = jnp.matmul(exponents.astype(self.dtype), value, preferred_element_type=jnp.float32)
+      return (y / total).astype(self.dtype).swapaxes(1, 2), weights
+
+    return (jax.checkpoint(attend) if self.remat == 'attention' else attend)(qkv, key)
 
   def project(self, x: Float[Array, 'B T D']) -> Float[Array, 'BT DDD']:
     """Query, key and value of every head in one product."""
@@ -142,7 +199,7 @@ class Attention(nn.Module):
       for name in ('query', 'key', 'value')
     ]
     kernel = jnp.concatenate([kernel.reshape(width, width) for kernel, _ in parts], axis=1)
-    y = x.reshape(-1, width) @ kernel.astype(self.dtype)
+    y = layers.product(x.reshape(-1, width), kernel.astype(self.dtype))
     if self.qkv_bias:
       y += jnp.concatenate([bias.reshape(width) for _, bias in parts]).astype(self.dtype)
     return y

@@ -1,14 +1,26 @@
 """The encoder: positions, blocks, norm; its parts are given, every intermediate has a name."""
 
+from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import attention, layers
+from vit_jax.models import attention, dropout, layers
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.sections import take
+
+# What the backward pass computes again instead of keeping it; `attention` does so by itself.
+REMAT = ('none', 'attention', 'dots', 'blocks')
+# Operations whose results `dots` keeps: products, and what fused attention is made of.
+PRODUCTS = (
+  'dot_general', 'conv_general_dilated', 'dot_product_attention_fwd_wrapper', 'pallas_call',
+  'custom_partitioning', 'shard_map',
+)  # fmt: skip
+Body = Callable[..., tuple[Array, dict[str, Array]]]
 
 
 class PositionEmbedding(nn.Module):
@@ -25,16 +37,24 @@ class PositionEmbedding(nn.Module):
 class Encoder(nn.Module):
   """Positions -> dropout -> blocks -> norm; every intermediate is returned by name.
 
+  A block is computed from its parameters as a function, so that a loop over blocks, `scan`, and what is
+  computed again (`remat`) are one place.
+
   Attributes:
     position: what is added to the tokens at the input.
-    blocks: `block(x, train) -> (x, outputs by name)`, all with parameters of the same shapes.
+    blocks: `block(x, train) -> (x, outputs by name)`, all with parameters of the same shapes; with
+      `scan` all alike but for `drop_path`.
     norm: after the last block.
+    remat: one of REMAT.
+    scan: whether blocks run in one compiled loop. In training, outputs are then their tokens alone.
   """
 
   position: nn.Module
   blocks: tuple[nn.Module, ...]
   norm: nn.Module
   dropout: float = 0.0
+  remat: str = 'none'
+  scan: bool = False
 
   @nn.compact
   def __call__(
@@ -45,11 +65,39 @@ class Encoder(nn.Module):
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     if self.is_initializing():
       self.draw_blocks(x)
-    for i, block in enumerate(self.blocks):
-      x, named = block.copy(name=f'encoderblock_{i}')(x, train)
-      outputs |= {f'block_{i}/{name}': value for name, value in named.items()}
+    params = [self.get_variable('params', f'encoderblock_{i}') for i in range(len(self.blocks))]
+    scope: Any = self.scope
+    rng = scope.rngs.get('dropout') if train else None
+    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, params, rng, train)
     x = self.norm.copy(name='encoder_norm')(x)
-    return x, outputs | {'tokens': x}
+    return x, outputs | named | {'tokens': x}
+
+  def loop_blocks(self, x, params, rng, train: bool) -> tuple[Array, dict[str, Array]]:
+    """The blocks one after another, each compiled by itself."""
+    outputs = {}
+    for i, block in enumerate(self.blocks):
+      own = rng and dropout.name_block(rng, i)
+      x, named = remember(body_of(block, train), self.remat, False)(x, params[i], own)
+      outputs |= {f'block_{i}/{name}': value for name, value in named.items()}
+    return x, outputs
+
+  def scan_blocks(self, x, params, rng, train: bool) -> tuple[Array, dict[str, Array]]:
+    """The blocks in a loop over their stacked parameters: one is compiled for all of them."""
+    first, count = self.blocks[0].clone(parent=None, name=None), len(self.blocks)
+    rates: Any = [block.drop_path for block in self.blocks]  # pyright: ignore
+    rates = jnp.array(rates) if any(rates) else None
+
+    def step(x, given):
+      i, own, rate = given
+      block = first if rate is None else first.clone(drop_path=rate)
+      mine = rng and dropout.number_block(rng, i, count)
+      x, named = remember(body_of(block, train), self.remat, True)(x, own, mine)
+      # A gradient runs through all that a loop returns, read or not.
+      return x, {'tokens': x} if train else named
+
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *params)
+    x, named = jax.lax.scan(step, x, (jnp.arange(count), stacked, rates))
+    return x, {f'block_{i}/{name}': named[name][i] for i in range(count) for name in named}
 
   def draw_blocks(self, x: Float[Array, 'B T D']) -> None:
     """Draws the parameters of all blocks at once.
@@ -65,17 +113,40 @@ class Encoder(nn.Module):
       self.put_variable('params', f'encoderblock_{i}', own)
 
 
+def body_of(block: nn.Module, train: bool) -> Body:
+  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`."""
+  block = block.clone(parent=None, name=None)
+
+  def body(x, params, rng):
+    rngs = {} if rng is None else {'dropout': rng}
+    return block.apply({'params': params}, x, train, rngs=rngs)
+
+  return body
+
+
+def remember(body: Body, remat: str, scan: bool) -> Body:
+  """`body`, of which the backward pass keeps what `remat` says.
+
+  A loop keeps products alone without being asked: what a compiler would compute again by itself
+  cannot cross its border (ViT-B/16, 128 pictures on an H100: 14.3 GB of temporary memory else).
+  """
+  if remat == 'blocks':
+    return jax.checkpoint(body)
+  return jax.checkpoint(body, policy=is_product) if remat == 'dots' or scan else body
+
+
+def is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+  """Whether an operation is worth keeping: a matrix product, or a kernel of attention."""
+  return primitive.name in PRODUCTS
+
+
 def build(section: dict[str, Any]) -> Encoder:
   """The published encoder; each part takes its settings from a ViT's complete section."""
   depth, rate = section['depth'], section['drop_path']
-  make = layers.Block
-  if section['remat']:
-    make = nn.remat(layers.Block, static_argnums=(2,))  # `train`
   norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
   attend, mlp = take(attention.Attention, section), take(layers.MlpBlock, section)
-  blocks = tuple(
-    # Linear in depth: the first block is never dropped, the last one at the full rate.
-    make(attend, mlp, norm, section['projection_dropout'], rate * i / max(1, depth - 1))
-    for i in range(depth)
-  )
-  return Encoder(take(PositionEmbedding, section), blocks, norm, section['dropout'])
+  make = functools.partial(layers.Block, attend, mlp, norm, section['projection_dropout'])
+  # Linear in depth: the first block is never dropped, the last one at the full rate.
+  blocks = tuple(make(rate * i / max(1, depth - 1)) for i in range(depth))
+  position = take(PositionEmbedding, section)
+  return take(Encoder, section, position=position, blocks=blocks, norm=norm)

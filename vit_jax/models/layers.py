@@ -10,12 +10,15 @@ matrix products. `benchmarks/step.py` measures what that buys over plain linen.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from vit_jax.models.dropout import Dropout, DropPath
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.runtime import sharding
 from vit_jax.runtime.choices import check_choice
 
 GELU: dict[str, Callable] = {
@@ -24,6 +27,11 @@ GELU: dict[str, Callable] = {
   'quick': lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def product(x: Float[Array, 'R I'], kernel: Float[Array, 'I O']) -> Float[Array, 'R O']:
+  """A matrix product whose kernel may be cut over devices (`config.fsdp`)."""
+  return sharding.product_of_cut(x, kernel) if sharding.is_cut() else x @ kernel
 
 
 class Dense(nn.Module):
@@ -38,7 +46,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '... I']) -> Float[Array, '... O']:
     kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
-    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+    y = product(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       y += self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return y.reshape(*x.shape[:-1], self.features)
@@ -63,7 +71,8 @@ class PatchEmbedding(nn.Module):
     bias = self.param('bias', initial('embedding_bias', fan_in), (self.width,))
     patches = images.reshape(batch, grid[0], side, grid[1], side, channels)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * channels)
-    tokens = patches.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
+    kernel = kernel.reshape(-1, self.width).astype(self.dtype)
+    tokens = product(patches.astype(self.dtype), kernel)
     return (tokens + bias.astype(self.dtype)).reshape(batch, grid[0] * grid[1], self.width)
 
 
@@ -83,24 +92,14 @@ class MlpBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '... D'], train: bool) -> Float[Array, '... D']:
     y = self.dense(self.mlp_dim, x.shape[-1], 'Dense_0')(x)
-    y = nn.Dropout(self.dropout)(GELU[self.gelu](y), deterministic=not train)
+    y = Dropout(self.dropout)(jax.checkpoint(GELU[self.gelu])(y), train)
     y = self.dense(x.shape[-1], self.mlp_dim, 'Dense_1')(y)
-    return nn.Dropout(self.dropout)(y, deterministic=not train)
+    return Dropout(self.dropout)(y, train)
 
   def dense(self, features: int, fan_in: int, name: str) -> Dense:
     initial = INITIALISERS[self.initialisers]
     kernel, bias = initial('mlp', fan_in), initial('mlp_bias', fan_in)
     return Dense(features, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)
-
-
-class DropPath(nn.Module):
-  """Stochastic depth: drops a residual branch for whole examples (arXiv:1603.09382)."""
-
-  rate: float
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'B ...'], train: bool) -> Float[Array, 'B ...']:
-    return nn.Dropout(self.rate, broadcast_dims=tuple(range(1, x.ndim)))(x, deterministic=not train)
 
 
 class Block(nn.Module):
@@ -118,7 +117,7 @@ class Block(nn.Module):
   mlp: nn.Module
   norm: nn.Module
   projection_dropout: float = 0.0
-  drop_path: float = 0.0
+  drop_path: Any = 0.0
 
   @nn.compact
   def __call__(
@@ -126,7 +125,7 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
     y = self.norm.copy(name='LayerNorm_0')(x)
     y, weights = self.attention.copy(name='MultiHeadDotProductAttention_1')(y, train)
-    attended = nn.Dropout(self.projection_dropout)(y, deterministic=not train)
+    attended = Dropout(self.projection_dropout)(y, train)
     x = x + DropPath(self.drop_path)(attended, train)
     y = self.norm.copy(name='LayerNorm_2')(x)
     y = self.mlp.copy(name='MlpBlock_3')(y, train)

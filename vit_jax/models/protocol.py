@@ -16,7 +16,7 @@ from flax import linen as nn
 
 # Keys of a section that say how to compute, not what: they never travel with weights, so that
 # weights made on one device load on any other.
-EXECUTION = ('attention', 'remat', 'dtype')
+EXECUTION = ('attention', 'remat', 'scan', 'dtype')
 
 
 class Model(nn.Module):

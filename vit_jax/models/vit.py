@@ -203,6 +203,7 @@ def assemble(
   if section['projection_dropout'] is None:
     section['projection_dropout'] = section['dropout']
   check_values(section)
+  section['attention'] = attention.choose(section, section['device'])
   if any(side % patch_size or side < patch_size for side in image_size):
     raise ValueError(
       f'patches of {patch_size} x {patch_size} do not divide images of {image_size[0]} x '
@@ -229,9 +230,7 @@ def check_values(section: dict[str, Any]) -> None:
   width, num_heads = section['width'], section['num_heads']
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
-  head_dim = width // num_heads
-  dropout = section['attention_dropout']
-  attention.uses_cudnn(section['attention'], section['dtype'], head_dim, dropout)
+  check_choice('config.model.remat', section['remat'], encoder.REMAT)
 
 
 def section_of(facts: dict[str, Any]) -> dict[str, Any]:
