@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -10,7 +11,7 @@ import optax
 
 from vit_jax import data, defaults, evaluation, models, objectives, optim, weights
 from vit_jax.defaults import Config
-from vit_jax.runtime import sharding
+from vit_jax.runtime import devices, sharding
 from vit_jax.weights import Passport, Source
 
 
@@ -49,27 +50,37 @@ class Experiment:
     return weights.make_forward(self.model, self.data.preprocess)
 
 
-def build(config: Config, workdir: pathlib.Path | None = None) -> Experiment:
+def build(
+  config: Config,
+  workdir: pathlib.Path | None = None,
+  *,
+  chosen: list[Any] | None = None,
+  dataset: data.Dataset | None = None,
+) -> Experiment:
   """Builds every part from its section of the config; nothing is compiled, nothing written.
 
   What a config leaves to the weights comes from the run in `workdir` where it has a checkpoint,
   else from `config.init_from`, which is then needed no more.
 
+  Args:
+    chosen: devices to compute on, which need not be here; None: as `runtime/devices.py` chooses.
+    dataset: what is known of data that need not be here; None: those that the config names.
+
   Raises:
     ValueError: a name, a size or a combination that is impossible.
   """
-  check_platform(config.platform)
+  if chosen is None:
+    check_platform(config.platform)
   check_numbers(config)
-  mesh = sharding.make_mesh(config.fsdp)
-  sharding.check_batch('config.batch_size', config.batch_size, config.accumulation_steps)
   own = weights.passport_of_run(workdir) if workdir else None
   source = weights.open_source(config.init_from) if config.init_from and not own else None
   known = own or (source.passport if source else None)
   place = str(workdir) if own else config.init_from
   section = data_section(config, known)
-  dataset = data.build(**section)
+  dataset = dataset or data.build(**section)
+  mesh = make_mesh(config, dataset.preprocess.image_size, chosen)
   described = model_section(config, dataset, known, place)
-  model = models.build(**described)
+  model = models.build(**described, device=mesh.devices.flat[0])
   normalise = dataset.preprocess.normalise
   objective = objectives.build(model=model, normalise=normalise, **config.objective)
   objective, constants = open_constants(objective, mesh)
@@ -89,6 +100,30 @@ def build(config: Config, workdir: pathlib.Path | None = None) -> Experiment:
     config, mesh, dataset, model, objective, optimizer, learning_rate, multipliers, passport,
     source, constants, evaluators, evaluators.choose_best(config.best),
   )  # fmt: skip
+
+
+def make_mesh(
+  config: Config, image_size: tuple[int, int], chosen: list[Any] | None = None
+) -> Any:
+  """The mesh of a training run, over which its batch divides.
+
+  Raises:
+    ValueError: the batch, or `config.fsdp`, does not divide the devices.
+  """
+  rows = config.batch_size // config.accumulation_steps
+  if chosen is None:
+    pixels = rows * math.prod(image_size)
+    chosen = devices.choose(config.devices, rows, pixels, config.fsdp)
+  mesh = sharding.make_mesh(config.fsdp, chosen)
+  sharding.check_batch('config.batch_size', config.batch_size, mesh, config.accumulation_steps)
+  return mesh
+
+
+def evaluation_mesh(config: Config, image_size: tuple[int, int]) -> Any:
+  """The mesh on which finished weights are computed; batches are filled up until it divides them."""
+  rows = config.evaluation.batch_size
+  pixels = rows * math.prod(image_size)
+  return sharding.make_mesh(1, devices.choose(config.devices, 0, pixels))
 
 
 def open_constants(objective: objectives.Objective, mesh: Any) -> tuple[Any, dict[str, Any]]:

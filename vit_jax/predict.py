@@ -21,6 +21,7 @@ from vit_jax import weights
 from vit_jax.data import preprocess
 from vit_jax.models import tokens
 from vit_jax.objectives.classification import probabilities
+from vit_jax.runtime import compilation, devices, memory, sharding
 from vit_jax.runtime.progress import track
 
 Outputs = dict[str, np.ndarray]
@@ -41,7 +42,7 @@ class Predictor:
     self.class_names, self.preprocess = passport.class_names, passport.preprocess
     self.model = passport.build(**execution)
     self.forward = weights.make_forward(self.model, self.preprocess)
-    self._compiled = functools.cache(self._compile)
+    self._compiled, self._placed = functools.cache(self._compile), functools.cache(self._place)
 
   def __call__(self, images, outputs: tuple[str, ...] = ('logits', 'probabilities')) -> Outputs:
     """Named outputs for a batch of images.
@@ -58,7 +59,12 @@ class Predictor:
     if unknown:
       raise ValueError(f'unknown outputs {sorted(unknown)}; choose from {self.output_names}')
     batch = self._batch(images)
-    return jax.device_get(self._compiled(tuple(outputs))(self.params, batch))
+    rows, count = len(batch), self._count(batch)
+    padded = np.concatenate([batch, np.repeat(batch[:1], -rows % count, axis=0)])
+    mesh, params = self._placed(count)
+    placed = jax.device_put(padded, sharding.batch_sharding(mesh))
+    found = jax.device_get(self._compiled(tuple(outputs), mesh)(params, placed))
+    return {name: x[:rows] for name, x in found.items()}
 
   @functools.cached_property
   def output_names(self) -> list[str]:
@@ -71,12 +77,22 @@ class Predictor:
     read = {'logits': logits, 'probabilities': probabilities(logits, self.passport.predictions)}
     return named | read
 
-  def _compile(self, outputs: tuple[str, ...]):
+  def _count(self, batch: np.ndarray) -> int:
+    """How many devices compute a batch: all that it is worth, or one for fewer rows than that."""
+    chosen = devices.choose(None, 0, batch[..., 0].size)
+    return len(chosen) if len(batch) >= len(chosen) else 1
+
+  def _place(self, count: int):
+    """A mesh of so many devices, and the parameters on it, where they stay."""
+    mesh = sharding.make_mesh(1, jax.local_devices()[:count])
+    return mesh, jax.device_put(self.params, sharding.replicated(mesh))
+
+  def _compile(self, outputs: tuple[str, ...], mesh: Any):
     def chosen(params, images):
       named = self._named(params, images)
       return {name: named[name] for name in outputs}
 
-    return jax.jit(chosen)
+    return sharding.jit_on(mesh, chosen)
 
   def _batch(self, images) -> np.ndarray:
     if isinstance(images, str | pathlib.Path | Image.Image):
@@ -204,6 +220,9 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   if options.top < 1 or options.batch_size < 1:
     parser.error('--top and --batch_size must be at least 1')
+  memory.keep_freed(options.batch_size * memory.LARGE)
+  compilation.keep()
+  devices.prepare()
   try:
     predictor = load(options.model)
     paths = preprocess.find_images(options.images)

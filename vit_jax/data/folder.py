@@ -11,8 +11,8 @@ from absl import logging
 import numpy as np
 from PIL import Image
 
-from vit_jax.data import pictures, pipeline, sources
-from vit_jax.runtime import fetch
+from vit_jax.data import pictures, sources
+from vit_jax.runtime import devices, fetch
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
 
@@ -171,6 +171,6 @@ def find_broken(files: list[str], whole: bool) -> dict[str, str]:
     return None
 
   what = 'decoding' if whole else 'opening'
-  with futures.ThreadPoolExecutor(pipeline.cores()) as pool:
+  with futures.ThreadPoolExecutor(devices.cores()) as pool:
     reasons = list(track(pool.map(check, files), len(files), f'{what} every picture', 'pictures'))
   return {file: reason for file, reason in zip(files, reasons, strict=True) if reason}

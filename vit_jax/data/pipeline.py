@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
 import functools
-import os
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 
 from vit_jax.data.pictures import Damaged, Picture
 from vit_jax.data.sources import Source
+from vit_jax.runtime import devices
 
 Batch = dict[str, np.ndarray]
 # Pictures that a thread takes at a time: enough to hide the hand-over, few enough to share evenly.
@@ -99,15 +99,10 @@ def evaluation_batch(
   return {'image': images, 'label': labels, 'mask': mask, 'index': indices.astype(np.int32)}
 
 
-def cores() -> int:
-  """The number of cores that this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
 @functools.cache
 def workers(threads: int | None) -> futures.ThreadPoolExecutor:
   """The pool of threads that decode."""
-  return futures.ThreadPoolExecutor(threads or cores(), 'decode')
+  return futures.ThreadPoolExecutor(threads or devices.cores(), 'decode')
 
 
 def load(

@@ -82,8 +82,8 @@ class Classification:
     batch_size: int,
     mistakes: int,
   ):
-    sharding.check_batch('config.evaluation.batch_size', batch_size)
-    self._data, self._mesh, self._batch_size = data, mesh, batch_size
+    self._data, self._mesh = data, mesh
+    self._batch_size = sharding.round_up(batch_size, mesh)
     self._num_classes, self._mistakes = len(data.class_names), mistakes
     self.metrics = tuple(
       f'{split}/{key}' for split in data.splits if split != 'train' for key in ('loss', 'accuracy')
@@ -103,7 +103,7 @@ class Classification:
       }
 
     # Replicated outputs: every process sees every row.
-    self._rows = jax.jit(rows, out_shardings=sharding.replicated(mesh))
+    self._rows = sharding.jit_on(mesh, rows, out_shardings=sharding.replicated(mesh))
 
   def run(self, params: Any, groups: Collection[str]) -> dict[str, float]:
     """The loss and accuracy of the splits among `groups`."""

@@ -232,7 +232,8 @@ class Pass:
   @functools.cached_property
   def forward(self):
     """`forward(params, uint8 pictures) -> {layer: values}`, compiled."""
-    return jax.jit(self._forward, out_shardings=sharding.replicated(self.mesh))
+    everywhere = sharding.replicated(self.mesh)
+    return sharding.jit_on(self.mesh, self._forward, out_shardings=everywhere)
 
   def _forward(self, params, images) -> dict[str, Array]:
     _, named = weights.make_forward(self.model, self.data.preprocess)(params, images)

@@ -96,7 +96,6 @@ def build(config: Config) -> Lab:
     raise ValueError('config.run=explore needs --config.init_from: a run or a weight file')
   if options.seeds < 1 or not options.learning_rates or min(options.learning_rates) <= 0:
     raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
-  sharding.check_batch('config.evaluation.batch_size', config.evaluation.batch_size)
   predictor = predict.load(config.init_from)
   if 'tokens' not in predictor.output_names or not predictor.model.grid:
     raise ValueError(

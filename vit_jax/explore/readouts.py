@@ -92,7 +92,7 @@ def name_of(lab: Lab) -> str:
 def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
   """The pass that fills the token cache of an exploration."""
   options = lab.config.explore
-  mesh = sharding.make_mesh(1)
+  mesh = experiment.evaluation_mesh(lab.config, lab.predictor.model.image_size)
   return features.Pass(
     model=lab.predictor.model,
     params=jax.device_put(lab.predictor.params, sharding.replicated(mesh)),
@@ -105,7 +105,7 @@ def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
     views=options.views,
     plain=options.views > 0 and len(options.learning_rates) > 1,
     seed=lab.config.seed,
-    batch_size=lab.config.evaluation.batch_size,
+    batch_size=sharding.round_up(lab.config.evaluation.batch_size, mesh),
     limit=options.cache_gb * 1e9,
   )
 

@@ -1,0 +1,131 @@
+"""Which devices compute: one a core of a CPU where the work is large, what was asked for elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+from conftest import ROOT, command
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.runtime import compilation, devices, memory, sharding
+
+RECIPE = f'--config={ROOT}/configs/vit_digits.py'
+# 16 x 32 x 32 pixels are few; with LARGE lowered below them they are many.
+SHORT = ('--config.total_steps=2', '--config.log_every=1', '--config.model.variant=mu/4')
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+  """A CPU of four cores whose devices nobody asked for."""
+  found = [types.SimpleNamespace(platform='cpu', device_kind='cpu', id=i) for i in range(4)]
+  monkeypatch.setattr(devices, '_prepared', True)
+  monkeypatch.setattr(jax, 'devices', lambda: found)
+
+
+@pytest.mark.parametrize(
+  ('count', 'rows', 'pixels', 'fsdp', 'expected'),
+  [
+    (None, 8, memory.LARGE, 1, 4),
+    (None, 8, memory.LARGE - 1, 1, 1),
+    (None, 6, memory.LARGE, 1, 3),  # Four do not divide it; nobody asked for four.
+    (None, 7, memory.LARGE, 1, 1),
+    (None, 0, memory.LARGE, 1, 4),  # The last batch is filled up.
+    (None, 8, 1, 2, 4),
+    (1, 8, memory.LARGE, 1, 1),
+    (2, 8, 1, 1, 2),
+  ],
+)
+def test_the_rule(prepared, count, rows, pixels, fsdp, expected):
+  assert len(devices.choose(count, rows, pixels, fsdp)) == expected
+
+
+@pytest.mark.parametrize('count', [0, 5])
+def test_more_devices_than_there_are(prepared, count):
+  with pytest.raises(ValueError, match=f'config.devices={count}: there are 4'):
+    devices.choose(count, 8, 1)
+
+
+def test_devices_that_were_asked_for_are_all_used():
+  assert devices.asked_for()  # The tests' own eight.
+  devices.prepare('cpu')
+  assert len(devices.choose(None, 3, 1)) == jax.device_count() == 8
+
+
+def alone(*words, **environment):
+  """A command whose CPU's devices nobody asked for; what it logs."""
+  env = {key: x for key, x in os.environ.items() if key != 'JAX_NUM_CPU_DEVICES'}
+  done = command(*words, env=env | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'} | environment)
+  return done
+
+
+@pytest.mark.slow
+def test_a_large_step_uses_every_core_and_resumes_exactly(tmp_path):
+  """And a batch that two do not divide is no error where nobody asked for two."""
+  large = ('--config.data.image_size=(64,64)', '--config.batch_size=16', *SHORT[1:])
+  whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+  count = min(2, devices.cores())
+  for workdir, steps in ((whole, 4), (cut, 2), (cut, 4)):
+    done = alone(RECIPE, f'--workdir={workdir}', *large, f'--config.total_steps={steps}',
+                 '--config.optimizer.schedule=constant', '--config.checkpoint_every=2')  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f'cpu, {count} x cpu (one a core' in done.stderr or devices.cores() == 1, done.stderr
+  a, b = (dict(np.load(w / 'model/weights.npz')) for w in (whole, cut))
+  assert all(np.array_equal(a[name], b[name]) for name in a)
+  odd = alone(RECIPE, f'--workdir={tmp_path}/odd', *large, '--config.batch_size=17')
+  assert odd.returncode == 0 and 'cpu, 1 x cpu' in odd.stderr, odd.stderr
+  one = alone(RECIPE, f'--workdir={tmp_path}/one', *large, '--config.devices=1')
+  assert one.returncode == 0 and 'cpu, 1 x cpu' in one.stderr
+  first = [json.loads((w / 'metrics.jsonl').read_text().splitlines()[0]) for w in (whole, tmp_path / 'one')]
+  np.testing.assert_allclose(first[0]['train/loss'], first[1]['train/loss'], rtol=1e-5)
+
+
+def test_the_digits_stay_on_one_device(quick, tmp_path):
+  done = quick(RECIPE, f'--workdir={tmp_path}', *SHORT)
+  assert done.returncode == 0, done.stderr
+  assert 'cpu, 1 x cpu (as steps of fewer than' in done.stderr
+
+
+def test_compiled_programs_are_kept(tmp_path):
+  """Used again by a second process; a damaged one is compiled anew; another folder is respected."""
+  code = (
+    'from vit_jax.runtime import compilation; compilation.SHORTEST = 0; compilation.keep(); import '
+    'jax; print(jax.jit(lambda x: x * 3 + 1)(2)); print(jax.config.jax_compilation_cache_dir)'
+  )
+  env = os.environ | {'VIT_JAX_CACHE': str(tmp_path), 'XLA_FLAGS': ''}
+  env.pop('JAX_COMPILATION_CACHE_DIR', None)
+
+  def run(**more):
+    words = [sys.executable, '-W', 'ignore', '-c', code]
+    done = subprocess.run(words, capture_output=True, text=True, env=env | more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+  assert run() == ['7', str(tmp_path / 'compiled' / f'{jax.__version__}-{compilation.processor()}')]
+  kept = sorted(tmp_path.rglob('*-cache'))
+  times = [path.stat().st_mtime_ns for path in kept]
+  assert kept and run()[0] == '7'
+  assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob('*-cache'))] == times
+  for path in kept:
+    path.write_bytes(path.read_bytes()[:20])
+  assert run()[0] == '7'
+  assert run(JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'mine'))[1] == str(tmp_path / 'mine')
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path):
+  for i in range(4):
+    path = tmp_path / f'{i}-cache'
+    path.write_bytes(bytes(10))
+    os.utime(path, (100 - i, 100 - i))
+  compilation.trim(tmp_path, 25)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['0-cache', '1-cache']
+
+
+def test_an_evaluation_batch_is_filled_up():
+  mesh = sharding.make_mesh(1)
+  assert [sharding.round_up(n, mesh) for n in (1, 8, 9)] == [8, 8, 16]
+  with pytest.raises(ValueError, match='batch_size=0 must be at least 1'):
+    sharding.round_up(0, mesh)
