@@ -79,7 +79,9 @@ def test_a_large_step_uses_every_core_and_resumes_exactly(tmp_path):
   assert odd.returncode == 0 and 'cpu, 1 x cpu' in odd.stderr, odd.stderr
   one = alone(RECIPE, f'--workdir={tmp_path}/one', *large, '--config.devices=1')
   assert one.returncode == 0 and 'cpu, 1 x cpu' in one.stderr
-  first = [json.loads((w / 'metrics.jsonl').read_text().splitlines()[0]) for w in (whole, tmp_path / 'one')]
+  first = [
+    json.loads((w / 'metrics.jsonl').read_text().splitlines()[0]) for w in (whole, tmp_path / 'one')
+  ]
   np.testing.assert_allclose(first[0]['train/loss'], first[1]['train/loss'], rtol=1e-5)
 
 

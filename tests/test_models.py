@@ -292,7 +292,9 @@ def loss_and_gradient(**how):
   model = build(**DROPS | how)
 
   def loss(params):
-    return (model.apply({'params': params}, images, train=True, rngs={'dropout': key})[0] ** 2).sum()
+    return (
+      model.apply({'params': params}, images, train=True, rngs={'dropout': key})[0] ** 2
+    ).sum()
 
   return jax.jit(jax.value_and_grad(loss))(randomised(build(**DROPS)))
 
@@ -345,7 +347,9 @@ def test_dropout_draws_as_linen_does():
 def test_a_loop_over_blocks_names_every_output():
   """In evaluation all that the blocks compute, in training their tokens."""
   images, params = normal(2, 12, 8, 3), randomised(build(depth=3))
-  outputs = [build(depth=3, scan=scan).apply({'params': params}, images)[1] for scan in (False, True)]
+  outputs = [
+    build(depth=3, scan=scan).apply({'params': params}, images)[1] for scan in (False, True)
+  ]
   assert {*outputs[0]} == {*outputs[1]} and 'block_2/attention_weights' in outputs[1]
   for name, value in outputs[0].items():
     np.testing.assert_allclose(value, outputs[1][name], rtol=1e-4, atol=1e-5, err_msg=name)

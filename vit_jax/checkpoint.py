@@ -95,6 +95,12 @@ def goodness(metrics: dict[str, float]) -> float:
   return metrics[GOODNESS] if GOODNESS in metrics else metrics['accuracy']
 
 
+def alone() -> ocp.options.MultiprocessingOptions:
+  """This process reads by itself; the others need not even be there."""
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(own, {own}, f'alone_{own}')
+
+
 class Checkpoints:
   """The folder `checkpoints/` of a run; use as a context.
 
@@ -103,7 +109,7 @@ class Checkpoints:
     keep: how many of the newest stay.
     best: what `config.best` asks for, 'max:NAME' or 'min:NAME': the best by that number stays
       beside them; None: nothing does.
-    read_only: leave the folder as it is.
+    read_only: leave the folder as it is; any process may read by itself.
   """
 
   def __init__(
@@ -130,6 +136,7 @@ class Checkpoints:
       policies: list[Any] = [POLICY.LatestN(self._keep)]
       if self._best:
         policies.append(POLICY.BestN(get_metric_fn=goodness, n=1))
+      processes = alone() if self._read_only else ocp.options.MultiprocessingOptions()
       self._open = ocp.CheckpointManager(
         self.folder,
         options=ocp.CheckpointManagerOptions(
@@ -137,6 +144,7 @@ class Checkpoints:
           best_fn=goodness,
           read_only=self._read_only,
           create=not self._read_only,
+          multiprocessing_options=processes,
         ),
         item_names=('state', 'passport'),
       )
@@ -234,7 +242,9 @@ class Checkpoints:
   def _arrays(self, step: int, weights: str) -> dict:
     """The tree 'params' or 'ema' of a checkpoint alone, as numpy arrays."""
     name = {'raw': 'params', 'ema': 'ema'}[weights]
-    reader, path = ocp.PyTreeCheckpointer(), self.folder / str(step) / 'state'
+    path = self.folder / str(step) / 'state'
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone())
+    reader = ocp.Checkpointer(handler, multiprocessing_options=alone())
     metadata: Any = reader.metadata(path).item_metadata
     item = {name: metadata.tree[name]}
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)

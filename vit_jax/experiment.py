@@ -102,9 +102,7 @@ def build(
   )  # fmt: skip
 
 
-def make_mesh(
-  config: Config, image_size: tuple[int, int], chosen: list[Any] | None = None
-) -> Any:
+def make_mesh(config: Config, image_size: tuple[int, int], chosen: list[Any] | None = None) -> Any:
   """The mesh of a training run, over which its batch divides.
 
   Raises:
@@ -120,7 +118,7 @@ def make_mesh(
 
 
 def evaluation_mesh(config: Config, image_size: tuple[int, int]) -> Any:
-  """The mesh on which finished weights are computed; batches are filled up until it divides them."""
+  """The mesh on which finished weights are computed; batches are filled up to divide over it."""
   rows = config.evaluation.batch_size
   pixels = rows * math.prod(image_size)
   return sharding.make_mesh(1, devices.choose(config.devices, 0, pixels))

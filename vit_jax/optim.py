@@ -4,13 +4,16 @@ Parameters are spoken of by their whole names, 'Transformer/encoderblock_0/Layer
 """
 
 from collections.abc import Callable
+import functools
 import re
+from typing import Any
 
 from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import optax
 
+from vit_jax.runtime import stacked
 from vit_jax.runtime.choices import check_choice
 
 Multipliers = tuple[tuple[str, float], ...]
@@ -71,9 +74,14 @@ def build(
   check_choice('config.optimizer.name', name, OPTIMIZERS)
   multipliers = (*multipliers, *by_depth(train, layer_decay, groups))
   rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, drops, total_steps)
-  decay = optax.add_decayed_weights(
-    weight_decay, mask=lambda tree: by_name(lambda name: match(decay_pattern, name), tree)
-  )
+
+  def decays(tree):
+    flat = traverse_util.flatten_dict(tree, sep='/')
+    covered = functools.partial(match, decay_pattern)
+    mask = {name: alike('decay_pattern', covered, name, x) for name, x in flat.items()}
+    return traverse_util.unflatten_dict(mask, sep='/')
+
+  decay = optax.add_decayed_weights(weight_decay, mask=decays)
   parts = [
     optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
     OPTIMIZERS[name](decay if weight_decay else optax.identity(), **rule),
@@ -155,10 +163,25 @@ def match(pattern: str, name: str) -> bool:
   return re.fullmatch(pattern, name.removeprefix('model/')) is not None
 
 
-def by_name(function: Callable[[str], object], tree):
-  """A tree of `function(name)` in the shape of `tree`."""
+def by_name(function: Callable[[str], Any], tree):
+  """A tree of `function(name)` in the shape of `tree`; for a stack of blocks that differ, an array.
+
+  The array has a number for each block, in a shape that multiplies the stack.
+  """
+
+  def value(name: str, x) -> Any:
+    found = [function(own) for own in names_of(name, x)]
+    if all(one == found[0] for one in found):
+      return found[0]
+    return jnp.array(found).reshape(-1, *[1] * (x.ndim - 1))
+
   flat = traverse_util.flatten_dict(tree, sep='/')
-  return traverse_util.unflatten_dict({name: function(name) for name in flat}, sep='/')
+  return traverse_util.unflatten_dict({name: value(name, x) for name, x in flat.items()}, sep='/')
+
+
+def names_of(name: str, x) -> list[str]:
+  """The names that files have for a parameter: one, or one for each block of a stack."""
+  return stacked.names(name, x.shape[0] if x.ndim else 0)
 
 
 def multiplier(name: str, multipliers: Multipliers) -> float:
@@ -166,10 +189,30 @@ def multiplier(name: str, multipliers: Multipliers) -> float:
   return next((factor for pattern, factor in multipliers if match(pattern, name)), 1.0)
 
 
+def is_trained(multipliers: Multipliers, name: str) -> bool:
+  """Whether a parameter moves: a factor of 0 freezes it."""
+  return multiplier(name, multipliers) != 0
+
+
 def scale_by_name(updates, multipliers: Multipliers):
   """Updates, each times the factor of its parameter's name."""
   factors = by_name(lambda name: multiplier(name, multipliers), updates)
   return jax.tree.map(lambda update, factor: update * factor, updates, factors)
+
+
+def alike(key: str, function: Callable[[str], bool], name: str, x) -> bool:
+  """What `function` says of a parameter, or of all blocks of a stack.
+
+  Raises:
+    ValueError: it says yes of some blocks, and no of others.
+  """
+  found = {function(own) for own in names_of(name, x)}
+  if len(found) > 1:
+    raise ValueError(
+      f'config.model.scan computes all blocks alike, but config.optimizer.{key} treats those of '
+      f'{name.removeprefix("model/")} differently; leave scan out'
+    )
+  return found.pop()
 
 
 def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
@@ -180,12 +223,13 @@ def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
   """
   flat = traverse_util.flatten_dict(params, sep='/')
   for pattern, _ in multipliers:
-    if not any(match(pattern, name) for name in flat):
+    if not any(match(pattern, own) for name, x in flat.items() for own in names_of(name, x)):
       raise ValueError(
         f'config.optimizer.multipliers: {pattern!r} matches no parameter (whole names are matched, '
         f'such as "head/kernel"; see the parameter table)'
       )
-  trainable = {name: x for name, x in flat.items() if multiplier(name, multipliers)}
+  trained = functools.partial(is_trained, multipliers)
+  trainable = {name: x for name, x in flat.items() if alike('multipliers', trained, name, x)}
   frozen = {name: x for name, x in flat.items() if name not in trainable}
   if not trainable:
     raise ValueError(

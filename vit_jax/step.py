@@ -16,7 +16,7 @@ from vit_jax import optim
 from vit_jax.experiment import Experiment
 from vit_jax.formats import adapt
 from vit_jax.objectives import Objective
-from vit_jax.runtime import sharding
+from vit_jax.runtime import sharding, stacked
 
 
 @struct.dataclass
@@ -54,7 +54,12 @@ def streams(objective: Objective, key: jax.Array) -> dict[str, jax.Array]:
 
 def state_shapes(experiment: Experiment) -> TrainState:
   """Shapes and shardings of the state; nothing is computed."""
-  shapes = jax.eval_shape(functools.partial(fresh_state, experiment), experiment.constants)
+  return place(experiment, jax.eval_shape(functools.partial(fresh_state, experiment),
+                                          experiment.constants))  # fmt: skip
+
+
+def place(experiment: Experiment, shapes: TrainState) -> TrainState:
+  """Shapes of a state with the shardings that it has in a run."""
   shardings = sharding.state_shardings(shapes, experiment.mesh)
   if experiment.config.shard_optimizer:
     opt_state = sharding.state_shardings(shapes.opt_state, experiment.mesh, sharding.AXES)
@@ -64,14 +69,29 @@ def state_shapes(experiment: Experiment) -> TrainState:
   )
 
 
+def in_file(experiment: Experiment, shapes: TrainState) -> TrainState:
+  """Shapes and shardings of the state as checkpoints hold it: without stacks of blocks."""
+  return place(experiment, stacked.unstack_shapes(shapes))
+
+
+def from_file(shapes: TrainState, state: TrainState) -> TrainState:
+  """A restored state as the run wants it; `stacked.unstack` is the way back."""
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+  return jax.jit(functools.partial(stacked.stack_like, shapes), out_shardings=shardings)(state)
+
+
 def initial_state(experiment: Experiment, shapes: TrainState) -> TrainState:
   """A fresh state, born where it will live; from the experiment's source where it has one."""
-  given = from_source(experiment, shapes.params['model']) if experiment.source else {}
+  model = stacked.unstack_shapes(shapes.params['model'])
+  given = from_source(experiment, model) if experiment.source else {}
 
   def init(given, constants):
     state = fresh_state(experiment, constants)
-    flat = traverse_util.flatten_dict(state.params['model'], sep='/') | given
-    params = state.params | {'model': traverse_util.unflatten_dict(flat, sep='/')}
+    params = state.params
+    if given:
+      flat = traverse_util.flatten_dict(stacked.unstack(params['model']), sep='/') | given
+      filled = stacked.stack_like(params['model'], traverse_util.unflatten_dict(flat, sep='/'))
+      params = params | {'model': filled}
     ema = params if experiment.config.ema_decay else None
     return TrainState(state.step, params, state.opt_state, ema)
 

@@ -12,7 +12,6 @@ from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
 from vit_jax.models import tokens
-from vit_jax.runtime import sharding
 
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'seed', 'data', 'init_from', 'evaluation', 'explore')

@@ -46,32 +46,35 @@ class HeadProjection(nn.Module):
     return kernel, self.param('bias', bias, self.shape[self.inputs :])
 
 
-def obstacles(kernel: str, device: Any, section: dict[str, Any]) -> list[str]:
+def obstacles(kernel: str, device: Any, section: dict[str, Any], length: int) -> list[str]:
   """Reasons why a fused kernel cannot run.
 
   Args:
     kernel: a name of FUSED.
     device: that computes, or that is compiled for.
     section: of a ViT, complete.
+    length: how many tokens there are.
   """
-  head_dim, dtype = section['width'] // section['num_heads'], section['dtype']
+  heads, dtype = section['num_heads'], section['dtype']
+  head_dim = section['width'] // heads
+  dropout = ['attention dropout needs the weights'] * (section['attention_dropout'] > 0)
+  if kernel == 'pallas':
+    if device.platform != 'tpu':
+      return ['the device is no TPU', *dropout]
+    from vit_jax.models import tpu_attention  # Pallas takes half a second to import.
+
+    reason = tpu_attention.obstacle(head_dim, heads, length, dtype)
+    return [reason, *dropout] if reason else dropout
   capability = float(getattr(device, 'compute_capability', 0) or 0)
   reasons = {
-    'cudnn': {
-      'the device is no NVIDIA GPU of compute capability 8.0 or later': capability < 8,
-      'dtype is not bfloat16 or float16': dtype not in ('bfloat16', 'float16'),
-      f'the heads are {head_dim} wide, not a multiple of 8 up to 128': head_dim % 8
-      or head_dim > 128,
-    },
-    'pallas': {
-      'the device is no TPU': device.platform != 'tpu',
-      'dtype is not bfloat16': dtype != 'bfloat16',
-    },
-  }[kernel] | {'attention dropout needs the weights': section['attention_dropout'] > 0}
-  return [reason for reason, holds in reasons.items() if holds]
+    'the device is no NVIDIA GPU of compute capability 8.0 or later': capability < 8,
+    'dtype is not bfloat16 or float16': dtype not in ('bfloat16', 'float16'),
+    f'the heads are {head_dim} wide, not a multiple of 8 up to 128': head_dim % 8 or head_dim > 128,
+  }
+  return [reason for reason, holds in reasons.items() if holds] + dropout
 
 
-def choose(section: dict[str, Any], device: Any) -> str:
+def choose(section: dict[str, Any], device: Any, length: int) -> str:
   """The kernel that attention runs in: plain, or a name of FUSED; `auto` takes what can run.
 
   Raises:
@@ -80,11 +83,11 @@ def choose(section: dict[str, Any], device: Any) -> str:
   asked = section['attention']
   check_choice('config.model.attention', asked, ATTENTION)
   if asked == 'auto':
-    fitting = [kernel for kernel in FUSED if not obstacles(kernel, device, section)]
+    fitting = [kernel for kernel in FUSED if not obstacles(kernel, device, section, length)]
     return fitting[0] if fitting else 'plain'
-  if asked in FUSED and obstacles(asked, device, section):
-    why = '; '.join(obstacles(asked, device, section))
-    raise ValueError(f"attention={asked!r} cannot run here: {why}; use 'auto'")
+  why = obstacles(asked, device, section, length) if asked in FUSED else []
+  if why:
+    raise ValueError(f"attention={asked!r} cannot run here: {'; '.join(why)}; use 'auto'")
   return asked
 
 
@@ -110,6 +113,15 @@ def fused_attention(
     implementation=implementation,
   )  # fmt: skip
   return y[:, :length]
+
+
+def on_tpu(qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T D']:
+  """Attention in our own kernel; `qkv` is a view of one in which head lies after head."""
+  from vit_jax.models import tpu_attention
+
+  batch, length, _, heads, head_dim = qkv.shape
+  flat = qkv.swapaxes(2, 3).reshape(batch, length, 3 * heads * head_dim)
+  return tpu_attention.attend(flat, head_dim, scale)
 
 
 def exponents_of(
@@ -151,26 +163,25 @@ class Attention(nn.Module):
   ) -> tuple[Float[Array, 'B T D'], Float32[Array, 'B h T T']]:
     batch, length, width = x.shape
     heads, head_dim = self.num_heads, width // self.num_heads
-    qkv = self.project(x).reshape(batch, length, 3, heads, head_dim)
     scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
-    if self.attention == 'plain' or self.is_initializing():  # JAX cannot vmap cuDNN's kernel.
+    # JAX cannot vmap the kernels, as `Encoder` does to draw parameters.
+    kernel = 'plain' if self.is_initializing() else self.attention
+    # On a TPU what belongs to a head lies side by side: no axis of 64 is then padded to 128 lanes.
+    by_head = kernel == 'pallas'
+    qkv = self.project(x, by_head).reshape(
+      batch, length, *((heads, 3) if by_head else (3, heads)), head_dim
+    )
+    qkv = qkv.swapaxes(2, 3) if by_head else qkv
+    if kernel == 'plain':
       y, weights = self.plain(qkv, scale, train)
     else:
-      y = self.fused(qkv, scale)
+      y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn')
       exponents, total = exponents_of(qkv, scale)
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
     out = HeadProjection((heads, head_dim, width), 2, True, self.initialisers, name='out')
-    kernel, bias = out()
-    y = layers.product(y.reshape(-1, width), kernel.reshape(-1, width).astype(self.dtype))
+    weight, bias = out()
+    y = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
     return (y + bias.astype(self.dtype)).reshape(x.shape), weights
-
-  def fused(self, qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T h d']:
-    """Attention in the kernel that `attention` names."""
-    if self.attention == 'pallas':
-      from vit_jax.models import tpu_attention  # Pallas takes 0.5 s to import.
-
-      return tpu_attention.attend(qkv, scale)
-    return fused_attention(qkv, scale, 'cudnn')
 
   def plain(
     self, qkv: Float[Array, 'B T 3 h d'], scale: float, train: bool
@@ -190,16 +201,16 @@ class Attention(nn.Module):
 
     return (jax.checkpoint(attend) if self.remat == 'attention' else attend)(qkv, key)
 
-  def project(self, x: Float[Array, 'B T D']) -> Float[Array, 'BT DDD']:
-    """Query, key and value of every head in one product."""
+  def project(self, x: Float[Array, 'B T D'], by_head: bool) -> Float[Array, 'BT DDD']:
+    """Query, key and value of every head in one product; of one head after another, or apart."""
     width = x.shape[-1]
     shape = (width, self.num_heads, width // self.num_heads)
     parts = [
       HeadProjection(shape, 1, self.qkv_bias, self.initialisers, name=name)()
       for name in ('query', 'key', 'value')
     ]
-    kernel = jnp.concatenate([kernel.reshape(width, width) for kernel, _ in parts], axis=1)
+    kernel = jnp.stack([kernel for kernel, _ in parts], 1 + by_head).reshape(width, 3 * width)
     y = layers.product(x.reshape(-1, width), kernel.astype(self.dtype))
     if self.qkv_bias:
-      y += jnp.concatenate([bias.reshape(width) for _, bias in parts]).astype(self.dtype)
+      y += jnp.stack([bias for _, bias in parts], int(by_head)).reshape(-1).astype(self.dtype)
     return y

@@ -58,7 +58,8 @@ class Dropout(nn.Module):
     names = (*names, scope.rng_counters['dropout'])
     at = next(i for i, name in enumerate(names) if isinstance(name, str) and name[0] == '*')
     folds = [
-      fold_of((*names[:at], f'encoderblock_{i}', *names[at + 1 :])) for i in range(int(names[at][1:]))
+      fold_of((*names[:at], f'encoderblock_{i}', *names[at + 1 :]))
+      for i in range(int(names[at][1:]))
     ]
     return jax.random.fold_in(key, jnp.array(folds, jnp.uint32)[number])
 

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import attention, dropout, layers
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.runtime import stacked
 from vit_jax.runtime.sections import take
 
+STACK = 'encoderblock_*'  # All blocks in one, as `stacked.py` says.
 # What the backward pass computes again instead of keeping it; `attention` does so by itself.
 REMAT = ('none', 'attention', 'dots', 'blocks')
 # Operations whose results `dots` keeps: products, and what fused attention is made of.
@@ -37,8 +39,8 @@ class PositionEmbedding(nn.Module):
 class Encoder(nn.Module):
   """Positions -> dropout -> blocks -> norm; every intermediate is returned by name.
 
-  A block is computed from its parameters as a function, so that a loop over blocks, `scan`, and what is
-  computed again (`remat`) are one place.
+  A block is computed as a function of its parameters, so that a loop over blocks (`scan`) and what
+  is computed again (`remat`) stand in one place.
 
   Attributes:
     position: what is added to the tokens at the input.
@@ -46,7 +48,8 @@ class Encoder(nn.Module):
       `scan` all alike but for `drop_path`.
     norm: after the last block.
     remat: one of REMAT.
-    scan: whether blocks run in one compiled loop. In training, outputs are then their tokens alone.
+    scan: whether blocks run in one compiled loop, their parameters stacked; outputs are then, in
+      training, their tokens alone.
   """
 
   position: nn.Module
@@ -65,24 +68,30 @@ class Encoder(nn.Module):
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     if self.is_initializing():
       self.draw_blocks(x)
-    params = [self.get_variable('params', f'encoderblock_{i}') for i in range(len(self.blocks))]
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
-    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, params, rng, train)
+    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, rng, train)
     x = self.norm.copy(name='encoder_norm')(x)
     return x, outputs | named | {'tokens': x}
 
-  def loop_blocks(self, x, params, rng, train: bool) -> tuple[Array, dict[str, Array]]:
+  def loop_blocks(self, x, rng, train: bool) -> tuple[Array, dict[str, Array]]:
     """The blocks one after another, each compiled by itself."""
     outputs = {}
     for i, block in enumerate(self.blocks):
-      own = rng and dropout.name_block(rng, i)
-      x, named = remember(body_of(block, train), self.remat, False)(x, params[i], own)
+      own, mine = (
+        self.get_variable('params', f'encoderblock_{i}'),
+        rng and dropout.name_block(rng, i),
+      )
+      x, named = remember(body_of(block, train), self.remat, False)(x, own, mine)
       outputs |= {f'block_{i}/{name}': value for name, value in named.items()}
     return x, outputs
 
-  def scan_blocks(self, x, params, rng, train: bool) -> tuple[Array, dict[str, Array]]:
+  def scan_blocks(self, x, rng, train: bool) -> tuple[Array, dict[str, Array]]:
     """The blocks in a loop over their stacked parameters: one is compiled for all of them."""
+    params = self.get_variable('params', STACK)
+    if params is None:  # As files have them.
+      apart = [self.get_variable('params', name) for name in stacked.names(STACK, len(self.blocks))]
+      params = jax.tree.map(lambda *arrays: jnp.stack(arrays), *apart)
     first, count = self.blocks[0].clone(parent=None, name=None), len(self.blocks)
     rates: Any = [block.drop_path for block in self.blocks]  # pyright: ignore
     rates = jnp.array(rates) if any(rates) else None
@@ -95,8 +104,7 @@ class Encoder(nn.Module):
       # A gradient runs through all that a loop returns, read or not.
       return x, {'tokens': x} if train else named
 
-    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *params)
-    x, named = jax.lax.scan(step, x, (jnp.arange(count), stacked, rates))
+    x, named = jax.lax.scan(step, x, (jnp.arange(count), params, rates))
     return x, {f'block_{i}/{name}': named[name][i] for i in range(count) for name in named}
 
   def draw_blocks(self, x: Float[Array, 'B T D']) -> None:
@@ -108,6 +116,9 @@ class Encoder(nn.Module):
     one = self.blocks[0].clone(parent=None, name=None)
     keys = jax.random.split(self.make_rng('params'), len(self.blocks))
     drawn = jax.vmap(lambda key: one.init(key, x, False)['params'])(keys)
+    if self.scan:
+      self.put_variable('params', STACK, drawn)
+      return
     for i in range(len(self.blocks)):
       own = jax.tree.map(lambda array, i=i: array[i], drawn)
       self.put_variable('params', f'encoderblock_{i}', own)

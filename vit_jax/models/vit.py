@@ -203,7 +203,6 @@ def assemble(
   if section['projection_dropout'] is None:
     section['projection_dropout'] = section['dropout']
   check_values(section)
-  section['attention'] = attention.choose(section, section['device'])
   if any(side % patch_size or side < patch_size for side in image_size):
     raise ValueError(
       f'patches of {patch_size} x {patch_size} do not divide images of {image_size[0]} x '
@@ -211,6 +210,10 @@ def assemble(
     )
   prefix = ('class_token',) * section['class_token']
   grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+  length = len(prefix) + grid[0] * grid[1]
+  device = section['device']
+  section['attention'] = attention.choose(section, device, length)
+  section['gelu_again'] = device.platform == 'gpu'
   reader = readouts.build(section['readout'], section, prefix=prefix, grid=grid)
   parts = dict(readout=reader, Transformer=encoder.build(section))
   return take(make, section, image_size=image_size, patch_size=patch_size, **parts)

@@ -1,6 +1,6 @@
 """Which devices compute: all that are here; on a CPU as many as the work is worth.
 
-XLA splits a matrix product over the cores of a CPU, and little else. Several devices of a core each,
+XLA splits a matrix product over the cores of a CPU, and little else. Several devices, one a core,
 with the rows of a batch cut over them, keep every core at work (`benchmarks/README.md`).
 """
 
@@ -44,7 +44,7 @@ def choose(count: int | None, batch_size: int, pixels: int, fsdp: int = 1) -> li
   Args:
     count: how many were asked for; None: all, but on a CPU as many as divide the batch where a
       batch has at least `memory.LARGE` pixels, else one.
-    batch_size: rows that are cut over the devices at once; 0: any number, as the last are filled up.
+    batch_size: rows that are cut over the devices at once; 0: any number, the last filled up.
     pixels: of a batch.
     fsdp: devices over which the state is cut; above 1 all are used.
 
