@@ -9,12 +9,13 @@ rounds, so that a busy machine slows all alike. `--steps 1000` watches the memor
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import pathlib
 import statistics
 import time
+
+import work as works
 
 SIZE, AREA, RATIO = 224, (0.05, 1.0), (3 / 4, 4 / 3)
 
@@ -172,7 +173,15 @@ def compare(options, files):
       'images_per_second': round(median),
       'rounds': list(map(round, rates[name])),
     }
-    print(json.dumps(line | {'ours_over_it': round(medians['ours'] / median, 2)}), flush=True)
+    if 'ours' in medians:
+      line['ours_over_it'] = round(medians['ours'] / median, 2)
+    works.show(line | {'machine': machine()})
+
+
+def machine():
+  """This machine and the libraries that read here."""
+  names = ('jax', 'opencv-python-headless', 'turbojpeg', 'tensorflow', 'timm', 'torch', 'pillow')
+  return works.machine(*names)
 
 
 def watch_memory(options, files):
@@ -183,7 +192,9 @@ def watch_memory(options, files):
     if step in (options.steps // 10, options.steps):
       fields = pathlib.Path('/proc/self/statm').read_text().split()
       marks[step * options.batch_size] = round(int(fields[1]) * 4096 / 2**20)
-  print(json.dumps({'case': 'memory of ours', 'mebibytes_after_pictures': marks}))
+  works.show(
+    {'case': 'memory of ours', 'mebibytes_after_pictures': marks, 'machine': machine()}
+  )  # fmt: skip
   os._exit(0)
 
 

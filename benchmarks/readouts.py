@@ -9,7 +9,6 @@ compilation. Without a checkpoint the model is a fresh one of 8 x 8 patches on t
 """
 
 import argparse
-import json
 import pathlib
 import tempfile
 import time
@@ -19,6 +18,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import optax
+import work as works
 
 from vit_jax import data, defaults, experiment, models, predict
 from vit_jax.evaluation import candidates, features, fitting, probes
@@ -148,7 +148,7 @@ def main():
       alone[i, r] = one.run(candidate, own, seed)
   apart = time.perf_counter() - start
   difference = together - alone
-  print(json.dumps({
+  works.show({
     'case': 'readouts', 'device': jax.devices()[0].device_kind, 'readouts': len(chosen),
     'epochs': options.epochs, 'seeds': options.seeds,
     'examples': len(rows[0]), 'tests': len(rows[1]),
@@ -158,7 +158,8 @@ def main():
     'accuracy_together': round(float(together.mean()), 4),
     'accuracy_one_by_one': round(float(np.mean(alone)), 4),
     'largest_difference_of_accuracy': round(float(np.abs(difference).max()), 4),
-  }))  # fmt: skip
+    'machine': works.machine('jax', 'flax'),
+  })  # fmt: skip
 
 
 if __name__ == '__main__':

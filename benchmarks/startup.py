@@ -1,23 +1,42 @@
-"""Times a start up to the end of step 1, ours and a plain linen script: one JSON line each.
+"""Times starts up to the end of step 1, ours and a plain linen script's: one JSON line a case.
 
-  python benchmarks/startup.py --variant Ti/16 --rounds 3
+  python benchmarks/startup.py --rounds 3 [--cases digits,vit] [--variant Ti/16]
 
-Each start is a new process. The plain script is written as google-research/vision_transformer does
-it: everything imported at the top, `model.init` run eagerly, a step compiled at its first call.
-Phases in seconds: import, init, compile, step. Ours compiles init and step at once, under
-'compile'; plain compiles within its first step.
+digits: the command `python -m vit_jax.main --config=configs/vit_digits.py`, from the start of the
+process to the line of its first step, against `plain_digits.py`. Cold is with no compiled programs,
+warm the second start with those that the first one kept; a plain script keeps none unless it is
+told to, which `plain_cached` tells it.
+
+vit: the parts of a start of a ViT at 224 px in seconds: import, init, compile, step. Ours compiles
+init and step at once, under 'compile'; plain compiles within its first step. Nothing is kept.
+
+Each start is a new process, cases take turns, and medians of the rounds are shown.
 """
 
 import argparse
 import itertools
 import json
+import os
+import pathlib
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+
+import work as works
+from work import show
+
+from vit_jax.runtime import memory
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIRST_STEP = re.compile(r'\bstep 1/\d+ ')
+KEPT = ('VIT_JAX_CACHE', 'JAX_COMPILATION_CACHE_DIR')  # what says where compiled programs lie
 
 
 def ours(variant: str, batch_size: int) -> dict[str, float]:
+  """Seconds of the parts of our start."""
   marks = [time.perf_counter()]
   import jax
   import numpy as np
@@ -44,81 +63,144 @@ def ours(variant: str, batch_size: int) -> dict[str, float]:
 
 
 def plain(variant: str, batch_size: int) -> dict[str, float]:
+  """Seconds of the parts of a plain linen script's start."""
   marks = [time.perf_counter()]
-  # What such a script has at its top, needed in this run or not.
-  from clu import metrics, parameter_overview  # noqa: F401
-  from flax.training import train_state
   import jax
   from jax import numpy as jnp
-  import matplotlib.pyplot as plt  # noqa: F401
-  import ml_collections  # noqa: F401
   import optax
-  import orbax.checkpoint  # noqa: F401
-  import sklearn.datasets
-  from step import PlainVisionTransformer
-  import tensorflow_datasets  # noqa: F401
+  import plain
+  import plain_digits  # What such a script has at its top.
 
   marks.append(time.perf_counter())
-  sklearn.datasets.load_digits()
-  model = PlainVisionTransformer(variant, 'float32')
-  images = jnp.zeros((batch_size, 224, 224, 3))
-  params = model.init(jax.random.key(0), images)['params']
+  work = works.of('training', variant, batch_size, 224, 'float32')
+  model, images = plain.build(work), jnp.zeros((batch_size, 224, 224, 3))
+  params = jax.jit(model.init)(jax.random.key(0), images)['params']
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1e-3, 0.9))
-  state = train_state.TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+  state = plain_digits.train_state.TrainState.create(
+    apply_fn=model.apply, params=params, tx=optimizer
+  )
   jax.block_until_ready(state.params)
   marks.append(time.perf_counter())
-
-  @jax.jit
-  def train_step(state, images, labels):
-    def loss(params):
-      logits = state.apply_fn({'params': params}, images)
-      return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    value, gradients = jax.value_and_grad(loss)(state.params)
-    return state.apply_gradients(grads=gradients), value
-
   marks.append(time.perf_counter())
-  jax.block_until_ready(train_step(state, images, jnp.zeros(batch_size, jnp.int32)))
+  labels = jnp.zeros(batch_size, jnp.int32)
+  jax.block_until_ready(plain_digits.train_step(state, images, labels))
   return phases(marks)
 
 
 def phases(marks: list[float]) -> dict[str, float]:
+  """Seconds between marks, by name, the last one until now."""
   marks = [*marks, time.perf_counter()]
   names = ('import', 'init', 'compile', 'step')
   spans = [round(b - a, 2) for a, b in itertools.pairwise(marks)]
   return dict(zip(names, spans, strict=True)) | {'total': round(marks[-1] - marks[0], 2)}
 
 
-def start(case: str, options: argparse.Namespace) -> dict[str, float]:
-  words = [sys.executable, __file__, '--only', case, '--variant', options.variant]
-  words += ['--batch_size', str(options.batch_size)]
-  return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+def environment(**more: str) -> dict[str, str]:
+  """This one without a place for compiled programs, unless `more` has one."""
+  given = {key: value for key, value in os.environ.items() if key not in KEPT}
+  if memory.on_cpu(None):
+    given.setdefault('JAX_PLATFORMS', 'cpu')  # Else plugins without a card say so at length.
+  return given | more
+
+
+def seconds_to_first_step(words: list, given: dict[str, str]) -> float:
+  """Seconds from the start of a process to the line of its first step; then it is ended.
+
+  Raises:
+    RuntimeError: it ends without such a line; has what it said.
+  """
+  start, said = time.perf_counter(), []
+  process = subprocess.Popen(
+    [sys.executable, *map(str, words)], cwd=ROOT, env=given, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+  try:
+    for line in process.stdout or ():
+      said.append(line)
+      if FIRST_STEP.search(line):
+        return time.perf_counter() - start
+  finally:
+    process.kill()
+    process.wait()
+  raise RuntimeError(''.join(['no step was taken:\n', *said[-20:]]))
+
+
+def start_ours(folder: pathlib.Path) -> float:
+  """Seconds of our command on the digits, with the compiled programs that lie in a folder."""
+  with tempfile.TemporaryDirectory() as workdir:
+    words = ['-m', 'vit_jax.main', '--config=configs/vit_digits.py', f'--workdir={workdir}/run']
+    words += ['--config.log_every=1']
+    return seconds_to_first_step(words, environment(VIT_JAX_CACHE=str(folder)))
+
+
+def start_plain(folder: pathlib.Path | None) -> float:
+  """Seconds of the plain script, which keeps compiled programs where a folder is given."""
+  more = {'JAX_COMPILATION_CACHE_DIR': str(folder)} if folder else {}
+  more |= {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'} if folder else {}
+  return seconds_to_first_step([ROOT / 'benchmarks/plain_digits.py'], environment(**more))
+
+
+def digits(rounds: int) -> dict:
+  """The line of the digits: medians, and ratios to the plain script."""
+  times: dict[str, list[float]] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    given = pathlib.Path(folder)
+    start_plain(given / 'plain')  # Its files are read for the first time, and its cache is filled.
+    for turn in range(rounds):
+      fresh = given / f'ours_{turn}'
+      cases = {
+        'ours_cold': lambda: start_ours(fresh),  # noqa: B023
+        'ours_warm': lambda: start_ours(fresh),  # noqa: B023
+        'plain': lambda: start_plain(None),
+        'plain_cached': lambda: start_plain(given / 'plain'),
+      }
+      for name, run in cases.items():
+        times.setdefault(name, []).append(run())
+    kept = len([path for path in fresh.glob('compiled/**/*') if path.is_file()])
+  medians = {name: statistics.median(values) for name, values in times.items()}
+  line: dict = {'case': 'digits'} | {f'{name}_seconds': round(x, 2) for name, x in medians.items()}
+  for name in ('ours_cold', 'ours_warm'):
+    line[f'{name}_over_plain'] = round(medians[name] / medians['plain'], 3)
+  line['ours_warm_over_plain_cached'] = round(medians['ours_warm'] / medians['plain_cached'], 3)
+  return line | {'compiled_files_kept': kept, 'rounds': rounds}
+
+
+def vit(options: argparse.Namespace) -> list[dict]:
+  """The lines of a ViT at 224 px: medians of the parts of each start, and the ratio."""
+  runs: dict[str, list[dict]] = {'ours': [], 'plain': []}
+  words = ['--variant', options.variant, '--batch_size', str(options.batch_size), '--only']
+  for _ in range(options.rounds):
+    for case, found in runs.items():
+      command = [sys.executable, __file__, *words, case]
+      done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment())
+      found.append(json.loads(done.stdout))
+  rows = {
+    case: {key: statistics.median(run[key] for run in found) for key in found[0]}
+    for case, found in runs.items()
+  }
+  ratio = {'ours_over_plain': round(rows['ours']['total'] / rows['plain']['total'], 3)}
+  named = [{'case': case, **row} for case, row in rows.items()] + [{'case': 'ratio', **ratio}]
+  return [row | {'variant': options.variant, 'batch_size': options.batch_size} for row in named]
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-  parser.add_argument('--variant', default='Ti/16')
-  parser.add_argument('--batch_size', type=int, default=8)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--cases', default='digits,vit')
+  parser.add_argument('--variant', default='Ti/16', help='of vit')
+  parser.add_argument('--batch_size', type=int, default=8, help='of vit')
   parser.add_argument('--rounds', type=int, default=3)
-  parser.add_argument('--only', choices=['ours', 'plain'], help='run one start in this process')
+  parser.add_argument('--only', choices=['ours', 'plain'], help='one start of vit, in this process')
   options = parser.parse_args()
   if options.only:
     print(json.dumps(globals()[options.only](options.variant, options.batch_size)))
     return
-  totals: dict[str, list[dict]] = {'ours': [], 'plain': []}
-  for _ in range(options.rounds):
-    for case, runs in totals.items():
-      runs.append(start(case, options))
-  rows = {
-    case: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    for case, runs in totals.items()
-  }
-  for case, row in rows.items():
-    print(json.dumps({'case': case, 'variant': options.variant, **row}))
-  ratio = rows['ours']['total'] / rows['plain']['total']
-  print(
-    json.dumps({'case': 'ratio', 'variant': options.variant, 'ours_over_plain': round(ratio, 2)})
-  )
+  machine = works.machine('jax', 'flax')
+  lines = [digits(options.rounds)] if 'digits' in options.cases else []
+  lines += vit(options) if 'vit' in options.cases else []
+  for line in lines:
+    show(line | {'machine': machine})
 
 
 if __name__ == '__main__':

@@ -350,7 +350,7 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
   old = tuples(content)
   old.get('evaluation', {}).pop('name', None)  # 0.1.0: of the one evaluator.
   remat = old.get('model', {}).get('remat')
-  if isinstance(remat, bool):  # Before 0.2.0.
+  if isinstance(remat, bool):  # Before 0.3.0.
     old['model']['remat'] = 'blocks' if remat else 'none'
   return complete(config_dict.ConfigDict(old), {}).to_dict()
 

@@ -1,6 +1,7 @@
 """The command: train, explore or sweep as a config says, or evaluate what a run left behind.
 
   python -m vit_jax.main --config=configs/vit_digits.py --workdir=runs/digits [--mode=evaluate]
+  python -m vit_jax.main --config=configs/vit_tfds.py --workdir=W --mode=plan --target=h100:8
   python -m vit_jax.main --config=configs/explore_readouts.py --config.init_from=C --workdir=W
   python -m vit_jax.main --config=configs/sweep_readouts.py --workdir=W [--mode=list]
 
@@ -15,6 +16,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from types import ModuleType
 from typing import Any
 
@@ -29,9 +31,14 @@ from vit_jax.runtime.choices import check_choice
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'folder of the run; made when missing', required=True)
 flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate', 'list'],
-  'train: what config.run says; evaluate a finished run; list the runs of a sweep as commands',
+  'mode', 'train', ['train', 'evaluate', 'plan', 'list'],
+  'train: what config.run says; evaluate a finished run; plan: what a run takes, on devices that '
+  'need not be here; list the runs of a sweep as commands',
 )  # fmt: skip
+flags.DEFINE_string('target', None, 'plan: devices such as h100:8 or v5e:4x4; else those here')
+flags.DEFINE_bool('fit', False, 'plan: also the largest batch, and what makes the asked one fit')
+flags.DEFINE_bool('table', True, 'plan: also other batch sizes and shardings')
+flags.DEFINE_integer('num_classes', None, 'plan: classes of data that need not be here')
 flags.DEFINE_bool('traceback', False, 'show where in the code an error arose')
 flags.DEFINE_string('coordinator', None, 'several processes: HOST:PORT where process 0 listens')
 flags.DEFINE_integer('num_processes', None, 'several processes: how many there are')
@@ -39,10 +46,17 @@ flags.DEFINE_integer('process_id', None, 'several processes: which one this is, 
 flags.DEFINE_integer('connect_timeout', 300, 'seconds for all processes to come together')
 
 
+# What a person may ask of each kind of run.
+MODES = {
+  'train': ('train', 'evaluate', 'plan'),
+  'explore': ('train',),
+  'sweep': ('train', 'list'),
+}
 OUT_OF_MEMORY = (
   'the device has too little memory for this run. In this order: --config.model.dtype=bfloat16, '
-  '--config.accumulation_steps=4, --config.model.remat=True, --config.fsdp=N with N devices, a '
-  'smaller --config.batch_size; the first three may also change after a checkpoint'
+  '--config.accumulation_steps=4, --config.model.remat=blocks (on a CPU with '
+  '--config.model.scan=True), --config.fsdp=N with N devices, a smaller --config.batch_size; all '
+  'but the last may also change after a checkpoint'
 )
 
 
@@ -137,24 +151,46 @@ def run(argv: list[str], words: list[str]) -> None:
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; options look like --config.total_steps=100')
   config, workdir = FLAGS.config, pathlib.Path(FLAGS.workdir)
+  check_mode(config)
+  if FLAGS.target is None:  # Else nothing runs here.
+    start(config)
+  {'train': run_one, 'explore': run_explore, 'sweep': run_sweep}[config.run](config, workdir, words)
+
+
+def check_mode(config: Config) -> None:
+  """Raises a ValueError for a mode that the config's run has not, or flags of another mode."""
   check_choice('config.run', config.run, defaults.RUNS)
-  allowed = {'train': ('train', 'evaluate'), 'explore': ('train',), 'sweep': ('train', 'list')}
-  if FLAGS.mode not in allowed[config.run]:
+  choices = MODES[config.run]
+  if FLAGS.mode not in choices:
     raise ValueError(
-      f'--mode={FLAGS.mode} with config.run={config.run}: choose {" or ".join(allowed[config.run])}'
+      f'--mode={FLAGS.mode} with config.run={config.run}: choose {" or ".join(choices)}'
     )
+  given = [key for key in ('target', 'fit', 'num_classes') if FLAGS[key].present]
+  if given and FLAGS.mode != 'plan':
+    raise ValueError(f'--{given[0]} belongs to --mode=plan')
+
+
+def start(config: Config) -> None:
+  """Prepares this process for computing, and joins it to the others of its run."""
   pixels = config.batch_size * math.prod(config.data.get('image_size', (224, 224)))
   memory.keep_freed(pixels // max(1, config.accumulation_steps), config.platform)
+  from vit_jax.runtime import compilation, devices  # They load JAX.
+
+  compilation.keep()
+  if FLAGS.coordinator is None and not distributed.launched():
+    devices.prepare(config.platform)
   distributed.connect(
     FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_timeout
   )
   if distributed.several() and not distributed.is_first():
     logging.set_verbosity(logging.WARNING)  # Process 0 tells what happens.
-  {'train': run_one, 'explore': run_explore, 'sweep': run_sweep}[config.run](config, workdir, words)
 
 
 def run_one(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
-  """Trains the one run that a config describes, or evaluates it."""
+  """Trains the one run that a config describes, evaluates it, or plans it."""
+  if FLAGS.mode == 'plan':
+    run_plan(config, workdir)
+    return
   from vit_jax import train  # JAX loads here, once the command line is known to be sound.
 
   if FLAGS.mode == 'train':
@@ -164,6 +200,15 @@ def run_one(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
   shown = {key: report[key] for key in report if key not in ('per_class', 'confusion')}
   if shown:  # Process 0 has it.
     print(json.dumps(shown, indent=2))
+
+
+def run_plan(config: Config, workdir: pathlib.Path) -> None:
+  """Says what a run would take, on devices that need not be here."""
+  from vit_jax.explore import plan
+
+  report = plan.plan(config, workdir, FLAGS.target, FLAGS.num_classes, FLAGS.fit, FLAGS.table)
+  if distributed.is_first():
+    print(json.dumps(report, indent=2))
 
 
 def run_explore(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
@@ -208,10 +253,27 @@ def main(argv: list[str] | None = None) -> None:
     if distributed.several() and not isinstance(error, FloatingPointError):
       distributed.stop(distributed.explain(error))
     sys.exit(f'error: {error}')
-  except RuntimeError as error:  # JAX's own, of which one is a person's to solve.
-    if '--traceback' in argv or 'RESOURCE_EXHAUSTED' not in str(error):
+  except (RuntimeError, MemoryError) as error:  # JAX's own, of which one is a person's to solve.
+    exhausted = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
+    if '--traceback' in argv or not exhausted:
       raise
-    sys.exit(f'error: {OUT_OF_MEMORY}\n({" ".join(str(error).split())[:300]})')
+    if distributed.several():
+      distributed.stop(f'{OUT_OF_MEMORY} ({distributed.explain(error)[:300]})')
+    traceback.clear_frames(error.__traceback__)  # They hold the arrays of the run.
+    sys.exit(f'error: {remedies()}\n({" ".join(str(error).split())[:300]})')
+
+
+def remedies() -> str:
+  """What saves memory: compiled and measured for this run where that can be done, else in words."""
+  try:
+    check_choice('run', FLAGS.config.run, ['train'])
+    from vit_jax.explore import plan
+
+    logging.info('too little memory; compiling what could help')
+    table = plan.too_large(FLAGS.config, pathlib.Path(FLAGS.workdir))
+    return f'the device has too little memory for this run. What would help:\n{table}'
+  except Exception:  # Whatever goes wrong here, the run has ended for want of memory.
+    return OUT_OF_MEMORY
 
 
 if __name__ == '__main__':

@@ -12,9 +12,9 @@ from vit_jax import checkpoint, data, experiment, metrics, models, predict, weig
 from vit_jax.defaults import Config
 from vit_jax.experiment import Experiment
 from vit_jax.metrics import Recorder, due
-from vit_jax.runtime import distributed, sharding
+from vit_jax.runtime import compiled, devices, distributed, sharding, stacked, targets
 from vit_jax.runtime.interruption import Interruption
-from vit_jax.step import TrainState, prepare, state_shapes
+from vit_jax.step import TrainState, from_file, in_file, prepare, state_shapes
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -30,14 +30,18 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   exp = experiment.build(config, workdir)
   shapes = state_shapes(exp)
   with checkpoint.Checkpoints(workdir, config.keep_checkpoints, exp.best) as checkpoints:
-    state = checkpoints.restore_latest(shapes)
+    state = checkpoints.restore_latest(in_file(exp, shapes))
     first = step = int(state.step) if state else 0
     if first >= config.total_steps:
       logging.info('%s is finished: step %d of %d', workdir, first, config.total_steps)
       if not weights.has_current_model(workdir):  # Killed after its last checkpoint.
         finish(config, workdir, first)
       return
+    room = targets.room_here([*exp.mesh.devices.flat])
+    check_fits(compiled.size_on_device(shapes), room, 'its state')
+    state = state and from_file(shapes, state)
     state, train_step = prepare(exp, shapes, state)
+    check_fits(compiled.memory_of(train_step).total, room, 'a train step')
     describe(exp, state, train_step)
     about, together = exp.passport.to_json(), distributed.Together()
     with Recorder(config, workdir, first) as recorder, Interruption() as interruption, together:
@@ -56,7 +60,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         if scheduled or interrupted:
           with recorder.paused():
             checkpoint.claim(workdir, config.to_dict())
-            checkpoints.save(step, state, about, scores if scheduled else None)
+            checkpoints.save(step, stacked.unstack(state), about, scores if scheduled else None)
         if interrupted:
           break
     checkpoints.wait()
@@ -93,9 +97,8 @@ def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
   """Writes the inference file and the curves from what is on disk, and says where things are."""
   from vit_jax import figures
 
-  loaded = weights.load(workdir)  # By every process, as Orbax wants it.
-  if distributed.is_first():
-    weights.write_model(workdir / 'model', *loaded)
+  if distributed.is_first():  # A whole copy of the weights is in this process alone.
+    weights.write_model(workdir / 'model', *weights.load(workdir))
     figures.curves(metrics.read(workdir / 'metrics.jsonl')).savefig(workdir / 'curves.png')
   distributed.barrier('model written')
   done = step == config.total_steps
@@ -108,27 +111,40 @@ def finish(config: Config, workdir: pathlib.Path, step: int) -> None:
   )
 
 
+def check_fits(needed: int, room: int, what: str) -> None:
+  """Refuses what a device cannot hold; else the system would end a run on a CPU without a word.
+
+  Raises:
+    MemoryError: fewer than `needed` bytes are there.
+  """
+  if needed > room:
+    raise MemoryError(
+      f'{what} takes {needed / 1e9:.3g} GB a device, and {room / 1e9:.3g} GB are there'
+    )
+
+
 def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
   """Logs the first lines of a run: devices, parameters, config, model, data, memory."""
-  config, device = exp.config, jax.devices()[0]
+  config = exp.config
   logging.info(
-    'backend %s, %d x %s, %d process(es), computing in %s',
-    device.platform,
-    jax.device_count(),
-    device.device_kind,
+    'backend %s, %d process(es), computing in %s',
+    devices.describe([*exp.mesh.devices.flat]),
     jax.process_count(),
     getattr(exp.model, 'dtype', 'float32'),
   )
-  logging.info('%s', parameter_overview.get_parameter_overview(state.params['model']))
+  shapes = stacked.unstack_shapes(state.params['model'])  # Values may lie in other processes.
+  logging.info('%s', parameter_overview.get_parameter_overview(shapes, include_stats=False))
   logging.info('config:\n%s', config)
   logging.info('%s', exp.model.summary())
   sizes = ', '.join(f'{name} {len(source)}' for name, source in exp.data.splits.items())
   names = exp.data.class_names
   logging.info('data: %s; %d classes: %s', sizes, len(names), ', '.join(names[:20]))
-  memory = train_step.memory_analysis()
-  if memory is not None:
-    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    logging.info('memory: about %.2f GiB a device for the train step', total / 2**30)
+  memory = compiled.memory_of(train_step)
+  logging.info(
+    'memory: %.3g GB a device for the train step, %.3g of them the state and the batch',
+    memory.total / 1e9,
+    memory.arguments / 1e9,
+  )
   for key in ('log_every', 'eval_every', 'checkpoint_every'):
     if config[key] > config.total_steps:
       logging.info('%s=%d is longer than the run', key, config[key])
@@ -158,7 +174,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   if list(dataset.class_names) != about.class_names:
     raise ValueError(f'the data have classes {dataset.class_names}, the model {about.class_names}')
   dataset = dataclasses.replace(dataset, preprocess=about.preprocess)
-  mesh = sharding.make_mesh(config.fsdp)
+  mesh = experiment.evaluation_mesh(config, size)
   params = jax.device_put(predictor.params, sharding.replicated(mesh))
   evaluators = experiment.build_evaluators(config, predictor.model, about, dataset, mesh)
   return evaluators.report(

@@ -110,3 +110,24 @@ def build(name: str, **section) -> Dataset:
   given = {key: section[key] for key in ('whole_epochs', 'threads') if key in section}
   splits, class_names = DATASETS[name](**loading)
   return Dataset(splits, class_names, preprocess, augment, **given)
+
+
+def describe(name: str, num_classes: int, **section) -> Dataset:
+  """The data set of a config section without its pictures, which need not be here.
+
+  Raises:
+    ValueError: a value that is impossible.
+  """
+  check_choice('config.data.name', name, DATASETS)
+  if num_classes < 2:
+    raise ValueError(f'--num_classes={num_classes} must be at least 2')
+  preprocess, augment = take(Preprocess, section), take(Augment, section)
+  names = ('train', 'validation', 'test') if section['validation_fraction'] else ('train', 'test')
+  nothing = sources.Listed([], np.zeros(0, np.int32))
+  classes = tuple(f'class {i}' for i in range(num_classes))
+  return Dataset(dict.fromkeys(names, nothing), classes, preprocess, augment)
+
+
+def known_classes(name: str, **section) -> int | None:
+  """How many classes a public data set has that is not here; None where nobody knows."""
+  return tfds.known_classes(section['dataset'], section['label_key']) if name == 'tfds' else None

@@ -118,3 +118,15 @@ def class_names(builder, dataset: str | None, image_key: str, label_key: str) ->
       f'{features[label_key]}'
     )
   return tuple(features[label_key].names)
+
+
+def known_classes(dataset: str | None, label_key: str) -> int | None:
+  """How many classes TFDS says that a set has, prepared or not; None where it does not know it."""
+  import tensorflow_datasets
+  from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+  try:
+    features: Any = tensorflow_datasets.builder(dataset or '').info.features
+  except (DatasetNotFoundError, ValueError):
+    return None
+  return getattr(features[label_key], 'num_classes', None) if label_key in features else None

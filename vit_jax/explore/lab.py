@@ -14,7 +14,7 @@ from vit_jax.evaluation.probes import Probes
 from vit_jax.models import tokens
 
 # Sections and keys of the config that say something here; a change of any other would be ignored.
-READ = ('run', 'platform', 'seed', 'data', 'init_from', 'evaluation', 'explore')
+READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation', 'explore')
 
 
 @dataclasses.dataclass(frozen=True)

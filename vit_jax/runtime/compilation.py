@@ -50,4 +50,3 @@ def trim(folder: pathlib.Path, most: int) -> None:
       return
     path.unlink(missing_ok=True)
     total -= stat.st_size
-

@@ -4,13 +4,16 @@ XLA splits a matrix product over the cores of a CPU, and little else. Several de
 with the rows of a batch cut over them, keep every core at work (`benchmarks/README.md`).
 """
 
+from collections.abc import Callable, Sequence
+from concurrent import futures
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from vit_jax.runtime import memory
 
+Item, Result = TypeVar('Item'), TypeVar('Result')
 MOST = 8  # devices of a CPU: each holds a copy of the state, and more than 2 were not measured
 _prepared = False
 
@@ -62,6 +65,29 @@ def choose(count: int | None, batch_size: int, pixels: int, fsdp: int = 1) -> li
     return found
   fitting = [n for n in range(1, len(found) + 1) if batch_size % n == 0]
   return found[: fitting[-1] if pixels >= memory.LARGE else 1]
+
+
+def workers(count: int | None) -> int:
+  """How many devices work side by side on parts of their own, where nothing is cut over them.
+
+  Args:
+    count: how many were asked for; None: all, but of a CPU one unless its devices are its cores.
+  """
+  found = jax.local_devices()
+  if count is None:
+    return len(found) if _prepared or found[0].platform != 'cpu' else 1
+  return min(count, len(found))
+
+
+def spread(function: Callable[[Item], Result], items: Sequence[Item], count: int) -> list[Result]:
+  """`function` of each item; `count` devices work at once, each on items of its own."""
+
+  def compute(i: int) -> Result:
+    with jax.default_device(jax.local_devices()[i % count]):
+      return function(items[i])
+
+  with futures.ThreadPoolExecutor(min(count, len(items)), 'device') as pool:
+    return list(pool.map(compute, range(len(items))))
 
 
 def describe(chosen: list[Any]) -> str:

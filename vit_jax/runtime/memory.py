@@ -4,6 +4,7 @@ import ctypes
 import glob
 from importlib import util
 import os
+import pathlib
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
@@ -49,3 +50,19 @@ def keep_freed(pixels: int, platform: str | None = None) -> None:
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if pixels >= LARGE:
       mallopt(M_ARENA_MAX, 1)
+
+
+def installed() -> int:
+  """Bytes of memory that this process may use: the machine's, or what a container allows."""
+  found = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+  for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
+    limit = pathlib.Path(path).read_text().strip() if pathlib.Path(path).exists() else 'max'
+    found += [int(limit)] if limit.isdigit() else []
+  return min(found)
+
+
+def resident() -> int:
+  """Bytes of memory that this process holds now; 0 where the system does not say."""
+  path = pathlib.Path('/proc/self/statm')
+  pages = int(path.read_text().split()[1]) if path.exists() else 0
+  return pages * os.sysconf('SC_PAGE_SIZE')
