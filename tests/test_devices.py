@@ -1,4 +1,4 @@
-"""Which devices compute: one a core of a CPU where the work is large, what was asked for elsewhere."""
+"""Which devices compute: one a core of a CPU where the work is large, else what was asked for."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import subprocess
 import sys
 import types
 
-from conftest import ROOT, command
+from conftest import ROOT, command, small_config
 import jax
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
+from vit_jax import experiment, step, train
 from vit_jax.runtime import compilation, devices, memory, sharding
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
@@ -53,6 +55,21 @@ def test_devices_that_were_asked_for_are_all_used():
   assert devices.asked_for()  # The tests' own eight.
   devices.prepare('cpu')
   assert len(devices.choose(None, 3, 1)) == jax.device_count() == 8
+
+
+def test_the_optimizer_is_cut_over_all_devices(tmp_path):
+  """ZeRO-1: the same numbers from moments of which each device holds an eighth."""
+  found = {}
+  for cut in (False, True):
+    config = small_config(shard_optimizer=cut, model__width=64, total_steps=3)
+    shapes = step.state_shapes(experiment.build(config))
+    specs = {x.sharding.spec for x in jax.tree.leaves(shapes.opt_state) if x.size >= 2**12}
+    assert specs and all((sharding.AXES in spec) == cut for spec in specs)
+    assert {x.sharding.spec for x in jax.tree.leaves(shapes.params)} == {PartitionSpec()}
+    train.train(config, tmp_path / str(cut))
+    found[cut] = dict(np.load(tmp_path / str(cut) / 'model/weights.npz'))
+  for name in found[True]:
+    np.testing.assert_allclose(found[True][name], found[False][name], rtol=1e-4, atol=1e-5)
 
 
 def alone(*words, **environment):

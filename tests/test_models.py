@@ -357,8 +357,8 @@ def test_a_loop_over_blocks_names_every_output():
   assert 'block_2/tokens' in trained and 'block_2/attention_weights' not in trained
 
 
-def device(platform, capability=None):
-  return types.SimpleNamespace(platform=platform, compute_capability=capability)
+def device(platform, capability=None, kind=''):
+  return types.SimpleNamespace(platform=platform, compute_capability=capability, device_kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,10 @@ def device(platform, capability=None):
     (device('gpu', '9.0'), {'attention_dropout': 0.1}, 'plain'),
     (device('gpu', '9.0'), {'attention': 'plain'}, 'plain'),
     (device('tpu'), {}, 'pallas'),
-    (device('tpu'), {'dtype': 'float32'}, 'plain'),
+    (device('tpu'), {'dtype': 'float32'}, 'pallas'),
+    (device('tpu'), {'dtype': 'float16'}, 'plain'),
+    (device('tpu'), {'width': 36, 'num_heads': 3}, 'plain'),  # Heads 12 wide.
+    (device('tpu', kind='TPU v3'), {}, 'plain'),
   ],
 )
 def test_the_kernel_of_attention_suits_the_device(where, section, expected):

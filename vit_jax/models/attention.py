@@ -18,6 +18,7 @@ from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
 
 FUSED = ('cudnn', 'pallas')
+OLD_TPUS = ('TPU v2', 'TPU v3')  # Their compiler: "Unsupported matmul RHS type".
 ATTENTION = ('auto', 'plain', *FUSED)
 
 
@@ -61,6 +62,8 @@ def obstacles(kernel: str, device: Any, section: dict[str, Any], length: int) ->
   if kernel == 'pallas':
     if device.platform != 'tpu':
       return ['the device is no TPU', *dropout]
+    if device.device_kind in OLD_TPUS and dtype != 'float32':
+      return [f'a {device.device_kind} takes float32 alone in a kernel', *dropout]
     from vit_jax.models import tpu_attention  # Pallas takes half a second to import.
 
     reason = tpu_attention.obstacle(head_dim, heads, length, dtype)

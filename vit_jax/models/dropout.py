@@ -21,7 +21,8 @@ def name_block(rng: LazyRng, number: int) -> LazyRng:
 
 def number_block(rng: LazyRng, number: Array, count: int) -> LazyRng:
   """The same for a traced `number` out of `count`; `Dropout` alone can draw from it."""
-  return LazyRng((rng.rng, number), (*rng.suffix, f'*{count}'))
+  pair: Any = (rng.rng, number)
+  return LazyRng(pair, (*rng.suffix, f'*{count}'))
 
 
 def fold_of(names: tuple[str | int, ...]) -> int:

@@ -213,7 +213,7 @@ def assemble(
   length = len(prefix) + grid[0] * grid[1]
   device = section['device']
   section['attention'] = attention.choose(section, device, length)
-  section['gelu_again'] = device.platform == 'gpu'
+  section['elementwise_again'] = device.platform == 'gpu'
   reader = readouts.build(section['readout'], section, prefix=prefix, grid=grid)
   parts = dict(readout=reader, Transformer=encoder.build(section))
   return take(make, section, image_size=image_size, patch_size=patch_size, **parts)

@@ -24,7 +24,7 @@ def keep() -> None:
 
   JAX_ENABLE_COMPILATION_CACHE=false turns it off.
   """
-  if jax.config.jax_compilation_cache_dir:
+  if jax.config.values['jax_compilation_cache_dir']:
     return
   folder = fetch.cache_folder() / 'compiled'
   trim(folder, MOST)

@@ -13,7 +13,8 @@ import jax
 
 from vit_jax.runtime import memory
 
-Item, Result = TypeVar('Item'), TypeVar('Result')
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 MOST = 8  # devices of a CPU: each holds a copy of the state, and more than 2 were not measured
 _prepared = False
 

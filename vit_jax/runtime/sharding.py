@@ -85,7 +85,7 @@ def spec_of(shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...] = ('fsdp',)
   if parts == 1 or not fitting or math.prod(shape) < SMALLEST_SHARDED:
     return PartitionSpec()
   largest = max(fitting, key=lambda axis: shape[axis])
-  return PartitionSpec(*([None] * largest), axes if len(axes) > 1 else axes[0])
+  return PartitionSpec(*([None] * largest), axes[0] if len(axes) == 1 else axes)
 
 
 def state_shardings(shapes: Any, mesh: Mesh, axes: tuple[str, ...] = ('fsdp',)) -> Any:
