@@ -141,7 +141,7 @@ def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
   logging.info('data: %s; %d classes: %s', sizes, len(names), ', '.join(names[:20]))
   memory = compiled.memory_of(train_step)
   logging.info(
-    'memory: %.3g GB a device for the train step, %.3g of them the state and the batch',
+    'memory: about %.3g GB a device for the train step, %.3g of them the state and the batch',
     memory.total / 1e9,
     memory.arguments / 1e9,
   )

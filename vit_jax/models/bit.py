@@ -20,6 +20,7 @@ OFFICIAL = dict(variant='R50x1', standardise='bit', group_norm_epsilon=1e-5, poo
 POOL_PADDING = {'zero': 0.0, 'infinite': -jnp.inf}
 HEADS = {'zero': nn.initializers.zeros, 'random': nn.initializers.lecun_normal()}
 STAGES = 4
+REMAT = ('none', 'blocks')  # What the backward pass computes again: nothing, or units.
 
 
 class Conv(nn.Module):
@@ -138,7 +139,7 @@ class BigTransfer(Model):
   standardise: str
   group_norm_epsilon: float
   pool_padding: str
-  remat: bool
+  remat: str
   dtype: str
 
   @property
@@ -187,7 +188,8 @@ class BigTransfer(Model):
     settings = (self.standardise, self.group_norm_epsilon, self.dtype)
     for i, count in enumerate(resnet.UNITS[self.depth]):
       stride = 2 if i else 1
-      x = Stage(count, width * 2**i, stride, settings, self.remat, name=f'block{i + 1}')(x)
+      again = self.remat == 'blocks'
+      x = Stage(count, width * 2**i, stride, settings, again, name=f'block{i + 1}')(x)
       outputs[f'block_{i}/tokens'] = x
     norm = resnet.GroupNorm(self.group_norm_epsilon, ('gamma', 'beta'), name='group_norm')
     x = nn.relu(norm(x))
@@ -219,6 +221,7 @@ def build(*, variant: str, **section) -> BigTransfer:
   check_choice('config.model.standardise', section['standardise'], resnet.STANDARDISE)
   check_choice('config.model.pool_padding', section['pool_padding'], POOL_PADDING)
   check_choice('config.model.dtype', section['dtype'], DTYPES)
+  check_choice('config.model.remat', section['remat'], REMAT)
   return BigTransfer(depth=int(depth), width_factor=int(factor), **section)
 
 
