@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vit_jax import experiment, step, train
-from vit_jax.runtime import compilation, devices, memory, sharding
+from vit_jax.runtime import compilation, devices, memory, sharding, targets
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
 # 16 x 32 x 32 pixels are few; with LARGE lowered below them they are many.
@@ -43,6 +43,16 @@ def prepared(monkeypatch):
 )
 def test_the_rule(prepared, count, rows, pixels, fsdp, expected):
   assert len(devices.choose(count, rows, pixels, fsdp)) == expected
+
+
+@pytest.mark.parametrize(('room', 'expected'), [(1e9, 8), (1e3, 1)])
+def test_copies_of_the_state_must_fit(monkeypatch, tmp_path, room, expected):
+  monkeypatch.setattr(devices, '_prepared', True)
+  monkeypatch.setattr(memory, 'LARGE', 1)
+  monkeypatch.setattr(targets, 'room_here', lambda _: room)
+  exp, shapes = train.open_run(small_config(), tmp_path)
+  assert exp.mesh.size == expected
+  assert {len(x.sharding.device_set) for x in jax.tree.leaves(shapes)} == {expected}
 
 
 @pytest.mark.parametrize('count', [0, 5])

@@ -16,6 +16,8 @@ from vit_jax.runtime import compiled, devices, distributed, sharding, stacked, t
 from vit_jax.runtime.interruption import Interruption
 from vit_jax.step import TrainState, from_file, in_file, prepare, state_shapes
 
+COPIES = 3  # times its state that a step takes at least, with gradients and activations
+
 
 def train(config: Config, workdir: pathlib.Path) -> None:
   """Trains as `config` says, going on from the newest checkpoint in `workdir`.
@@ -27,8 +29,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     FloatingPointError: the loss is not finite; the last good checkpoint stays.
   """
   checkpoint.check_owner(workdir, config.to_dict())
-  exp = experiment.build(config, workdir)
-  shapes = state_shapes(exp)
+  exp, shapes = open_run(config, workdir)
   with checkpoint.Checkpoints(workdir, config.keep_checkpoints, exp.best) as checkpoints:
     state = checkpoints.restore_latest(in_file(exp, shapes))
     first = step = int(state.step) if state else 0
@@ -65,6 +66,23 @@ def train(config: Config, workdir: pathlib.Path) -> None:
           break
     checkpoints.wait()
   finish(config, workdir, step)
+
+
+def open_run(config: Config, workdir: pathlib.Path) -> tuple[Experiment, TrainState]:
+  """What a config builds, and the shapes of its state.
+
+  A CPU whose memory copies of the state would fill is one device: nobody asked for more.
+  """
+  exp = experiment.build(config, workdir)
+  shapes, chosen = state_shapes(exp), [*exp.mesh.devices.flat]
+  most = targets.room_here(chosen) / COPIES
+  if (
+    devices.by_rule(config.devices, config.fsdp, chosen) and compiled.size_on_device(shapes) > most
+  ):
+    logging.info('one device: %d copies of the state would fill the memory', len(chosen))
+    exp = experiment.build(config, workdir, chosen=chosen[:1])
+    shapes = state_shapes(exp)
+  return exp, shapes
 
 
 def training_batches(exp: Experiment, first: int):

@@ -68,6 +68,12 @@ def choose(count: int | None, batch_size: int, pixels: int, fsdp: int = 1) -> li
   return found[: fitting[-1] if pixels >= memory.LARGE else 1]
 
 
+def by_rule(count: int | None, fsdp: int, chosen: list[Any]) -> bool:
+  """Whether several devices of a CPU were chosen without being asked for."""
+  ruled = _prepared and count is None and fsdp == 1
+  return ruled and len(chosen) > 1 and chosen[0].platform == 'cpu'
+
+
 def workers(count: int | None) -> int:
   """How many devices work side by side on parts of their own, where nothing is cut over them.
 
