@@ -80,7 +80,8 @@ class Predictor:
   def _count(self, batch: np.ndarray) -> int:
     """How many devices compute a batch: all that it is worth, or one for fewer rows than that."""
     chosen = devices.choose(None, 0, batch[..., 0].size)
-    return len(chosen) if len(batch) >= len(chosen) else 1
+    count = min(len(chosen), jax.local_device_count())
+    return count if len(batch) >= count else 1
 
   def _place(self, count: int):
     """A mesh of so many devices, and the parameters on it, where they stay."""

@@ -76,6 +76,8 @@ def in_file(experiment: Experiment, shapes: TrainState) -> TrainState:
 
 def from_file(shapes: TrainState, state: TrainState) -> TrainState:
   """A restored state as the run wants it; `stacked.unstack` is the way back."""
+  if jax.tree.structure(shapes) == jax.tree.structure(state):
+    return state  # No stacks, and so no second copy.
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(functools.partial(stacked.stack_like, shapes), out_shardings=shardings)(state)
 

@@ -120,7 +120,8 @@ def of_forward(run: Run, built: Experiment) -> Estimate:
   rest = compiled.size_on_device(state) - compiled.size_on_device(params)
 
   def make():
-    return forward.lower(params, images).compile()
+    with jax.set_mesh(built.mesh):  # As `sharding.jit_on` does where it runs.
+      return forward.lower(params, images).compile()
 
   return examine(make, run, size, batch, resident=rest)
 

@@ -158,7 +158,7 @@ class Attention(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    check_choice('config.model.attention', self.attention, ATTENTION)
+    check_choice('kernel of attention', self.attention, ('plain', *FUSED))
 
   @nn.compact
   def __call__(

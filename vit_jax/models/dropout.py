@@ -13,16 +13,16 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-
-def name_block(rng: LazyRng, number: int) -> LazyRng:
-  """What block `number` draws its keys from, as linen would give it by its name."""
-  return LazyRng.create(rng, f'encoderblock_{number}')
+from vit_jax.runtime import stacked
 
 
-def number_block(rng: LazyRng, number: Array, count: int) -> LazyRng:
-  """The same for a traced `number` out of `count`; `Dropout` alone can draw from it."""
+def number_block(rng: LazyRng, stack: str, number: Array, count: int) -> LazyRng:
+  """What block `number` of a stack of `count` draws from, traced; `Dropout` alone can.
+
+  By its name a block draws from `LazyRng.create(rng, name)`, as linen has it.
+  """
   pair: Any = (rng.rng, number)
-  return LazyRng(pair, (*rng.suffix, f'*{count}'))
+  return LazyRng(pair, (*rng.suffix, stack, count))
 
 
 def fold_of(names: tuple[str | int, ...]) -> int:
@@ -57,11 +57,9 @@ class Dropout(nn.Module):
     scope.rng_counters['dropout'] += 1
     (key, number), names = scope.rngs['dropout'].rng, scope.rngs['dropout'].suffix
     names = (*names, scope.rng_counters['dropout'])
-    at = next(i for i, name in enumerate(names) if isinstance(name, str) and name[0] == '*')
-    folds = [
-      fold_of((*names[:at], f'encoderblock_{i}', *names[at + 1 :]))
-      for i in range(int(names[at][1:]))
-    ]
+    at = next(i for i, name in enumerate(names) if stacked.STAR in str(name))
+    blocks = stacked.names(names[at], names[at + 1])
+    folds = [fold_of((*names[:at], block, *names[at + 2 :])) for block in blocks]
     return jax.random.fold_in(key, jnp.array(folds, jnp.uint32)[number])
 
   def drop(self, x: Float[Array, 'B ...'], key: Array | None) -> Float[Array, 'B ...']:

@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from flax import linen as nn
+from flax.core.scope import LazyRng
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
@@ -19,8 +20,7 @@ STACK = 'encoderblock_*'  # All blocks in one, as `stacked.py` says.
 REMAT = ('none', 'attention', 'dots', 'blocks')
 # Operations whose results `dots` keeps: products, and what fused attention is made of.
 PRODUCTS = (
-  'dot_general', 'conv_general_dilated', 'dot_product_attention_fwd_wrapper', 'pallas_call',
-  'custom_partitioning', 'shard_map',
+  'dot_general', 'dot_product_attention_fwd_wrapper', 'pallas_call', 'shard_map',
 )  # fmt: skip
 Body = Callable[..., Any]  # -> (x, outputs by name)
 
@@ -77,13 +77,10 @@ class Encoder(nn.Module):
   def loop_blocks(self, x, rng, train: bool) -> tuple[Array, dict[str, Array]]:
     """The blocks one after another, each compiled by itself."""
     outputs = {}
-    for i, block in enumerate(self.blocks):
-      own, mine = (
-        self.get_variable('params', f'encoderblock_{i}'),
-        rng and dropout.name_block(rng, i),
-      )
-      x, named = remember(body_of(block, train), self.remat, False)(x, own, mine)
-      outputs |= {f'block_{i}/{name}': value for name, value in named.items()}
+    for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
+      own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
+      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine)
+      outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
     return x, outputs
 
   def scan_blocks(self, x, rng, train: bool) -> tuple[Array, dict[str, Array]]:
@@ -99,7 +96,7 @@ class Encoder(nn.Module):
     def step(x, given):
       i, own, rate = given
       block = first if rate is None else first.clone(drop_path=rate)
-      mine = rng and dropout.number_block(rng, i, count)
+      mine = rng and dropout.number_block(rng, STACK, i, count)
       x, named = remember(body_of(block, train), self.remat, True)(x, own, mine)
       # A gradient runs through all that a loop returns, read or not.
       return x, {'tokens': x} if train else named
@@ -119,9 +116,9 @@ class Encoder(nn.Module):
     if self.scan:
       self.put_variable('params', STACK, drawn)
       return
-    for i in range(len(self.blocks)):
+    for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own = jax.tree.map(lambda array, i=i: array[i], drawn)
-      self.put_variable('params', f'encoderblock_{i}', own)
+      self.put_variable('params', name, own)
 
 
 def body_of(block: Any, train: bool) -> Body:

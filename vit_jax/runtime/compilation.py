@@ -7,6 +7,7 @@ not ask is on which processor a CPU's program was made, which may know instructi
 sharing the folder lacks; hence the folder. A damaged entry is compiled anew.
 """
 
+import contextlib
 import hashlib
 import pathlib
 import platform
@@ -43,7 +44,10 @@ def processor() -> str:
 
 def trim(folder: pathlib.Path, most: int) -> None:
   """Deletes files, those first that were not used for longest, until `most` bytes are left."""
-  found = [(path, path.stat()) for path in folder.rglob('*') if path.is_file()]
+  found = []
+  for path in folder.rglob('*'):
+    with contextlib.suppress(FileNotFoundError):  # Another start may be tidying up.
+      found += [(path, path.stat())] if path.is_file() else []
   total = sum(stat.st_size for _, stat in found)
   for path, stat in sorted(found, key=lambda x: max(x[1].st_atime, x[1].st_mtime)):
     if total <= most:

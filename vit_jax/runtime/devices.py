@@ -103,7 +103,7 @@ def describe(chosen: list[Any]) -> str:
   if not _prepared or chosen[0].platform != 'cpu':
     return text
   why = (
-    'one a core, as far as they divide the batch' if len(chosen) > 1
+    'one a core as far as they divide the batch, or as asked for' if len(chosen) > 1
     else f'as steps of fewer than {memory.LARGE} pixels are faster on one, or it was asked for'
   )  # fmt: skip
   return f'{text} ({why}; config.devices changes it)'
