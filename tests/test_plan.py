@@ -657,31 +657,25 @@ def test_out_of_memory_without_a_plan_shows_the_list(monkeypatch, command_of):
 # The compilers of devices that are not here.
 
 
-def compile_for(target, tmp_path, *options):
-  words = ('--config=configs/vit_digits.py', f'--workdir={tmp_path}', '--mode=plan')
-  words += (f'--target={target}', '--notable', '--config.model.dtype=bfloat16')
-  done = command(*words, '--config.data.image_size=(32, 32)', *options, timeout=600)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('target', 'devices', 'kernel', 'compiler', 'extra'),
+  [
+    ('v5e:2x2', 4, 'pallas', 'libtpu', 'tpu'),
+    ('h100:8', 8, 'cudnn', 'jax_cuda12_plugin', 'cuda12'),
+  ],
+)
+def test_a_small_vit_compiles_for(tmp_path, target, devices, kernel, compiler, extra):
+  if not importlib.util.find_spec(compiler):
+    pytest.skip(f"no compiler for {target}: pip install -e '.[{extra}]'")
+  done = command(
+    '--config=configs/vit_digits.py', f'--workdir={tmp_path}', '--mode=plan', f'--target={target}',
+    '--notable', '--config.model.dtype=bfloat16', '--config.data.image_size=(32, 32)',
+    '--config.model.variant=mu/4', '--config.batch_size=16', timeout=600,
+  )  # fmt: skip
   assert done.returncode == 0, done.stderr
   report = json.loads(done.stdout)
-  assert report['fits'] and report['collectives']['all-reduce']['gb'] > 0
-  assert report['memory_gb']['activations'] > 0 and report['traffic_gb'] > 0
-  assert report['images_per_second_at_most'] > 0
-  return report
-
-
-@pytest.mark.slow
-def test_a_small_vit_compiles_for_a_tpu(tmp_path):
-  if not importlib.util.find_spec('libtpu'):
-    pytest.skip("no compiler for TPUs: pip install -e '.[tpu]'")
-  options = ('--config.model.variant=mu/4', '--config.batch_size=16')
-  report = compile_for('v5e:2x2', tmp_path, *options)
-  assert report['devices'] == 4 and report['attention'] in ('pallas', 'plain')
-
-
-@pytest.mark.slow
-def test_a_small_vit_compiles_for_gpus(tmp_path):
-  if not importlib.util.find_spec('jax_cuda12_plugin'):
-    pytest.skip("no compiler for GPUs: pip install -e '.[cuda12]'")
-  options = ('--config.model.variant=mu/4', '--config.batch_size=16')
-  report = compile_for('h100:8', tmp_path, *options)
-  assert report['devices'] == 8 and report['attention'] == 'cudnn'
+  assert (report['devices'], report['attention'], report['fits']) == (devices, kernel, True)
+  assert report['forward']['attention'] == kernel
+  assert report['collectives']['all-reduce']['gb'] > 0 and report['traffic_gb'] > 0
+  assert report['memory_gb']['activations'] > 0 and report['images_per_second_at_most'] > 0
