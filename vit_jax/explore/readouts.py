@@ -23,7 +23,7 @@ from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import compare, report
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
-from vit_jax.runtime import atomic, devices, sharding
+from vit_jax.runtime import atomic, sharding
 
 SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 MEMORY = 1e9  # bytes of probes and their moments that are trained at once
@@ -121,30 +121,27 @@ def study(lab: Lab, store: dict[str, Tokens], layer: str) -> Layer:
   untouched = store.get('train_plain', train)
   grid = np.array(sorted(lab.config.explore.learning_rates))
   everything, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
-  chunks, count = chunk(lab), devices.workers(lab.config.devices)
+  chunks = chunk(lab)
   rates, validation = np.full(len(lab.candidates), grid[0]), np.zeros((len(lab.candidates), 0))
   if len(grid) > 1:
     rest, held = hold_out(train.labels, lab.config.explore.validation_fraction, lab.config.seed)
     seeds = lab.seeds[:SELECTION_SEEDS]
     what = f'{layer}: choosing learning rates'
-
-    def choose(part: Probes) -> Fitted:
-      rates = np.tile(grid, (len(part.candidates), 1))
-      return fitting.fit(part, train, rest, untouched, held, rates, seeds, False, what)
-
-    joined = Fitted.join(devices.spread(choose, chunks, count))
+    tried = [
+      fitting.fit(part, train, rest, untouched, held, np.tile(grid, (len(part.candidates), 1)),
+                  seeds, False, what) for part in chunks
+    ]  # fmt: skip
+    joined = Fitted.join(tried)
     validation, loss = joined.test_accuracy[-1].mean(0), joined.test_loss[-1].mean(0)
     rates = grid[prefer(validation, loss, len(held))]
-  place = {candidate.name: i for i, candidate in enumerate(lab.candidates)}
-
-  def train_all(part: Probes) -> Fitted:
-    some = rates[[place[candidate.name] for candidate in part.candidates], None]
-    what = f'{layer}: training probes'
-    return fitting.fit(part, train, everything, test, tested, some, lab.seeds, True, what)
-
-  fitted = Fitted.join(devices.spread(train_all, chunks, count))
+  fitted, start = [], 0
+  for part in chunks:
+    some = rates[start : start + len(part.candidates)]
+    start += len(some)
+    fitted.append(fitting.fit(part, train, everything, test, tested, some[:, None], lab.seeds, True,
+                           f'{layer}: training probes'))  # fmt: skip
   closed = np.concatenate([closed_form(lab, part, train, test) for part in chunks])
-  return Layer(rates, validation, fitted, closed, test.labels)
+  return Layer(rates, validation, Fitted.join(fitted), closed, test.labels)
 
 
 def prefer(accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:
@@ -175,17 +172,15 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
 
 
 def chunk(lab: Lab) -> list[Probes]:
-  """The readouts, in one part for each device or more: as many at once as memory allows."""
+  """The readouts, as many at once as memory allows."""
   options = lab.config.explore
   copies = max(options.seeds, SELECTION_SEEDS * len(options.learning_rates))
-  # Parameters, two moments and a gradient, in float32.
-  sizes = [16.0 * copies * probes_of(lab, [one]).parameters(one) for one in lab.candidates]
-  count = devices.workers(lab.config.devices)
-  most = min(MEMORY, sum(sizes)) / count  # Of all that are trained at once.
   groups: list[list[Candidate]] = [[]]
   used = 0.0
-  for candidate, size in zip(lab.candidates, sizes, strict=True):
-    if groups[-1] and used + size > most:
+  for candidate in lab.candidates:
+    # Parameters, two moments and a gradient, in float32.
+    size = 16.0 * copies * probes_of(lab, [candidate]).parameters(candidate)
+    if groups[-1] and used + size > MEMORY:
       groups.append([])
       used = 0.0
     groups[-1].append(candidate)

@@ -4,17 +4,13 @@ XLA splits a matrix product over the cores of a CPU, and little else. Several de
 with the rows of a batch cut over them, keep every core at work (`benchmarks/README.md`).
 """
 
-from collections.abc import Callable, Sequence
-from concurrent import futures
 import os
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 
 from vit_jax.runtime import memory
 
-Item = TypeVar('Item')
-Result = TypeVar('Result')
 MOST = 8  # devices of a CPU: each holds a copy of the state, and more than 2 were not measured
 _prepared = False
 
@@ -72,29 +68,6 @@ def by_rule(count: int | None, fsdp: int, chosen: list[Any]) -> bool:
   """Whether several devices of a CPU were chosen without being asked for."""
   ruled = _prepared and count is None and fsdp == 1
   return ruled and len(chosen) > 1 and chosen[0].platform == 'cpu'
-
-
-def workers(count: int | None) -> int:
-  """How many devices work side by side on parts of their own, where nothing is cut over them.
-
-  Args:
-    count: how many were asked for; None: all, but of a CPU one unless its devices are its cores.
-  """
-  found = jax.local_devices()
-  if count is None:
-    return len(found) if _prepared or found[0].platform != 'cpu' else 1
-  return min(count, len(found))
-
-
-def spread(function: Callable[[Item], Result], items: Sequence[Item], count: int) -> list[Result]:
-  """`function` of each item; `count` devices work at once, each on items of its own."""
-
-  def compute(i: int) -> Result:
-    with jax.default_device(jax.local_devices()[i % count]):
-      return function(items[i])
-
-  with futures.ThreadPoolExecutor(min(count, len(items)), 'device') as pool:
-    return list(pool.map(compute, range(len(items))))
 
 
 def describe(chosen: list[Any]) -> str:
