@@ -240,6 +240,7 @@ def main(argv: list[str] | None = None) -> None:
   handler = logging.get_absl_handler()
   handler.setFormatter(Formatter('%(message)s'))
   getLogger('jax').setLevel('WARNING')  # Else it lists the backends that are not there.
+  getLogger('matplotlib').setLevel('WARNING')  # Else it says that it looked for fonts.
   logging.set_verbosity(logging.INFO)
   argv = sys.argv if argv is None else argv
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C; the loop takes both over.
