@@ -60,12 +60,14 @@ def make(peer, name, **options):
 
     return randomise(getattr(torchvision.models, name)(weights=None, **options))
   sizes = {'B/16': (768, 12, 12, 16), 'S/16': (384, 12, 6, 16), 'Ti/16': (192, 12, 3, 16)}
-  width, depth, heads, patch = sizes[name]
-  config = module.ViTConfig(
+  width, depth, heads, patch = sizes[DEITS.get(name, ('', name))[1]]
+  kind = 'DeiT' if name in DEITS else 'ViT'
+  config = getattr(module, f'{kind}Config')(
     hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, patch_size=patch,
     intermediate_size=4 * width, num_labels=10, attn_implementation='eager', **options,
   )  # fmt: skip
-  return randomise(module.ViTForImageClassification(config))
+  made = DEITS[name][0] if name in DEITS else 'ViTForImageClassification'
+  return randomise(getattr(module, made)(config))
 
 
 def save(model, path):
@@ -79,6 +81,10 @@ def save(model, path):
   return path.with_suffix('.pth')
 
 
+DEITS = {
+  'DeiT Ti/16, two heads': ('DeiTForImageClassificationWithTeacher', 'Ti/16'),
+  'DeiT S/16, one head': ('DeiTForImageClassification', 'S/16'),
+}
 CASES = [
   ('timm', 'vit_tiny_patch16_224', VIT_LIMIT),
   ('timm', 'vit_small_patch16_224', VIT_LIMIT),
@@ -87,6 +93,12 @@ CASES = [
   ('torchvision', 'vit_b_16', VIT_LIMIT),
   ('transformers', 'Ti/16', VIT_LIMIT),
   ('transformers', 'B/16', VIT_LIMIT),
+  ('timm', 'deit_small_patch16_224', VIT_LIMIT),
+  ('timm', 'deit_tiny_distilled_patch16_224', VIT_LIMIT),
+  ('timm', 'deit_small_distilled_patch16_224', VIT_LIMIT),
+  ('timm', 'deit_base_distilled_patch16_384', VIT_LIMIT),
+  ('transformers', 'DeiT Ti/16, two heads', VIT_LIMIT),
+  ('transformers', 'DeiT S/16, one head', VIT_LIMIT),
   ('timm', 'vit_tiny_r_s16_p8_224', RESNET_LIMIT),
   ('timm', 'vit_small_r26_s32_224', RESNET_LIMIT),
   ('timm', 'vit_base_r50_s16_224', RESNET_LIMIT),

@@ -65,7 +65,9 @@ _VIT = dict(
   depth=int,
   num_heads=int,
   mlp_dim=int,
-  readout=str,  # what the head reads, else class_token: a name of READOUTS in models/readout.py
+  # What the head reads, a name of READOUTS in models/readout.py; else class_token (of a distilled
+  # DeiT class_and_distillation, a head each).
+  readout=str,
   patch_index=int,  # readout='patch': 1 (top left, else) to N (bottom right), row by row
   readout_weights=str,  # of the weighted mixes: free (else), or softmax
   class_token=bool,  # whether there is one, else True; the readouts of patches also work without
@@ -87,7 +89,16 @@ _VIT = dict(
   remat='none',
   scan=False,  # one compiled block for all, run in a loop: compiles faster, takes a copy of weights
   dtype='float32',  # of the computation; parameters, softmax and loss stay float32
-  initialisers='official',  # or torch: what its layers start with by default
+  initialisers='official',  # or torch: what its layers start with by default; or deit
+)
+_CLASSIFICATION = dict(
+  loss='softmax',  # or sigmoid
+  label_smoothing=0.0,
+  mixup=0.0,  # alpha of mixup's Beta distribution; 0: none
+  cutmix=0.0,  # alpha of cutmix's (arXiv:1905.04899); 0: none
+  mix_probability=1.0,  # that a batch is mixed at all
+  switch_probability=0.5,  # with mixup and cutmix: that a mixed batch has cutmix
+  erasing=0.0,  # probability that a rectangle of a picture becomes noise (arXiv:1708.04896)
 )
 PARTS = {
   'data': {
@@ -123,6 +134,11 @@ PARTS = {
   },
   'model': {
     'vit': _VIT,
+    'deit': _VIT  # arXiv:2012.12877; 'S/16', or 'S/16-distilled' with a distillation token
+    | dict(
+      average='logits',  # of the two heads, or of their probabilities
+      initialisers='deit',  # normal of 0.02, the head too
+    ),
     'hybrid': _VIT  # a ResNet's feature map instead of pixels
     | dict(
       standardise=str,  # formula of the ResNet's kernels: official, bit, timm
@@ -140,9 +156,15 @@ PARTS = {
   },
   'objective': {
     'classification': dict(
-      loss='softmax',  # or sigmoid
-      label_smoothing=0.0,
-      mixup=0.0,  # alpha of mixup's Beta distribution; 0: none
+      **_CLASSIFICATION,
+    ),
+    'distillation': dict(  # arXiv:2012.12877; of a teacher that sees the same changed pictures
+      **_CLASSIFICATION,
+      teacher=str,  # a run, a weight file or an address; of the same classes
+      distillation='hard',  # the teacher's class; or soft, its probabilities
+      teacher_share=0.5,  # of the teacher's part in the loss; the paper's soft one has 0.1
+      temperature=3.0,  # soft: of both; the published code's default is 1.0
+      divergence='batch',  # soft: a mean over examples; or official, over examples and classes
     ),
   },
   'optimizer': {
@@ -194,6 +216,9 @@ PARTS = {
   'evaluators': {
     'classification': dict(
       mistakes=24,  # pictures in the report: the most confident mistakes
+    ),
+    'similarity': dict(  # of the tokens before the patches to one another, by block
+      examples=1024,  # of the split, the first ones; 0: all
     ),
   },
 }

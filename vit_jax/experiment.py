@@ -83,7 +83,7 @@ def build(
   model = models.build(**described, device=mesh.devices.flat[0])
   normalise = dataset.preprocess.normalise
   objective = objectives.build(model=model, normalise=normalise, **config.objective)
-  objective, constants = open_constants(objective, mesh)
+  objective, constants = open_constants(objective, described, dataset, mesh)
   passport = Passport(
     {key: value for key, value in described.items() if key not in models.EXECUTION},
     dataset.preprocess,
@@ -124,15 +124,46 @@ def evaluation_mesh(config: Config, image_size: tuple[int, int]) -> Any:
   return sharding.make_mesh(1, devices.choose(config.devices, 0, pixels))
 
 
-def open_constants(objective: objectives.Objective, mesh: Any) -> tuple[Any, dict[str, Any]]:
-  """The objective with the models of its sources, and their parameters on the devices."""
+def open_constants(
+  objective: objectives.Objective, section: dict[str, Any], dataset: data.Dataset, mesh: Any
+) -> tuple[Any, dict[str, Any]]:
+  """The objective with the models of its sources, and their parameters on the devices.
+
+  They compute as `section`, that of the model which is trained.
+
+  Raises:
+    ValueError: a source tells other classes than the data have, or sees other channels.
+  """
   opened = {name: weights.open_source(path) for name, path in objective.sources.items()}
+  for name, source in opened.items():
+    what = f'config.objective.{name}={source.name}'
+    check_classes(what, source.passport, dataset)
+    sees, given = source.passport.preprocess.channels, dataset.preprocess.channels
+    if given not in (sees, 1):
+      raise ValueError(f'{what} sees {sees} channels, config.data.channels={given}')
+  how = {key: section[key] for key in ('attention', 'dtype') if key in section}
   forwards = {
-    name: weights.make_forward(source.passport.build(), source.passport.preprocess)
+    name: weights.from_pixels(
+      source.passport.build(device=mesh.devices.flat[0], **how), source.passport.preprocess
+    )
     for name, source in opened.items()
   }
   constants = {name: source.tree() for name, source in opened.items()}
   return objective.clone(forwards=forwards), sharding.place_state(constants, mesh)
+
+
+def check_classes(what: str, known: Passport, dataset: data.Dataset) -> None:
+  """Raises a ValueError where weights tell other classes than the data have.
+
+  Files of others often have no names: then their number counts.
+  """
+  named = known.class_names != [f'class {i}' for i in range(len(known.class_names))]
+  there, here = known.class_names, list(dataset.class_names)
+  if len(there) != len(here) or (named and there != here):
+    raise ValueError(
+      f'{what} tells {len(there)} classes ({", ".join(there[:5])}, ...), the data have {len(here)} '
+      f'({", ".join(here[:5])}, ...); take one that was trained on these, or fine-tune it first'
+    )
 
 
 def build_evaluators(
@@ -142,6 +173,7 @@ def build_evaluators(
   return evaluation.build(
     tuple(config.evaluators),
     config.evaluation.to_dict(),
+    model=model,
     forward=weights.make_forward(model, dataset.preprocess),
     predictions=passport.predictions,
     data=dataset,

@@ -99,3 +99,14 @@ def show(axis: Any, image: np.ndarray) -> None:
   axis.axis('off')
   grey = image.shape[-1] == 1
   axis.imshow(image[..., 0] if grey else image, cmap='gray' if grey else None, vmin=0, vmax=255)
+
+
+def by_block(values: Sequence[float], label: str, title: str) -> Any:
+  """A number at the input and after each block."""
+  figure, axes = new_figure(5.2, 3.4)
+  axis = axes[0, 0]
+  axis.plot(range(len(values)), values, color=COLOURS[0], marker='o', ms=4)
+  axis.set(xlabel='block (0: the input)', ylabel=label, title=title)
+  axis.set_xticks(range(0, len(values), 1 + len(values) // 16))
+  axis.grid(alpha=0.3)
+  return figure

@@ -56,10 +56,11 @@ class Passport:
     """The readout that the head was trained on; None for a family that has no choice of one."""
     return self.model.get('readout')
 
-  def build(self, **execution) -> models.Model:
+  def build(self, *, device: Any = None, **execution) -> models.Model:
     """The model.
 
     Args:
+      device: that it will compute on; None: the first one that is there.
       execution: how to compute, such as dtype='bfloat16'; what a family has no choice of, such as
         the attention of a BiT, does nothing there.
 
@@ -70,7 +71,8 @@ class Passport:
       check_choice('way to compute', key, models.EXECUTION)
     normal = defaults.part('model', self.model['name'])
     how = {key: normal[key] for key in models.EXECUTION if key in normal}
-    return models.build(**self.model, **{key: execution.get(key, how[key]) for key in how})
+    how = {key: execution.get(key, value) for key, value in how.items()}
+    return models.build(device=device, **self.model, **how)
 
   def to_json(self) -> dict[str, Any]:
     """The content of `model.json`."""
@@ -292,6 +294,26 @@ def make_forward(model: models.Model, preprocess: Preprocess) -> Callable[..., t
     if images.dtype == np.uint8:
       images = preprocess.normalise(images)
     answer: Any = model.apply({'params': params}, images)
+    return answer
+
+  return forward
+
+
+def from_pixels(model: models.Model, preprocess: Preprocess) -> Callable[..., tuple[Any, dict]]:
+  """`forward(params, images)` for pixel values in 0..255 of any size, as another model sees them.
+
+  They are resized (bilinear, smoothed when shrinking), grey ones repeated, and normalised as the
+  model's own passport says. A gradient may run through it.
+  """
+
+  def forward(params, images) -> Any:
+    x = images.astype(np.float32)
+    size = (x.shape[0], *preprocess.image_size, x.shape[-1])
+    if x.shape != size:
+      x = jax.image.resize(x, size, 'linear')
+    if x.shape[-1] == 1 and preprocess.channels > 1:
+      x = x.repeat(preprocess.channels, -1)
+    answer: Any = model.apply({'params': params}, preprocess.normalise(x))
     return answer
 
   return forward

@@ -1,7 +1,7 @@
 """Evaluators by name, as `config.evaluators` lists them: numbers of weights, and reports.
 
 A new one is a file, its section in `vit_jax/defaults.py`, and one line here. It is made with
-`forward`, `predictions`, `data`, `mesh`, `batch_size` and its own section, and has
+`model`, `forward`, `predictions`, `data`, `mesh`, `batch_size` and its own section, and has
 
   metrics            names of all its numbers, 'test/accuracy'; the first word is their group
   run(params, groups) -> {metric: number}, of some of the groups
@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from absl import logging
 
-from vit_jax.evaluation import classification
+from vit_jax.evaluation import classification, similarity
 from vit_jax.runtime.choices import check_choice
 
 
@@ -34,7 +34,10 @@ class Evaluator(Protocol):
     ...
 
 
-EVALUATORS: dict[str, Callable[..., Evaluator]] = {'classification': classification.Classification}
+EVALUATORS: dict[str, Callable[..., Evaluator]] = {
+  'classification': classification.Classification,
+  'similarity': similarity.Similarity,
+}
 DEFAULT_BEST = 'max:validation/accuracy'
 
 
@@ -90,7 +93,7 @@ def build(names: tuple[str, ...], section: dict[str, Any], **given: Any) -> Eval
 
   Args:
     section: `config.evaluation`: what all share, and a section for each by its name.
-    given: forward, predictions, data, mesh.
+    given: model, forward, predictions, data, mesh.
 
   Raises:
     ValueError: an unknown name, or a value that is impossible.

@@ -12,8 +12,11 @@ import numpy as np
 
 from vit_jax import figures, metrics
 from vit_jax.data import Dataset
+from vit_jax.models import Model
 from vit_jax.objectives.classification import cross_entropy, probabilities
 from vit_jax.runtime import atomic, distributed, sharding
+
+HEAD = 'head/'  # before the name of a head, among the columns of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Result:
   loss: np.ndarray
   top5: np.ndarray
   num_classes: int
+  heads: dict[str, np.ndarray]  # of a model with several: whether each alone is right
 
   def scores(self) -> dict[str, float]:
     """The numbers that a curve shows."""
-    return {'loss': float(self.loss.mean()), 'accuracy': float(self.correct.mean())}
+    apart = {f'accuracy_{name}': float(right.mean()) for name, right in self.heads.items()}
+    return {'loss': float(self.loss.mean()), 'accuracy': float(self.correct.mean())} | apart
 
   @property
   def correct(self) -> np.ndarray:
@@ -54,6 +59,7 @@ class Result:
       'accuracy': float(self.correct.mean()),
       'accuracy_interval': list(metrics.wilson(int(self.correct.sum()), len(self.label))),
       'accuracy_top5': float(self.top5.mean()) if self.num_classes >= 6 else None,
+      **{f'accuracy_{name}': float(right.mean()) for name, right in self.heads.items()},
       'loss': float(self.loss.mean()),
       'per_class': per_class,
       'confusion': counts.tolist(),
@@ -64,6 +70,7 @@ class Classification:
   """Accuracy and loss of a classifier, on all devices; the last batch is padded and masked.
 
   Args:
+    model: what is evaluated; of one with several heads each is also told alone.
     forward: `(params, uint8 images) -> (logits, outputs)`.
     predictions: softmax or sigmoid: the loss, and how logits become probabilities.
     data: the splits.
@@ -75,6 +82,7 @@ class Classification:
   def __init__(
     self,
     *,
+    model: Model,
     forward: Callable,
     predictions: str,
     data: Dataset,
@@ -85,12 +93,14 @@ class Classification:
     self._data, self._mesh = data, mesh
     self._batch_size = sharding.round_up(batch_size, mesh)
     self._num_classes, self._mistakes = len(data.class_names), mistakes
+    keys = ('loss', 'accuracy', *(f'accuracy_{name}' for name in model.heads))
     self.metrics = tuple(
-      f'{split}/{key}' for split in data.splits if split != 'train' for key in ('loss', 'accuracy')
+      f'{split}/{key}' for split in data.splits if split != 'train' for key in keys
     )
 
     def rows(params, batch):
-      logits, _ = forward(params, batch['image'])
+      logits, outputs = forward(params, batch['image'])
+      apart = {name: outputs[f'logits_{name}'].argmax(-1) for name in model.heads}
       ranked = jnp.argsort(-logits, axis=-1, stable=True)[:, :5]
       return {
         'label': batch['label'],
@@ -98,6 +108,7 @@ class Classification:
         'probability': probabilities(logits, predictions).max(-1),
         'loss': cross_entropy(logits, batch['label'], predictions),
         'top5': (ranked == batch['label'][:, None]).any(-1),
+        **{HEAD + name: found == batch['label'] for name, found in apart.items()},
         'mask': batch['mask'],
         'index': batch['index'],
       }
@@ -127,7 +138,8 @@ class Classification:
       raise RuntimeError(f'{split}: evaluated {len(np.unique(seen))} of {expected} examples')
     # In the order of the split: devices may hold a batch's rows in another order.
     columns = {key: value[np.argsort(seen)] for key, value in columns.items()}
-    return Result(**columns, num_classes=self._num_classes)
+    heads = {k.removeprefix(HEAD): columns.pop(k) for k in [*columns] if k.startswith(HEAD)}
+    return Result(**columns, num_classes=self._num_classes, heads=heads)
 
   def report(self, params: Any, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
     """Evaluates the test split; process 0 writes JSON, confusion and mistakes, as pictures."""

@@ -21,12 +21,15 @@ def huggingface(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def huggingface_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
-  """The config.json of ViTForImageClassification."""
+  """The config.json of ViTForImageClassification, or of a DeiT with a distillation token."""
   model, labels = passport.model, passport.class_names
+  distilled = model['variant'].endswith('-distilled')
+  architecture = 'DeiTForImageClassification' if distilled else 'ViTForImageClassification'
+  architecture += 'WithTeacher' * (model['readout'] == 'class_and_distillation')
   height, width = model['image_size']
   return {
-    'architectures': ['ViTForImageClassification'],
-    'model_type': 'vit',
+    'architectures': [architecture],
+    'model_type': 'deit' if distilled else 'vit',
     'hidden_size': sizes['width'],
     'num_hidden_layers': sizes['depth'],
     'num_attention_heads': sizes['num_heads'],
@@ -87,6 +90,7 @@ def timm(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
   """The architecture, its arguments, class names and preprocessing, as timm keeps them."""
   model = passport.model
+  distilled = model['variant'].endswith('-distilled')
   arguments = {
     'img_size': list(model['image_size']),
     'patch_size': sizes['patch_size'],
@@ -98,11 +102,11 @@ def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     'qkv_bias': model['qkv_bias'],
     'act_layer': TIMM_ACT[model['gelu']],
     'class_token': model['class_token'],
-    'global_pool': 'token' if model['readout'] == 'class_token' else 'avg',
+    'global_pool': 'avg' if model['readout'] == 'mean' else 'token',
     'fc_norm': False,
   }
   return {
-    'architecture': 'vit_base_patch16_224',
+    'architecture': 'deit_base_distilled_patch16_224' if distilled else 'vit_base_patch16_224',
     'num_classes': model['num_classes'],
     'global_pool': arguments['global_pool'],
     'model_args': arguments,
@@ -111,7 +115,7 @@ def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     | {
       'num_classes': model['num_classes'],
       'first_conv': 'patch_embed.proj',
-      'classifier': 'head',
+      'classifier': ['head', 'head_dist'] if distilled else 'head',
     },
   }
 

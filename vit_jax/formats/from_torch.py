@@ -12,7 +12,6 @@ from vit_jax.formats.files import Arrays
 Sizes = dict[str, dict[str, int]]  # The sizes that papers name: width, depth, mlp_dim, num_heads.
 # transformers 5 in memory, and what it writes to disk.
 IN_MEMORY = {
-  r'^(vit\.)?layers\.': 'vit.encoder.layer.',
   r'attention\.q_proj\.': 'attention.attention.query.',
   r'attention\.k_proj\.': 'attention.attention.key.',
   r'attention\.v_proj\.': 'attention.attention.value.',
@@ -26,11 +25,13 @@ GELU = {
 }  # fmt: skip
 RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Buffers and heads of pre-training that no classifier computes with.
-IDLE = r'vit\.embeddings\.mask_token|.*position_ids|.*num_batches_tracked'
+IDLE = r'(vit|deit)\.embeddings\.mask_token|.*position_ids|.*num_batches_tracked|deit\.pooler\..*'
 
 
 def family_of(arrays: Arrays) -> str | None:
-  """timm, torchvision or huggingface; None where it is none of them."""
+  """timm, torchvision, huggingface or huggingface_deit; None where it is none of them."""
+  if any(name.endswith('embeddings.distillation_token') for name in arrays):
+    return 'huggingface_deit'
   for family, table in names.FAMILIES.items():
     embedding = f'{table.modules["embedding"]}.weight'
     if embedding in arrays or embedding.removeprefix('vit.') in arrays:
@@ -65,9 +66,8 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   model = weights.vit_model(ours, gelu, epsilon, weights.grid_of(settings))
   model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
   model['readout'] = settings.get('readout', model['readout'])
-  return weights.Weights(
-    ours, family, model, preprocess_of(family, settings), class_names(settings), notes
-  )
+  seen = preprocess_of(family, settings, 'dist' in ours)
+  return weights.Weights(ours, family, model, seen, class_names(settings), notes)
 
 
 def tidy(arrays: Arrays, family: str) -> Arrays:
@@ -76,11 +76,15 @@ def tidy(arrays: Arrays, family: str) -> Arrays:
     old = {'mlp.linear_1.': 'mlp.0.', 'mlp.linear_2.': 'mlp.3.'}
     for before, after in old.items():
       arrays = {name.replace(before, after): entry for name, entry in arrays.items()}
-  if family == 'huggingface':
-    for before, after in IN_MEMORY.items():
+  if family.startswith('huggingface'):
+    root = 'deit.' if family == 'huggingface_deit' else 'vit.'
+    renames = {rf'^({root})?layers\.': f'{root}encoder.layer.'} | IN_MEMORY
+    if root == 'deit.':  # One head alone has the name that a ViT's has.
+      renames[r'^classifier\.'] = 'cls_classifier.'
+    for before, after in renames.items():
       arrays = {re.sub(before, after, name): entry for name, entry in arrays.items()}
     roots = ('embeddings.', 'encoder.', 'layernorm.', 'pooler.')
-    arrays = {f'vit.{n}' if n.startswith(roots) else n: entry for n, entry in arrays.items()}
+    arrays = {f'{root}{n}' if n.startswith(roots) else n: entry for n, entry in arrays.items()}
   return arrays
 
 
@@ -109,16 +113,16 @@ def heads_of(
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-  """Raises a ValueError for another model than a ViT, or an activation that ours lack."""
+  """Raises a ValueError for another model than a ViT or DeiT, or an activation that ours lack."""
   kind = settings.get('model_type', 'vit')
-  if kind != 'vit':
-    raise ValueError(f'config.json says model_type={kind!r}; only vit is read')
+  if kind not in ('vit', 'deit'):
+    raise ValueError(f'config.json says model_type={kind!r}; only vit and deit are read')
   act = settings.get('hidden_act', 'gelu')
   if act not in GELU:
     raise ValueError(f'config.json says hidden_act={act!r}; our models have {", ".join(GELU)}')
 
 
-def preprocess_of(family: str, settings: dict[str, Any]) -> dict[str, Any]:
+def preprocess_of(family: str, settings: dict[str, Any], distilled: bool) -> dict[str, Any]:
   """What the weights were trained to see: as the preprocessor's file says, else as usual there."""
   if 'image_mean' in settings:
     crop = settings.get('do_center_crop', False)
@@ -132,6 +136,8 @@ def preprocess_of(family: str, settings: dict[str, Any]) -> dict[str, Any]:
     return made | ({'fit': 'crop', 'resize_small': shorter} if crop else {})
   if family == 'torchvision':
     return weights.IMAGENET | {'fit': 'crop', 'resize_small': None}
+  if distilled:  # All that are published are DeiT's.
+    return weights.IMAGENET | {'fit': 'crop', 'resize_small': None, 'resize': 'bicubic'}
   return dict(weights.HALF)
 
 

@@ -30,6 +30,11 @@ READOUTS = {
   'timm': ('class_token', 'mean'),
   'huggingface': ('class_token',),
 }
+# Of a DeiT with a distillation token.
+DISTILLED_READOUTS = {
+  'timm': ('class_and_distillation',),
+  'huggingface': ('class_and_distillation', 'class_token'),
+}
 
 
 class Holder(NamedTuple):
@@ -102,10 +107,16 @@ def readout_losses(target: str, model: Section) -> list[str]:
     lost.append(f'class_token=False: {target} always has one')
   if model['pre_logits'] and target in ('timm', 'huggingface'):
     lost.append(f'pre_logits={model["pre_logits"]}: {target} has no such layer')
-  for key, default in (('qk_scale', None), ('embedding_norm', False)):
-    if model[key] != default:
-      lost.append(f'{key}={model[key]!r}: {target} has no such setting')
-  return lost
+  return lost + setting_losses(target, model)
+
+
+def setting_losses(target: str, model: Section) -> list[str]:
+  """Settings that no other library has."""
+  return [
+    f'{key}={model[key]!r}: {target} has no such setting'
+    for key, default in (('qk_scale', None), ('embedding_norm', False))
+    if model[key] != default
+  ]
 
 
 def shape_losses(target: str, model: Section) -> list[str]:
@@ -117,6 +128,24 @@ def shape_losses(target: str, model: Section) -> list[str]:
   if target == 'torchvision' and model['channels'] != 3:
     lost.append(f'channels={model["channels"]}: torchvision takes 3')
   return lost
+
+
+def is_distilled(model: Section) -> bool:
+  """Whether a DeiT has a distillation token."""
+  return model['variant'].endswith('-distilled')
+
+
+def deit_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of a DeiT; one without a distillation token is a ViT there."""
+  if not is_distilled(model):
+    return vit_losses(target, model)
+  if target not in DISTILLED_READOUTS:
+    return [f'the distillation token: {target} has none']
+  lost = differing(target, model, FIXED[target] | {'average': 'logits'})
+  if model['readout'] not in DISTILLED_READOUTS[target]:
+    known = ' and '.join(DISTILLED_READOUTS[target])
+    lost.append(f'readout={model["readout"]!r}: {target} has {known}')
+  return lost + setting_losses(target, model) + shape_losses(target, model)
 
 
 def hybrid_losses(target: str, model: Section) -> list[str]:
@@ -140,6 +169,16 @@ def rename_vit(target: str, arrays: Arrays) -> Arrays:
   return made
 
 
+def rename_deit(target: str, arrays: Arrays) -> Arrays:
+  """Arrays of a DeiT under a target's names."""
+  if target != 'huggingface' or 'dist' not in arrays:
+    return rename_vit(target, arrays)
+  made = rename_vit('huggingface_deit', arrays)
+  if 'head_dist/kernel' in arrays:
+    return made
+  return {name.replace('cls_classifier.', 'classifier.'): entry for name, entry in made.items()}
+
+
 def rename_bit(target: str, arrays: Arrays) -> Arrays:
   """Arrays of a BiT under a target's names."""
   return {'timm': bit.to_timm, 'official': bit.to_official}[target](arrays)
@@ -147,6 +186,7 @@ def rename_bit(target: str, arrays: Arrays) -> Arrays:
 
 HOLDERS = {
   'vit': Holder(tuple(FIXED), ('timm', 'huggingface'), vit_losses, rename_vit),
+  'deit': Holder(tuple(FIXED), ('timm', 'huggingface'), deit_losses, rename_deit),
   'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
 }

@@ -31,8 +31,9 @@ KINDS = {
   'Transformer/encoder_norm': 'norm',
   'pre_logits': 'dense',
   'head': 'dense',
+  'head_dist': 'dense',
 }
-PARAMETERS = {'cls': 'cls', 'position': 'Transformer/posembed_input/pos_embedding'}
+PARAMETERS = {'cls': 'cls', 'dist': 'dist', 'position': 'Transformer/posembed_input/pos_embedding'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Family:
   Attributes:
     block: prefix of block i.
     modules: our module -> theirs, within a block or outside.
-    parameters: 'cls' and 'position' -> theirs.
+    parameters: 'cls', 'dist' and 'position' -> theirs.
     packed: query, key and value as one matrix: its name before 'weight' and 'bias', if any.
     gelu, epsilon: what its models compute with.
   """
@@ -63,13 +64,14 @@ FAMILIES = {
       'embedding': 'patch_embed.proj',
       'Transformer/encoder_norm': 'norm',
       'head': 'head',
+      'head_dist': 'head_dist',
       'LayerNorm_0': 'norm1',
       f'{ATTENTION}/out': 'attn.proj',
       'LayerNorm_2': 'norm2',
       'MlpBlock_3/Dense_0': 'mlp.fc1',
       'MlpBlock_3/Dense_1': 'mlp.fc2',
     },
-    parameters={'cls': 'cls_token', 'position': 'pos_embed'},
+    parameters={'cls': 'cls_token', 'dist': 'dist_token', 'position': 'pos_embed'},
     packed='attn.qkv.',
     gelu='exact',
     epsilon=1e-6,
@@ -118,6 +120,24 @@ FAMILIES = {
     epsilon=1e-12,
   ),
 }
+
+
+def with_teacher(vit: Family) -> Family:
+  """The names of Hugging Face's DeiTForImageClassificationWithTeacher, from those of its ViT."""
+  modules = {
+    ours: theirs.replace('vit.', 'deit.') for ours, theirs in vit.modules.items()
+    if ours != 'pre_logits'
+  }  # fmt: skip
+  tokens = {ours: theirs.replace('vit.', 'deit.') for ours, theirs in vit.parameters.items()}
+  return dataclasses.replace(
+    vit,
+    block=vit.block.replace('vit.', 'deit.'),
+    modules=modules | {'head': 'cls_classifier', 'head_dist': 'distillation_classifier'},
+    parameters=tokens | {'dist': 'deit.embeddings.distillation_token'},
+  )
+
+
+FAMILIES['huggingface_deit'] = with_teacher(FAMILIES['huggingface'])
 
 
 class Rule(NamedTuple):

@@ -17,7 +17,7 @@ FOREIGN = {
   r'\bls[12]\.|gamma_[12]|lambda_?1|layer_scale': 'LayerScale',
   r'w12|w3\b|weights_in|fc1_[gx]|mlp\.gate': 'SwiGLU',
   r'[qk]_norm': 'norms of query and key',
-  r'dist_token|distillation|head_dist': 'a distillation token',
+  r'dist_token|distillation|head_dist': 'parts of a distilled DeiT without the others',
   r'rel_pos|relative_position': 'relative positions',
   r'fc_norm': 'a norm after the pooling',
   r'norm_pre|pre_layernorm|patch_embed\.norm': 'a norm before the blocks',
@@ -97,8 +97,8 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
     positions = arrays[POSITION].shape[1]
   except (KeyError, ValueError) as error:
     raise ValueError(f'an array is missing or of no shape that a ViT has: {error}') from None
-  class_token = 'cls' in arrays
-  count = positions - class_token
+  class_token, distilled = 'cls' in arrays, 'dist' in arrays
+  count = positions - class_token - distilled
   if grid is None:
     root = math.isqrt(count)
     if root * root != count:
@@ -109,7 +109,7 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
   head = arrays.get('head/kernel')
   units = names.units_of(arrays) if 'conv_root/kernel' in arrays else None
   return {
-    'kind': 'vit' if units is None else 'hybrid',
+    'kind': 'hybrid' if units is not None else 'deit' if distilled else 'vit',
     'width': width,
     'depth': depth_of(arrays, r'Transformer/encoderblock_(\d+)/'),
     'num_heads': query[1],
@@ -132,4 +132,6 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
 def readout_of(arrays: Arrays, class_token: bool) -> str:
   if any(name.startswith('readout/MultiHead') for name in arrays):
     return 'attention_pool'
+  if 'head_dist/kernel' in arrays:
+    return 'class_and_distillation'
   return 'class_token' if class_token else 'mean'

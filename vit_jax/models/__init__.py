@@ -1,6 +1,6 @@
 """Models by name. A new one is a file with `VARIANTS`, `OFFICIAL` and `build`, and one line here.
 
-Its section of the config stands in `vit_jax/defaults.py`; what callers may ask of it in
+What is None and depends on other keys, a family's `decide(section)` may fill in. Its section of the config stands in `vit_jax/defaults.py`; what callers may ask of it in
 `protocol.py`.
 """
 
@@ -9,20 +9,22 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from vit_jax.models import bit, hybrid, vit
+from vit_jax.models import bit, deit, hybrid, vit
 from vit_jax.models.protocol import EXECUTION, Model
 from vit_jax.runtime.choices import check_choice
 
 __all__ = ['EXECUTION', 'MODELS', 'Model', 'build', 'complete', 'init']
 
-MODELS: dict[str, Any] = {'vit': vit, 'hybrid': hybrid, 'bit': bit}
+MODELS: dict[str, Any] = {'vit': vit, 'deit': deit, 'hybrid': hybrid, 'bit': bit}
 
 
 def complete(section: dict[str, Any]) -> dict[str, Any]:
   """A config section in which what is None, and may be, is as in the official code."""
   check_choice('config.model.name', section['name'], MODELS)
-  official = MODELS[section['name']].OFFICIAL
-  return section | {key: value for key, value in official.items() if section.get(key) is None}
+  family = MODELS[section['name']]
+  official = family.OFFICIAL.items()
+  section = section | {key: value for key, value in official if section.get(key) is None}
+  return family.decide(section) if hasattr(family, 'decide') else section
 
 
 def build(name: str, *, device: Any = None, **section) -> Model:

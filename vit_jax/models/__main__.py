@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   size = (options.image_size[0], options.image_size[-1])
   if not options.json:
-    print(f'{"model":8}{"variant":10}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
+    print(f'{"model":8}{"variant":17}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
   for name, module in models.MODELS.items():
     for variant in module.VARIANTS:
       try:
@@ -49,7 +49,7 @@ def line(row: dict[str, Any]) -> str:
   """A row of the table."""
   tokens = row['num_tokens'] or '-'
   sizes = f'{row["parameters"]:16,}{tokens:>9}{row["width"]:7}{row["depth"]:7}'
-  return f'{row["name"]:8}{row["variant"]:10}' + sizes
+  return f'{row["name"]:8}{row["variant"]:17}' + sizes
 
 
 if __name__ == '__main__':

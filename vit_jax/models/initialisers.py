@@ -1,4 +1,4 @@
-"""How parameters start: as in the official code, or as torch's layers do unless told otherwise.
+"""How parameters start: as in the official code, as torch's layers do by themselves, or as DeiT.
 
 Each is a function of a part's role and its fan-in, the number of inputs that one output sums over.
 """
@@ -42,6 +42,17 @@ def torch(role: str, fan_in: int) -> Initialiser:
   return kinds.get(role, symmetric(fan_in**-0.5))
 
 
+def deit(role: str, fan_in: int) -> Initialiser:
+  """The initialisers of DeiT (arXiv:2012.12877) and timm: normal of 0.02, biases 0, the head too.
+
+  timm's `trunc_normal_` cuts at -2 and 2, a hundred deviations, so that nothing is cut. The patch
+  embedding keeps the default of torch's Conv2d.
+  """
+  if role.startswith('embedding'):
+    return torch(role, fan_in)
+  return nn.initializers.zeros if role.endswith('bias') else nn.initializers.normal(stddev=0.02)
+
+
 def symmetric(limit: float) -> Initialiser:
   """An initialiser that draws uniformly within -limit..limit."""
 
@@ -51,4 +62,4 @@ def symmetric(limit: float) -> Initialiser:
   return init
 
 
-INITIALISERS = {'official': official, 'torch': torch}
+INITIALISERS = {'official': official, 'torch': torch, 'deit': deit}

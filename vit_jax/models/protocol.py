@@ -42,6 +42,11 @@ class Model(nn.Module):
     """Names of the tokens before the grid, such as ('class_token',)."""
     return ()
 
+  @property
+  def heads(self) -> tuple[str, ...]:
+    """Names of heads whose own logits are outputs, 'logits_NAME', beside those of all together."""
+    return ()
+
   def layer_groups(self) -> tuple[str, ...]:
     """Patterns of whole parameter names from the input to the head.
 

@@ -29,6 +29,7 @@ class Readout(nn.Module):
     needs: tokens of the prefix without which it cannot read.
     numbered: whether it stands for one readout a patch, which `patch_index` chooses.
     heavy: whether its activations are as large as the model's, so that few fit into memory at once.
+    is_pair: whether it reads two tokens that may have a head each.
   """
 
   prefix: tuple[str, ...]
@@ -36,6 +37,7 @@ class Readout(nn.Module):
   needs: ClassVar[tuple[str, ...]] = ()
   numbered: ClassVar[bool] = False
   heavy: ClassVar[bool] = False
+  is_pair: ClassVar[bool] = False
 
   def patches(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B N D']:
     return tokens[:, len(self.prefix) :]
@@ -52,6 +54,25 @@ class ClassToken(Readout):
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     return self.token(tokens, 'class_token')
+
+
+class DistillationToken(Readout):
+  """The distillation token alone (arXiv:2012.12877)."""
+
+  needs: ClassVar[tuple[str, ...]] = ('distillation_token',)
+
+  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
+    return self.token(tokens, 'distillation_token')
+
+
+class ClassAndDistillation(Readout):
+  """Class and distillation token side by side; a DeiT has a head for each half."""
+
+  needs: ClassVar[tuple[str, ...]] = ('class_token', 'distillation_token')
+  is_pair: ClassVar[bool] = True
+
+  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B F']:
+    return jnp.concatenate([self.token(tokens, name) for name in self.needs], axis=-1)
 
 
 class Patch(Readout):
@@ -156,6 +177,8 @@ class Unread(Readout):
 
 READOUTS: dict[str, Any] = {
   'class_token': ClassToken,
+  'distillation_token': DistillationToken,
+  'class_and_distillation': ClassAndDistillation,
   'patch': Patch,
   'sum': partial(Pool, reduce='sum'),
   'sum_all': partial(PoolAll, reduce='sum'),
@@ -182,6 +205,21 @@ def fits(name: str, prefix: tuple[str, ...]) -> bool:
   return set(class_of(name).needs) <= set(prefix)
 
 
+def refusal(name: str, prefix: tuple[str, ...]) -> str:
+  """Why a readout cannot read a model of these tokens, and what to do."""
+  missing = sorted(set(class_of(name).needs) - set(prefix))
+  tokens = ' and '.join(missing).replace('_', ' ')
+  if 'distillation_token' in missing:
+    return (
+      f'readout={name!r} reads the {tokens}, which the model has not; take a distilled one, such as '
+      "config.model.name=deit, variant='S/16-distilled', or another readout"
+    )
+  return (
+    f'readout={name!r} reads the {tokens}, but {", ".join(f"{token}=False" for token in missing)}; '
+    f"set {missing[0]}=True or choose a readout of patches such as 'mean'"
+  )
+
+
 def build(
   name: str, section: dict[str, Any], *, prefix: tuple[str, ...], grid: tuple[int, int]
 ) -> Readout:
@@ -192,11 +230,6 @@ def build(
   """
   check_choice('config.model.readout', name, READOUTS)
   if not fits(name, prefix):
-    missing = sorted(set(class_of(name).needs) - set(prefix))
-    raise ValueError(
-      f'readout={name!r} reads the {" and ".join(missing).replace("_", " ")}, but '
-      f'{", ".join(f"{token}=False" for token in missing)}; set {missing[0]}=True or choose a '
-      "readout of patches such as 'mean'"
-    )
+    raise ValueError(refusal(name, prefix))
   given = {key: value for key, value in section.items() if value is not None}
   return take(READOUTS[name], given, prefix=prefix, grid=grid)

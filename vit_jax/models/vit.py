@@ -71,7 +71,12 @@ class VisionTransformer(Model):
   @property
   def prefix(self) -> tuple[str, ...]:
     """The tokens before the patches: ('class_token',), or none."""
-    return ('class_token',) * self.class_token
+    return self.prefix_of(self.class_token)
+
+  @staticmethod
+  def prefix_of(class_token: bool) -> tuple[str, ...]:
+    """Names of the tokens before the patches, as a section decides them."""
+    return ('class_token',) * class_token
 
   @property
   def embedding_side(self) -> int:
@@ -155,10 +160,15 @@ class VisionTransformer(Model):
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
     """Patch embeddings -> normalised tokens of the last block, the prefix first."""
     x = patches
-    if self.class_token:
-      cls = jnp.broadcast_to(self.cls.astype(x.dtype), (x.shape[0], 1, self.width))
-      x = jnp.concatenate([cls, x], axis=1)
+    if self.prefix:
+      first = jnp.concatenate(self.prefix_tokens(), axis=1).astype(x.dtype)
+      first = jnp.broadcast_to(first, (x.shape[0], *first.shape[1:]))
+      x = jnp.concatenate([first, x], axis=1)
     return self.Transformer(x, train)
+
+  def prefix_tokens(self) -> list[Float[Array, '1 1 D']]:
+    """The learned tokens of the prefix, in its order."""
+    return [self.cls]
 
   def read(self, tokens: Float[Array, 'B T D']) -> tuple[Float[Array, 'B ... K'], dict[str, Array]]:
     """Tokens -> logits in float32; features and pre-logits by name."""
@@ -208,7 +218,7 @@ def assemble(
       f'patches of {patch_size} x {patch_size} do not divide images of {image_size[0]} x '
       f'{image_size[1]}; change image_size or the patch side in variant={size}/{patch_size}'
     )
-  prefix = ('class_token',) * section['class_token']
+  prefix = make.prefix_of(section['class_token'])
   grid = (image_size[0] // patch_size, image_size[1] // patch_size)
   length = len(prefix) + grid[0] * grid[1]
   device = section['device']

@@ -7,13 +7,16 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from vit_jax.objectives import classification
+from vit_jax.objectives import classification, distillation
 from vit_jax.objectives.protocol import Objective
 from vit_jax.runtime.choices import check_choice
 
 __all__ = ['OBJECTIVES', 'Objective', 'build']
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {'classification': classification.Classification}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+  'classification': classification.Classification,
+  'distillation': distillation.Distillation,
+}
 
 
 def build(name: str, *, model: nn.Module, normalise: Callable, **section) -> Objective:

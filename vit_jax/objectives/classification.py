@@ -1,4 +1,4 @@
-"""Classification: softmax or sigmoid cross-entropy of the logits, label smoothing, mixup."""
+"""Classification: softmax or sigmoid cross-entropy of logits; smoothed, mixed, erased examples."""
 
 from typing import Any, ClassVar
 
@@ -7,6 +7,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 import optax
 
+from vit_jax.objectives import mixing
 from vit_jax.objectives.protocol import Objective
 from vit_jax.runtime.choices import check_choice
 
@@ -17,13 +18,18 @@ class Classification(Objective):
   """Images, labels and weights of mean 1 -> loss and accuracy, each a mean over the batch.
 
   `loss='sigmoid'` sums independent binary losses over the classes, as the paper's ImageNet-21k
-  pre-training does. With `mixup` above 0, training sees mixtures of two pictures (`mix`).
+  pre-training does. Training sees the examples that `examples` makes: pictures partly erased, then
+  mixed with one another, and soft labels. A model of several heads learns the labels in each.
   """
 
   loss: str = 'softmax'
   label_smoothing: float = 0.0
   mixup: float = 0.0
-  streams: ClassVar[tuple[str, ...]] = ('dropout', 'mixup')
+  cutmix: float = 0.0
+  mix_probability: float = 1.0
+  switch_probability: float = 0.5
+  erasing: float = 0.0
+  streams: ClassVar[tuple[str, ...]] = ('dropout', 'mixup', 'erasing')
   metrics: ClassVar[tuple[str, ...]] = ('accuracy',)
 
   def __post_init__(self):
@@ -31,59 +37,85 @@ class Classification(Objective):
     check_choice('config.objective.loss', self.loss, LOSSES)
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(f'config.objective.label_smoothing={self.label_smoothing} must be in [0, 1)')
-    if self.mixup < 0:
-      raise ValueError(f'config.objective.mixup={self.mixup} must be at least 0 (0: none)')
+    if not 0 <= self.erasing <= 1:
+      raise ValueError(f'config.objective.erasing={self.erasing} must be in 0..1')
+    self.mixing()  # Checks its numbers.
 
   @property
   def predictions(self) -> str:
     """A head is read as it was trained."""
     return self.loss
 
+  def mixing(self) -> mixing.Mixing:
+    """How pictures are mixed."""
+    return mixing.Mixing(self.mixup, self.cutmix, self.mix_probability, self.switch_probability)
+
+  def examples(
+    self, batch: dict[str, Array], keys: dict[str, Array]
+  ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B K']]:
+    """The pictures, as pixel values in 0..255, and the soft labels that training sees.
+
+    Args:
+      keys: random keys by the names of `streams`; without them nothing is erased or mixed.
+    """
+    images, mix = batch['image'], self.mixing()
+    targets = soft_labels(batch['label'], self.model.num_classes, self.label_smoothing)
+    if self.erasing and keys:
+      pixels = images.astype(jnp.float32)
+      images = mixing.erase(keys['erasing'], pixels, self.erasing, self.normalise)
+    if mix and keys:
+      images, share = mix(keys['mixup'], images.astype(jnp.float32))
+      targets = share * targets + (1 - share) * jnp.roll(targets, 1, axis=0)
+    return images, targets
+
   def __call__(
     self, batch: dict[str, Array], constants: Any, *, train: bool
   ) -> tuple[Float[Array, ''], dict[str, Array]]:
-    del constants  # It needs none.
-    images, share = self.normalise(batch['image']), 1.0
-    if self.mixup and train:
-      images, share = mix(self.make_rng('mixup'), images, self.mixup)
-    logits, _ = self.model(images, train=train)
+    keys = {name: self.make_rng(name) for name in ('mixup', 'erasing')} if train else {}
+    images, targets = self.examples(batch, keys)
+    logits, outputs = self.model(self.normalise(images), train=train)
     if logits.ndim != 2:
       raise ValueError(
         f'classification needs one output an image, not {logits.shape[1:]}: readout={"none"!r} has '
         'one a token; choose another readout'
       )
-    losses = cross_entropy(logits, batch['label'], self.loss, self.label_smoothing)
-    if self.mixup and train:  # Cross-entropy is linear in its targets.
-      partner = jnp.roll(batch['label'], 1)
-      other = cross_entropy(logits, partner, self.loss, self.label_smoothing)
-      losses = share * losses + (1 - share) * other
+    heads = [outputs[f'logits_{name}'] for name in self.model.heads] or [logits]
+    losses = self.losses(heads, targets, images, constants if train else None)
     correct = logits.argmax(-1) == batch['label']
     weight = batch['weight']
     return (losses * weight).mean(), {'accuracy': (correct * weight).mean()}
 
-
-def mix(
-  key: Array, images: Float[Array, 'B H W C'], alpha: float
-) -> tuple[Float[Array, 'B H W C'], Float[Array, '']]:
-  """Mixup (arXiv:1710.09412) as BiT and big_vision do it: one share for a batch.
-
-  Returns:
-    share * image + (1 - share) * the image before it, and the share: Beta(alpha, alpha), turned so
-    that it is at least 1/2.
-  """
-  share = jax.random.beta(key, alpha, alpha)
-  share = jnp.maximum(share, 1 - share)
-  return share * images + (1 - share) * jnp.roll(images, 1, axis=0), share
+  def losses(
+    self,
+    heads: list[Float[Array, 'B K']],
+    targets: Float[Array, 'B K'],
+    images: Float[Array, 'B H W C'],
+    constants: Any,
+  ) -> Float[Array, 'B']:
+    """The loss of each example: the mean over the model's heads."""
+    del images, constants  # It needs none.
+    return jnp.stack([against(logits, targets, self.loss) for logits in heads]).mean(0)
 
 
-def cross_entropy(
-  logits: Float[Array, 'B K'], labels: Int[Array, 'B'], loss: str, smoothing: float = 0.0
+def soft_labels(labels: Int[Array, 'B'], count: int, smoothing: float) -> Float[Array, 'B K']:
+  """Labels as probabilities: 1 - smoothing of the class's own, the rest over all classes alike."""
+  return optax.smooth_labels(jax.nn.one_hot(labels, count), smoothing)
+
+
+def against(
+  logits: Float[Array, 'B K'], targets: Float[Array, 'B K'], loss: str
 ) -> Float[Array, 'B']:
-  """The loss of each example, in float32."""
-  targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+  """The loss of each example against soft labels, in float32."""
   if loss == 'softmax':
     return optax.softmax_cross_entropy(logits, targets)
   return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+def cross_entropy(
+  logits: Float[Array, 'B K'], labels: Int[Array, 'B'], loss: str
+) -> Float[Array, 'B']:
+  """The loss of each example, in float32."""
+  return against(logits, soft_labels(labels, logits.shape[-1], 0.0), loss)
 
 
 def probabilities(logits: Float[Array, '... K'], predictions: str) -> Float[Array, '... K']:

@@ -21,7 +21,7 @@ class Objective(nn.Module):
       `(seed, step)`.
     metrics: names of the numbers beside the loss.
     predictions: how logits become probabilities: softmax, or sigmoid.
-    forwards: of each of `sources`, `forward(params, uint8 images) -> (logits, outputs by name)`.
+    forwards: of each of `sources`, `forward(params, pixels) -> (logits, outputs by name)`.
   """
 
   model: nn.Module
@@ -51,6 +51,7 @@ class Objective(nn.Module):
     """Weights that the loss reads and nothing trains, such as a teacher's: name -> path or address.
 
     `constants[name]` are then their parameters: an argument of the compiled step, sharded like the
-    state, never donated, without gradient; `forwards[name](params, uint8 images)` is their model.
+    state, never donated, without gradient; `forwards[name](params, pixels in 0..255)` is
+    their model, which resizes and normalises as its own passport says.
     """
     return {}
