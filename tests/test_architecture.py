@@ -16,7 +16,7 @@ FLOORS = [
   ['experiment'],
   ['predict', 'evaluation'],
   ['weights'],
-  ['checkpoint'],
+  ['checkpoint', 'recipe'],
   ['models', 'objectives', 'data', 'formats', 'optim', 'metrics', 'figures', 'defaults'],
   ['runtime'],
 ]

@@ -10,7 +10,7 @@ import jax
 from ml_collections import config_dict
 import pytest
 
-from vit_jax import defaults, experiment, main, step
+from vit_jax import defaults, experiment, main, recipe, step
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 PARTS = [(section, name) for section, names in defaults.PARTS.items() for name in names]
@@ -30,7 +30,7 @@ VARIETIES = [
 @pytest.mark.parametrize(('path', 'argument'), VARIETIES, ids=lambda x: getattr(x, 'name', x))
 def test_recipes_build_and_trace_from_anywhere(path, argument, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = defaults.complete(main.load_recipe(f'{path}:{argument}' if argument else str(path)), {})
+  config = defaults.complete(recipe.load_recipe(f'{path}:{argument}' if argument else str(path)), {})
   if config.data.name == 'folder':
     config.data.path = str(
       make_folder(tmp_path / 'data', {'train/a': 6, 'train/b': 6, 'test/a': 1})
@@ -123,9 +123,9 @@ BUILDERS = {
     'vit_jax.data.tfds',
   ],
   'model': [f'vit_jax.models.{path.stem}' for path in (ROOT / 'vit_jax/models').glob('[a-z]*.py')],
-  'objective': ['vit_jax.objectives.classification'],
+  'objective': [f'vit_jax.objectives.{x}' for x in ('classification', 'distillation', 'mixing')],
   'optimizer': ['vit_jax.optim'],
-  'evaluators': ['vit_jax.evaluation.classification'],
+  'evaluators': ['vit_jax.evaluation.classification', 'vit_jax.evaluation.similarity'],
   'explore': ['vit_jax.explore.readouts', 'vit_jax.explore.lab'],
 }
 

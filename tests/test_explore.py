@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vit_jax import checkpoint, defaults, interpret, main, models, predict, train, weights
+from vit_jax import checkpoint, defaults, interpret, main, models, predict, recipe, train, weights
 from vit_jax.explore import compare, lab, page, readouts, sweep
 from vit_jax.interpret import __main__ as interpret_command
 from vit_jax.models import readout
@@ -29,7 +29,7 @@ NAMES = ('class_token', 'patches', 'sum_all', 'mean_all', 'weighted_add', 'shuff
 
 def exploration(trained, **overrides):
   """A config of a short exploration of the small run; '__' stands for '.'."""
-  config = defaults.complete(main.load_recipe(str(RECIPE)), {})
+  config = defaults.complete(recipe.load_recipe(str(RECIPE)), {})
   config.init_from = str(trained)
   config.explore.readouts = NAMES
   config.explore.learning_rates = (1e-3, 1e-2)
@@ -169,7 +169,7 @@ def test_other_weights_under_the_same_name_are_noticed(trained, tmp_path):
 
 def test_the_studys_preset(trained, tmp_path):
   """Every example counts; batches are the study's; its metric stands beside the true accuracy."""
-  config = defaults.complete(main.load_recipe(f'{RECIPE}:study'), {})
+  config = defaults.complete(recipe.load_recipe(f'{RECIPE}:study'), {})
   assert tuple(config.explore.learning_rates) == (1e-3,)
   assert (config.explore.epochs, config.explore.batch_size) == (10, 32)
   assert (config.explore.schedule, config.explore.head) == ('constant', 'torch')
@@ -294,7 +294,7 @@ def sweep():
 
 def planned(folder, choices=None):
   (folder / 'recipe.py').write_text(SWEEP)
-  module, _ = main.open_recipe(str(folder / 'recipe.py'))
+  module, _ = recipe.open_recipe(str(folder / 'recipe.py'))
   config = defaults.complete(module.get_config(), {})
   return sweep.plan(config, choices or module.sweep(), folder / 'W')
 
@@ -347,7 +347,7 @@ def test_the_list_of_a_sweep_is_its_runs(quick, tmp_path):
   assert folder.name == 'readout=mean,learning_rate=0.001,seed=0'
   assert json.loads((folder / 'config.json').read_text())['batch_size'] == 8
   # The sweep takes it for its own.
-  module, _ = main.open_recipe(str(tmp_path / 'recipe.py'))
+  module, _ = recipe.open_recipe(str(tmp_path / 'recipe.py'))
   config = defaults.complete(module.get_config(), {})
   config.batch_size = 8
   run = sweep.plan(config, module.sweep(), tmp_path / 'W')[0]
@@ -552,7 +552,7 @@ def test_sweeps_that_cannot_work_are_refused(tmp_path, choices, words):
 
 
 def test_finetunings_grid_is_a_sweep():
-  module, _ = main.open_recipe(str(ROOT / 'configs/finetune.py'))
+  module, _ = recipe.open_recipe(str(ROOT / 'configs/finetune.py'))
   assert [run['optimizer.learning_rate'] for run in module.sweep('imagenet_512')] == [
     0.003, 0.01, 0.03, 0.06
   ]  # fmt: skip

@@ -15,7 +15,18 @@ import optax
 import pytest
 
 import vit_jax
-from vit_jax import defaults, evaluation, experiment, main, models, objectives, step, train, weights
+from vit_jax import (
+  defaults,
+  evaluation,
+  experiment,
+  main,
+  models,
+  objectives,
+  recipe,
+  step,
+  train,
+  weights,
+)
 from vit_jax.convert import convert, inspect
 from vit_jax.explore import readouts as lab
 from vit_jax.models.protocol import Model
@@ -375,20 +386,20 @@ def test_a_recipe_may_lie_anywhere(tmp_path, place):
   path = tmp_path / place
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text('')
-  assert main.split_address(str(path)) == (path, [])
-  assert main.split_address(f'{path}:small.py') == (path, ['small.py'])
+  assert recipe.split_address(str(path)) == (path, [])
+  assert recipe.split_address(f'{path}:small.py') == (path, ['small.py'])
   with pytest.raises(ValueError, match='no such recipe'):
-    main.split_address(str(path.parent / 'none.py'))
+    recipe.split_address(str(path.parent / 'none.py'))
 
 
 def test_an_option_may_be_followed_by_its_value():
-  recipe = str(pathlib.Path(__file__).parent.parent / 'configs/vit_digits.py')
-  words = ['main', '--config', recipe, '--config.optimizer.name', 'sgd', '--workdir', 'w']
-  found, rest, given = main.sort_words(words)
-  assert (found, given) == (recipe, [('optimizer.name', 'sgd')])
+  path = str(pathlib.Path(__file__).parent.parent / 'configs/vit_digits.py')
+  words = ['main', '--config', path, '--config.optimizer.name', 'sgd', '--workdir', 'w']
+  found, rest, given = recipe.sort_words(words)
+  assert (found, given) == (path, [('optimizer.name', 'sgd')])
   assert rest == ['main', '--config.optimizer.name=sgd', '--workdir', 'w']
-  assert main.chosen_parts(given) == {'optimizer': 'sgd'}
-  assert main.chosen_parts([('evaluators', "('a', 'b')")]) == {'evaluators': ('a', 'b')}
+  assert recipe.chosen_parts(given) == {'optimizer': 'sgd'}
+  assert recipe.chosen_parts([('evaluators', "('a', 'b')")]) == {'evaluators': ('a', 'b')}
 
 
 def test_depth_by_layer_groups_of_any_family(mixer):

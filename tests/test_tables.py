@@ -43,8 +43,13 @@ SMALL = {
   'checkpoint_every': 1,
   'evaluation.batch_size': 64,
 }
+DISTILLED = {'model.name': 'deit', 'model.variant': 'mu/4-distilled'}
 PICTURES = {'data.image_size': (32, 32), 'data.channels': 3, 'batch_size': 4}
 SETTINGS = {
+  ('model.name', 'deit'): DISTILLED | {'model.readout': None},
+  ('model.readout', 'distillation_token'): DISTILLED,
+  ('model.readout', 'class_and_distillation'): DISTILLED,
+  ('evaluators', 'similarity'): DISTILLED,
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
   ('model.name', 'bit'): PICTURES
   | {
@@ -66,7 +71,7 @@ FAST = {
 REFUSED = {('model.readout', 'none'): 'readout'}
 
 
-def words_of(table, name, folder):
+def words_of(table, name, folder, train):
   """The overrides that choose a row: its name, its settings, and where its data lie."""
   chosen = {table: (name,) if table == 'evaluators' else name}
   settings = SMALL | chosen | SETTINGS.get((table, name), {})
@@ -74,6 +79,9 @@ def words_of(table, name, folder):
   if chosen == {'data.name': 'folder'}:
     counts = {f'{split}/{kind}': 6 for split in ('train', 'test') for kind in 'abc'}
     settings['data.path'] = str(make_folder(folder / 'pictures', counts))
+  if chosen == {'objective.name': 'distillation'}:
+    teacher, _ = train(words_of('model.name', 'vit', folder, train))
+    settings['objective.teacher'] = str(teacher / 'whole')
   if chosen == {'data.name': 'tfds'}:
     settings['data.data_dir'] = str(real_data('tfds'))
   return tuple(f'--config.{key}={value}' for key, value in settings.items())
@@ -115,7 +123,7 @@ ROWS = [
 
 @pytest.mark.parametrize(('table', 'name'), ROWS)
 def test_a_row(table, name, train, quick, tmp_path):
-  words = words_of(table, name, tmp_path)
+  words = words_of(table, name, tmp_path, train)
   if (table, name) in REFUSED:
     refused(quick, words, tmp_path / 'w', REFUSED[table, name])
     return

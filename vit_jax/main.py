@@ -8,22 +8,17 @@
 Any key can be overridden: --config.model.readout=mean, --config.optimizer.name=sgd.
 """
 
-import importlib.util
 import json
 from logging import Formatter, getLogger
 import math
 import pathlib
-import re
 import signal
 import sys
 import traceback
-from types import ModuleType
-from typing import Any
 
 from absl import flags, logging
-from ml_collections import config_flags
 
-from vit_jax import defaults
+from vit_jax import defaults, recipe
 from vit_jax.defaults import Config
 from vit_jax.runtime import distributed, memory
 from vit_jax.runtime.choices import check_choice
@@ -60,88 +55,13 @@ OUT_OF_MEMORY = (
 )
 
 
-def split_address(address: str) -> tuple[pathlib.Path, list[str]]:
-  """The path of a recipe, and what stands behind its colon: `path.py:text`.
-
-  A path may hold '.py' or a colon elsewhere: the shortest one that is a file counts.
-  """
-  ends = [match.end() for match in re.finditer(r'\.py(?=:|$)', address)]
-  end = next((end for end in ends if pathlib.Path(address[:end]).is_file()), None)
-  if end is None:
-    raise ValueError(f'--config={address}: no such recipe; see configs/')
-  rest = address[end:]
-  return pathlib.Path(address[:end]), [rest[1:]] if rest else []
-
-
-def open_recipe(address: str) -> tuple[ModuleType, list[str]]:
-  """The module of a recipe, and the arguments of its functions.
-
-  Raises:
-    ValueError: no such file, or no `get_config` in it.
-  """
-  path, arguments = split_address(address)
-  spec = importlib.util.spec_from_file_location('recipe', path)
-  assert spec is not None and spec.loader is not None  # Never for a path that ends in .py.
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise ValueError(f'--config={address}: it defines no get_config()')
-  return module, arguments
-
-
-def load_recipe(address: str) -> Config:
-  """The config that `get_config` of a recipe returns."""
-  module, arguments = open_recipe(address)
-  return module.get_config(*arguments)
-
-
-def sort_words(argv: list[str]) -> tuple[str | None, list[str], list[tuple[str, str]]]:
-  """The recipe, the words without it, and the (key, value) pairs that override it.
-
-  A value may stand behind an equals sign or in a word of its own.
-  """
-  recipe, rest, given = None, [], []
-  words = iter(argv)
-  for word in words:
-    key, equals, value = re.sub('^--?', '--', word).partition('=')
-    if key != '--config' and not key.startswith('--config.'):
-      rest.append(word)
-      continue
-    if not equals:
-      value = next(words, '')
-    if key == '--config':
-      recipe = value
-    else:
-      rest.append(f'{key}={value}')
-      given.append((key.removeprefix('--config.'), value))
-  return recipe, rest, given
-
-
-def chosen_parts(given: list[tuple[str, str]]) -> dict[str, Any]:
-  """The parts that overrides choose: {'optimizer': 'sgd', 'evaluators': ('classification',)}."""
-  names: dict[str, Any] = {
-    key.removesuffix('.name'): value for key, value in given if re.fullmatch(r'\w+\.name', key)
-  }
-  for key, value in given:
-    if key == 'evaluators':
-      names[key] = tuple(re.findall(r'\w+', value))
-  return names
-
-
 def parse(argv: list[str]) -> list[str]:
   """Defines the flag `config` from the recipe and the parts that the command line names.
 
   Raises:
     ValueError: an unknown key or part, or a value of the wrong type; nothing has run yet.
   """
-  recipe, rest, given = sort_words(argv)
-  if recipe is None:
-    return FLAGS(rest)
-  config = defaults.complete(load_recipe(recipe), chosen_parts(given))
-  for key, _ in given:
-    defaults.check_key(config, key)
-  config_flags.DEFINE_config_dict('config', config, flag_values=FLAGS, sys_argv=rest)
-  return FLAGS(rest)
+  return recipe.define(argv, FLAGS)
 
 
 def run(argv: list[str], words: list[str]) -> None:
@@ -222,14 +142,14 @@ def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:
   """Starts every run of a recipe's `sweep()`, or lists them as commands."""
   from vit_jax.explore import sweep
 
-  recipe, rest, _ = sort_words(words)
-  assert recipe is not None  # Else there would be no config.
-  module, arguments = open_recipe(recipe)
+  address, rest, _ = recipe.sort_words(words)
+  assert address is not None  # Else there would be no config.
+  module, arguments = recipe.open_recipe(address)
   if not hasattr(module, 'sweep'):
-    raise ValueError(f'config.run=sweep: {recipe} defines no sweep()')
+    raise ValueError(f'config.run=sweep: {address} defines no sweep()')
   runs = sweep.plan(config, module.sweep(*arguments), workdir)
   if FLAGS.mode == 'list':
-    print('\n'.join(sweep.commands(runs, recipe, rest[1:])))
+    print('\n'.join(sweep.commands(runs, address, rest[1:])))
   else:
     sweep.sweep(runs, workdir, getattr(module, 'TUNED', ('optimizer.learning_rate',)))
 

@@ -1,9 +1,10 @@
 """Looks inside a checkpoint: a picture and its numbers for each image.
 
-python -m vit_jax.interpret WHAT CHECKPOINT [IMAGES...] --out=DIR
+  python -m vit_jax.interpret WHAT CHECKPOINT [IMAGES...] --out=DIR
+  python -m vit_jax.interpret batch --config=RECIPE [--config.KEY=VALUE ...] --out=DIR
 
 WHAT is patches, flattening, feature_maps or readouts. CHECKPOINT is a run, a weight file or an
-address; without IMAGES test pictures of its data are taken.
+address; without IMAGES test pictures of its data are taken. `batch` shows what training sees.
 """
 
 import argparse
@@ -11,11 +12,13 @@ from collections.abc import Iterator
 import json
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 
-from vit_jax import data, experiment, interpret, predict
+from vit_jax import data, experiment, interpret, predict, recipe
 from vit_jax.data import preprocess
+from vit_jax.interpret import batch
 
 
 def images_of(
@@ -48,28 +51,55 @@ def numbers(text: str) -> list[int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser('python -m vit_jax.interpret', description=__doc__)
-  parser.add_argument('what', choices=list(interpret.PICTURES))
+  """Runs the command `python -m vit_jax.interpret`."""
+  words = sys.argv[1:] if arguments is None else arguments
+  try:
+    (write_batch if words[:1] == ['batch'] else write_pictures)(words)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+def write_batch(words: list[str]) -> None:
+  """Draws the first pictures that a recipe trains on."""
+  parser = argparse.ArgumentParser('python -m vit_jax.interpret batch', description=batch.__doc__)
+  parser.add_argument('what')
+  parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
+  parser.add_argument('--count', type=int, default=16, help='pictures')
+  options, rest = parser.parse_known_args(words)
+  figure, found = batch.batch(recipe.read(rest), options.count)
+  save(figure, found, options.out / 'batch.png')
+
+
+def write_pictures(words: list[str]) -> None:
+  """Draws one of PICTURES for each image."""
+  parser = argparse.ArgumentParser(
+    'python -m vit_jax.interpret',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('what', choices=['batch', *interpret.PICTURES])
   parser.add_argument('checkpoint', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='*', help='image files, or folders of them')
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
   parser.add_argument('--count', type=int, default=1, help='test pictures, without IMAGES')
   parser.add_argument('--tokens', type=numbers, help='readouts: patches to mark, from 1')
   parser.add_argument('--channels', type=numbers, help='feature_maps: channels, from 0')
-  options = parser.parse_args(arguments)
-  try:
-    predictor = predict.load(options.checkpoint)
-    for i, (name, image) in enumerate(images_of(predictor, options)):
-      figure, found = interpret.PICTURES[options.what](predictor, image, options)
-      options.out.mkdir(parents=True, exist_ok=True)
-      path = options.out / f'{options.what}_{name}.png'
-      if path.exists() and i:  # Of two folders, the same name.
-        path = path.with_stem(f'{path.stem}_{i}')
-      figure.savefig(path)
-      path.with_suffix('.json').write_text(json.dumps({'image': name} | found) + '\n')
-      print(path)
-  except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+  options = parser.parse_args(words)
+  predictor = predict.load(options.checkpoint)
+  for i, (name, image) in enumerate(images_of(predictor, options)):
+    figure, found = interpret.PICTURES[options.what](predictor, image, options)
+    path = options.out / f'{options.what}_{name}.png'
+    if path.exists() and i:  # Of two folders, the same name.
+      path = path.with_stem(f'{path.stem}_{i}')
+    save(figure, {'image': name} | found, path)
+
+
+def save(figure: Any, found: dict[str, Any], path: pathlib.Path) -> None:
+  """Writes a picture and, beside it, its numbers; says where."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path)
+  path.with_suffix('.json').write_text(json.dumps(found) + '\n')
+  print(path)
 
 
 if __name__ == '__main__':
