@@ -45,14 +45,28 @@ _PICTURES = dict(
   crop_area=(0.05, 1.0),  # random_resized: smallest and largest share of the picture's area
   crop_ratio=(3 / 4, 4 / 3),  # random_resized: smallest and largest width over height
   crop_resize='linear',  # random_resized: the fastest filter; or any of those of `resize`
-  crop_padding=4,  # padded: black border, pixels
+  crop_padding=4,  # padded: border, pixels
+  crop_border='black',  # padded: black, or reflect, the picture mirrored at its edge
   crop_from=(),  # squashed: (height, width) that a window is cut from; (): image_size * 8 / 7
   flip=False,  # mirror every second training picture, left to right
+  # Training, after crop and flip: brightness, contrast and saturation change by factors of up to
+  # 1 +- this, in random order; a grey picture's saturation does not. 0: none.
+  colour_jitter=0.0,
+  randaugment=0,  # training: operations a picture (DeiT: 2), after colour_jitter; 0: none
+  randaugment_magnitude=9.0,  # 10 is the papers' strongest; AugReg's 15 and 20 need a larger max
+  randaugment_std=0.5,  # standard deviation of the magnitude; inf: uniform, from 0 to magnitude
+  randaugment_probability=0.5,  # that an operation which was drawn is applied
+  randaugment_increasing=True,  # all operations grow stronger with the magnitude
+  randaugment_max=10.0,  # magnitudes are clipped to 0..this after the noise
+  randaugment_resize='random',  # of rotations, shears, shifts: random (bilinear or bicubic), or one
   rotate=0.0,  # random affine map of a training picture: largest angle, degrees
   scale=0.0,  # largest relative change of size, by axis
   shear=0.0,  # largest shear, degrees
   translate=0.0,  # largest shift, as a fraction of the side
   whole_epochs=False,  # end an epoch with a smaller batch instead of in the middle of one
+  # Copies of a training picture in a row, each changed in its own way (arXiv:1902.05509; DeiT: 3).
+  repeats=1,
+  train_examples=int,  # how many of train are used, chosen by split_seed, by class; None: all
   validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
   split_seed=0,
   threads=int,  # that decode pictures; None: one a core

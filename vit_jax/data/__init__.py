@@ -6,6 +6,7 @@ A new one is a loader and one line here.
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Dataset:
   Attributes:
     whole_epochs: whether an epoch ends with a smaller batch instead of in the middle of one.
     threads: that decode; None: one a core.
+    repeats: how often a training picture stands in a row, each time with its own changes.
   """
 
   splits: sources.Splits
@@ -37,8 +39,12 @@ class Dataset:
   augment: Augment
   whole_epochs: bool = False
   threads: int | None = None
+  repeats: int = 1
 
   def __post_init__(self):
+    self.augment.check(self.preprocess)
+    if self.repeats < 1:
+      raise ValueError(f'config.data.repeats={self.repeats} must be at least 1 (1: no copies)')
     if self.threads is not None and self.threads < 1:
       raise ValueError(f'config.data.threads={self.threads} must be at least 1')
 
@@ -59,6 +65,7 @@ class Dataset:
       shape=self.image_shape,
       threads=self.threads,
       make=lambda picture, rng: self.augment(picture, rng, self.preprocess),
+      repeats=self.repeats,
     )
 
   def epoch(
@@ -96,20 +103,26 @@ class Dataset:
 def build(name: str, **section) -> Dataset:
   """The data set `name` from its config section: each part takes the keys that it has fields for.
 
-  What is left of the section goes to the loader.
+  What is left of the section goes to the loader, but for `train_examples`: of whatever it loads, so
+  many training examples are used.
 
   Raises:
     ValueError: a value that is impossible; FileNotFoundError: no such data.
   """
   check_choice('config.data.name', name, DATASETS)
   preprocess, augment = take(Preprocess, section), take(Augment, section)
-  if augment.crop == 'squashed':
-    augment.squashed_size(preprocess.image_size)
-  own = fields_of(Preprocess) | fields_of(Augment) | fields_of(Dataset)
+  whole = Dataset({}, (), preprocess, augment, **given(section))  # Checked before it is loaded.
+  own = fields_of(Preprocess) | fields_of(Augment) | fields_of(Dataset) | {'train_examples'}
   loading = {key: value for key, value in section.items() if key not in own}
-  given = {key: section[key] for key in ('whole_epochs', 'threads') if key in section}
   splits, class_names = DATASETS[name](**loading)
-  return Dataset(splits, class_names, preprocess, augment, **given)
+  if (size := section.get('train_examples')) is not None:
+    splits = splits | {'train': sources.subset(splits['train'], size, section['split_seed'])}
+  return dataclasses.replace(whole, splits=splits, class_names=class_names)
+
+
+def given(section: dict[str, Any]) -> dict[str, Any]:
+  """The keys of a config section that say how batches are made."""
+  return {key: section[key] for key in ('whole_epochs', 'threads', 'repeats') if key in section}
 
 
 def describe(name: str, num_classes: int, **section) -> Dataset:
@@ -125,7 +138,8 @@ def describe(name: str, num_classes: int, **section) -> Dataset:
   names = ('train', 'validation', 'test') if section['validation_fraction'] else ('train', 'test')
   nothing = sources.Listed([], np.zeros(0, np.int32))
   classes = tuple(f'class {i}' for i in range(num_classes))
-  return Dataset(dict.fromkeys(names, nothing), classes, preprocess, augment)
+  splits = dict.fromkeys(names, nothing)
+  return Dataset(splits, classes, preprocess, augment, **given(section))
 
 
 def known_classes(name: str, **section) -> int | None:

@@ -1,4 +1,4 @@
-"""Random changes of training pictures: crop, flip, affine map; chosen in the config."""
+"""Random changes of training pictures: crop, flip, colour, RandAugment, affine map."""
 
 import dataclasses
 import functools
@@ -8,12 +8,14 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from vit_jax.data import jpeg, pictures
+from vit_jax.data import colour, jpeg, pictures
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.randaugment import RandAugment, fill_of
 from vit_jax.data.resize import FILTERS, mirror, resize
 from vit_jax.runtime.choices import check_choice
 
 CROPS = ('none', 'random_resized', 'padded', 'squashed')
+BORDERS = {'black': 'constant', 'reflect': 'reflect'}  # As numpy calls them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +24,23 @@ class Augment:
 
   Attributes:
     crop: 'random_resized' cuts out a random region and resizes it (Inception crop,
-      arXiv:1409.4842); 'padded' adds a black border and cuts out a window of the image's size;
+      arXiv:1409.4842); 'padded' adds a border and cuts out a window of the image's size;
       'squashed' squashes the picture to `crop_from` and cuts out a window (arXiv:1912.11370).
     crop_area: smallest and largest area of the region, as a share of the picture's.
     crop_ratio: smallest and largest width over height.
     crop_resize: the filter of 'random_resized'; any of `resize.FILTERS`.
-    crop_padding: width of the border in pixels.
+    crop_padding: width of the border of 'padded' in pixels.
+    crop_border: what that border shows: 'black', or 'reflect', the picture mirrored at its edge.
     crop_from: (height, width) of 'squashed'; (): the image's size by 8/7, as 256 is to 224.
     flip: whether to mirror every second picture, left to right.
+    colour_jitter: largest relative change of brightness, contrast and saturation (`colour.jitter`).
+    randaugment: operations of RandAugment a picture (`randaugment.RandAugment`); 0: none.
+    randaugment_magnitude: their mean magnitude; 10 is the papers' strongest.
+    randaugment_std: its standard deviation; inf: uniform from 0 to the magnitude.
+    randaugment_probability: that an operation which was drawn is applied.
+    randaugment_increasing: whether all operations grow stronger with the magnitude.
+    randaugment_max: what magnitudes are clipped to after the noise.
+    randaugment_resize: filter of its geometric operations; 'random': bilinear or bicubic.
     rotate: largest angle in degrees, either way, of an affine map about the centre.
     scale: its largest relative change of size, for each axis.
     shear: its largest shear in degrees.
@@ -41,8 +52,17 @@ class Augment:
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
   crop_resize: str = 'linear'
   crop_padding: int = 4
+  crop_border: str = 'black'
   crop_from: tuple[int, ...] = ()
   flip: bool = False
+  colour_jitter: float = 0.0
+  randaugment: int = 0
+  randaugment_magnitude: float = 9.0
+  randaugment_std: float = 0.5
+  randaugment_probability: float = 0.5
+  randaugment_increasing: bool = True
+  randaugment_max: float = 10.0
+  randaugment_resize: str = 'random'
   rotate: float = 0.0
   scale: float = 0.0
   shear: float = 0.0
@@ -55,6 +75,7 @@ class Augment:
       raise ValueError(f'config.data.crop_from={self.crop_from} must be (height, width)')
     check_choice('config.data.crop', self.crop, CROPS)
     check_choice('config.data.crop_resize', self.crop_resize, FILTERS)
+    check_choice('config.data.crop_border', self.crop_border, BORDERS)
     for key, largest in (('crop_area', 1.0), ('crop_ratio', math.inf)):
       low, high = getattr(self, key)
       if not 0 < low <= high <= largest:
@@ -64,29 +85,75 @@ class Augment:
         )
     if self.crop_padding < 0:
       raise ValueError(f'config.data.crop_padding={self.crop_padding} must not be negative')
+    if not 0 <= self.colour_jitter < math.inf:
+      raise ValueError(f'config.data.colour_jitter={self.colour_jitter} must be 0 or more')
+    self.operations  # noqa: B018  # Its settings are checked as it is built.
+
+  @functools.cached_property
+  def operations(self) -> RandAugment:
+    """RandAugment with these settings."""
+    return RandAugment(
+      self.randaugment,
+      self.randaugment_magnitude,
+      self.randaugment_std,
+      self.randaugment_probability,
+      self.randaugment_increasing,
+      self.randaugment_max,
+      self.randaugment_resize,
+    )
+
+  def check(self, preprocess: Preprocess) -> None:
+    """Refuses what pictures of this size and number of channels cannot undergo.
+
+    Raises:
+      ValueError: names the key.
+    """
+    if self.crop == 'squashed':
+      self.squashed_size(preprocess.image_size)
+    for key in ('randaugment', 'colour_jitter'):
+      if getattr(self, key) and preprocess.channels not in (1, 3):
+        raise ValueError(
+          f'config.data.{key}={getattr(self, key)} is for 1 channel (grey) or 3 (RGB), not '
+          f'config.data.channels={preprocess.channels}; set it to 0 for such pictures'
+        )
 
   def __call__(
     self, picture: pictures.Picture, rng: np.random.Generator, preprocess: Preprocess
   ) -> UInt8[np.ndarray, 'H W C']:
-    """One training picture; `rng` decides."""
+    """One training picture; `rng` decides.
+
+    In this order: crop to the model's size, flip, colour jitter, RandAugment, affine map. Torch's
+    recipes have the same one.
+    """
+    pixels = self.cropped(picture, rng, preprocess)
+    if self.flip and rng.random() < 0.5:
+      pixels = mirror(pixels)
+    pixels = colour.jitter(pixels, self.colour_jitter, rng)
+    if self.randaugment:
+      fill = fill_of(preprocess.mean, preprocess.channels)
+      pixels = self.operations(pixels, rng, fill)
+    return self.affine(pixels, rng)
+
+  def cropped(
+    self, picture: pictures.Picture, rng: np.random.Generator, preprocess: Preprocess
+  ) -> UInt8[np.ndarray, 'H W C']:
+    """The part of a picture that training sees, at the model's size."""
     if self.crop == 'random_resized':
       least = preprocess.image_size if self.crop_resize == 'linear' else None
       # Remembered, as a second decoder may ask again where the first one gives up.
       region = functools.cache(functools.partial(self.region, rng=rng))
       pixels = pictures.read(picture, preprocess.channels, region, least)
-      pixels = resize(pixels, preprocess.image_size, self.crop_resize)
-    elif self.crop == 'squashed':
+      return resize(pixels, preprocess.image_size, self.crop_resize)
+    if self.crop == 'squashed':
       size = self.squashed_size(preprocess.image_size)
       larger = dataclasses.replace(preprocess, image_size=size, fit='squash')
-      pixels = window(larger(picture), preprocess.image_size, rng)
-    else:
-      pixels = preprocess(picture)
-    if self.crop == 'padded':
-      border = (self.crop_padding, self.crop_padding)
-      pixels = window(np.pad(pixels, (border, border, (0, 0))), preprocess.image_size, rng)
-    if self.flip and rng.random() < 0.5:
-      pixels = mirror(pixels)
-    return self.affine(pixels, rng)
+      return window(larger(picture), preprocess.image_size, rng)
+    pixels = preprocess(picture)
+    if self.crop != 'padded':
+      return pixels
+    border = (self.crop_padding, self.crop_padding)
+    framed = np.pad(pixels, (border, border, (0, 0)), BORDERS[self.crop_border])  # pyright: ignore
+    return window(framed, preprocess.image_size, rng)
 
   def squashed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) that 'squashed' cuts its window from.

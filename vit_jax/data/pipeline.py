@@ -41,7 +41,7 @@ def process_share(batch_size: int) -> np.ndarray:
 def training_places(
   step: int, rows: np.ndarray, batch_size: int, size: int, whole_epochs: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Positions in the endless order, and which of them are real.
+  """Positions in the endless order, and which of them are real; an epoch has `size` of them.
 
   With `whole_epochs` an epoch ends with a smaller batch, filled up with rows that are not real;
   else the next epoch begins in the middle of a batch.
@@ -63,12 +63,17 @@ def training_batch(
   shape: tuple[int, ...],
   threads: int | None,
   make: Callable[[Picture, np.random.Generator], np.ndarray],
+  repeats: int = 1,
 ) -> Batch:
-  """This process's rows of the training batch of `step`, counted from 1."""
+  """This process's rows of the training batch of `step`, counted from 1.
+
+  Every picture stands `repeats` times in a row, each time with its own generator
+  (arXiv:1902.05509); a row may end in the next batch.
+  """
   rows = process_share(batch_size)
-  places, mask = training_places(step, rows, batch_size, len(source), whole_epochs)
+  places, mask = training_places(step, rows, batch_size, len(source) * repeats, whole_epochs)
   order = shuffled(len(source), seed)
-  indices = np.array([order[place] for place in places])
+  indices = np.array([order[place] for place in places // repeats])
   # One generator for each (seed, step, row): a picture's crop is the same on any number of hosts.
   images, labels = load(
     source, indices, shape, threads,

@@ -74,6 +74,29 @@ def with_validation(train: Source, fraction: float, seed: int) -> Splits:
   return {'train': train, 'validation': validation}
 
 
+def subset(source: Source, size: int, seed: int) -> Source:
+  """A seeded part of a training source, in its order; that of a smaller size lies inside it.
+
+  Where labels are known beforehand each class keeps its share, rounded as by Sainte-Lague.
+
+  Raises:
+    ValueError: `size` is below 1 or above the source's.
+  """
+  if not 1 <= size <= len(source):
+    raise ValueError(
+      f'config.data.train_examples={size} must be between 1 and {len(source)}, the number of '
+      'training examples (after validation_fraction); None takes all'
+    )
+  order = np.random.default_rng(seed).permutation(len(source))
+  labels = source.labels[order] if isinstance(source, Listed) else np.zeros(len(source), int)
+  counts = np.bincount(labels)
+  by_class = np.argsort(labels, kind='stable')
+  rank = np.empty(len(source), int)  # The place of each example among those of its class.
+  rank[by_class] = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+  first = np.argsort((rank + 0.5) / counts[labels], kind='stable')[:size]
+  return source.take(np.sort(order[first]))
+
+
 def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source, Source]:
   """Splits a source in two, the second of `fraction` (rounded up).
 
