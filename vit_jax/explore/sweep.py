@@ -4,6 +4,9 @@
 that are finished are not repeated, so that the same command goes on where it stopped, or only
 gathers what other machines have run.
 
+Where settings are many, `'label': 'with a teacher'` names them, in the table and the folders; and
+`'objective.teacher': 'run:LABEL'` is the folder of an earlier run of that label (and that seed).
+
 W/runs/<overrides>/   a run each
 W/reports/sweep.json  a record for each run; sweep.csv, sweep.md, sweep.png: settings, over seeds
 """
@@ -26,16 +29,20 @@ import numpy as np
 from vit_jax import checkpoint, defaults, metrics, train
 from vit_jax.defaults import Config
 from vit_jax.evaluation import statistics
-from vit_jax.explore import page, pictures
+from vit_jax.explore import page, pictures, series
 from vit_jax.runtime import atomic, distributed
 from vit_jax.runtime.progress import clock
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One run of a sweep; `overrides` are what differs from its config on the command line."""
+  """One run of a sweep; `overrides` are what differs from its config on the command line.
+
+  `shown` is what names its setting in the table: the overrides, or its label.
+  """
 
   name: str
+  shown: dict[str, Any]
   overrides: dict[str, Any]
   config: Config
   workdir: pathlib.Path
@@ -65,18 +72,44 @@ def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -
   twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
   if twice:
     raise ValueError(f'sweep() of the recipe names some runs twice: {", ".join(twice[:5])}')
-  return [
-    Run(name, overrides, child(config, overrides), workdir / 'runs' / name)
-    for name, overrides in zip(names, choices, strict=True)
-  ]
+  runs: list[Run] = []
+  for name, choice in zip(names, choices, strict=True):
+    shown = {key: choice[key] for key in ('label', 'seed') if key in choice}
+    overrides = {key: resolve(value, runs, choice) for key, value in choice.items()
+                 if key != 'label'}  # fmt: skip
+    made = child(config, overrides)
+    runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
+                    workdir / 'runs' / name))  # fmt: skip
+  return runs
+
+
+def resolve(value: Any, before: list[Run], choice: dict[str, Any]) -> Any:
+  """A value of `sweep()`; 'run:LABEL' becomes the folder of that run.
+
+  Raises:
+    ValueError: no run before this one has the label.
+  """
+  if not isinstance(value, str) or not value.startswith('run:'):
+    return value
+  label = value.removeprefix('run:')
+  found = [run for run in before if run.shown.get('label') == label]
+  same = [run for run in found if run.shown.get('seed') == choice.get('seed')]
+  if not found:
+    raise ValueError(f'sweep() of the recipe: {value} names no run before it')
+  return str((same or found)[0].workdir)
 
 
 def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]]) -> str:
   """A folder's name, of the last words of the keys where those tell them apart."""
+  if 'label' in overrides:
+    overrides = {key: overrides[key] for key in ('label', 'seed') if key in overrides}
   keys = {key for other in choices for key in other}
   last = [key.rpartition('.')[2] for key in keys]
   short = {key: key.rpartition('.')[2] for key in keys if last.count(key.rpartition('.')[2]) == 1}
-  text = ','.join(f'{short.get(key, key)}={value}' for key, value in overrides.items())
+  text = ','.join(
+    value if key == 'label' else f'{short.get(key, key)}={value}'
+    for key, value in overrides.items()
+  )
   return re.sub(r'[^\w.,=+-]', '_', text)
 
 
@@ -169,12 +202,12 @@ def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None
   folder.mkdir(parents=True, exist_ok=True)
   records = [
     {'run': run.name, 'workdir': str(run.workdir), 'failed': run.failure.exists()}
-    | run.overrides
+    | run.shown
     | {key: x for key, x in (run.scores() or {}).items() if key.split('/')[0] in SPLITS}
     for run in runs
   ]
   atomic.write_text(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
-  keys = [key for key in dict.fromkeys(k for run in runs for k in run.overrides) if key != 'seed']
+  keys = [key for key in dict.fromkeys(k for run in runs for k in run.shown) if key != 'seed']
   rows = choose(settings(records, keys), keys, tuned)
   with (folder / 'sweep.csv').open('w', newline='') as file:
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
@@ -192,6 +225,7 @@ def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None
     )  # fmt: skip
     figure.savefig(folder / 'sweep.png')
     blocks.append(page.Picture(folder / 'sweep.png', 'Chosen settings, over their seeds.'))
+  blocks += series.blocks(records, keys, folder)
   atomic.write_text(folder / 'sweep.md', page.markdown(blocks, folder))
   logging.info('table of %d runs in %s', len(runs), folder / 'sweep.md')
 

@@ -1,0 +1,73 @@
+"""What the runs of a sweep measured beside accuracy: a table, and what is told by block as lines."""
+
+from collections.abc import Iterable
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from vit_jax import figures
+from vit_jax.explore import page
+
+SHOWN = ('test/accuracy', 'test/loss')  # The sweep's own table has the one, curves the other.
+Records = list[dict[str, Any]]
+
+
+def blocks(records: Records, keys: list[str], folder: pathlib.Path) -> list[page.Block]:
+  """A section of other numbers of the test split, if any were measured; pictures go to `folder`."""
+  found = by_setting(records, keys)
+  names = list(dict.fromkeys(name for row in found.values() for name in row))
+  numbered = list(dict.fromkeys(n.rpartition('_')[0] for n in names if re.search(r'_\d+$', n)))
+  single = [name for name in names if name.rpartition('_')[0] not in numbered]
+  made: list[page.Block] = []
+  if single:
+    header = ['setting', *(name.removeprefix('test/') for name in single)]
+    rows = [
+      [setting, *('' if name not in row else f'{row[name]:.4g}' for name in single)]
+      for setting, row in found.items()
+    ]
+    made += [page.Heading('Also measured on test, means over seeds', 2), page.Table(header, rows)]
+  for name in numbered:
+    title = name.removeprefix('test/')
+    path = folder / f'{title}.png'
+    lines(found, name).savefig(path)
+    made.append(page.Picture(path, f'{title} by block (0: the input), means over seeds.'))
+  return made
+
+
+def by_setting(records: Records, keys: list[str]) -> dict[str, dict[str, float]]:
+  """The mean over seeds of every other number of the test split, by setting."""
+  groups: dict[str, Records] = {}
+  for record in records:
+    setting = ', '.join(str(record[key]) for key in keys if record.get(key) is not None)
+    groups.setdefault(setting, []).append(record)
+  return {
+    setting: {name: float(np.mean([m[name] for m in members if name in m]))
+              for name in numbers_of(members)}
+    for setting, members in groups.items()
+  }  # fmt: skip
+
+
+def numbers_of(members: Records) -> Iterable[str]:
+  """Names of what some runs measured of the test split."""
+  names = dict.fromkeys(name for member in members for name in member)
+  return [name for name in names if name.startswith('test/') and name not in SHOWN]
+
+
+def lines(found: dict[str, dict[str, float]], name: str) -> Any:
+  """A line for each setting that has numbers NAME_0, NAME_1, ..."""
+  figure, axes = figures.new_figure(7.5, 4.0)
+  axis = axes[0, 0]
+  drawn = {setting: row for setting, row in found.items() if f'{name}_0' in row}
+  styles = ['-', '--', ':', '-.']
+  for i, (setting, row) in enumerate(drawn.items()):
+    count = sum(re.fullmatch(re.escape(name) + r'_\d+', key) is not None for key in row)
+    values = [row[f'{name}_{k}'] for k in range(count)]
+    colour = figures.COLOURS[i % len(figures.COLOURS)]
+    axis.plot(values, color=colour, ls=styles[i // len(figures.COLOURS) % 4], marker='o', ms=4,
+              label=setting)  # fmt: skip
+  axis.set(xlabel='block (0: the input)', ylabel=name.removeprefix('test/'))
+  axis.grid(alpha=0.3)
+  axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc='upper left')
+  return figure
