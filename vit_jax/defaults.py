@@ -93,6 +93,7 @@ _VIT = dict(
   drop_path=0.0,  # of the last block; earlier blocks linearly less
   qkv_bias=bool,  # else True
   qk_scale=float,  # else head width ** -0.5
+  layer_scale=float,  # first factor of each branch of a block, learned (CaiT: 1e-4); else 0: none
   embedding_norm=bool,  # layer norm after the patch embedding, else False
   gelu=str,  # tanh (official, else), exact (torch), quick
   epsilon=float,  # of the layer norms, else 1e-6

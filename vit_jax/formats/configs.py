@@ -104,6 +104,7 @@ def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     'class_token': model['class_token'],
     'global_pool': 'avg' if model['readout'] == 'mean' else 'token',
     'fc_norm': False,
+    'init_values': model['layer_scale'] or None,
   }
   return {
     'architecture': 'deit_base_distilled_patch16_224' if distilled else 'vit_base_patch16_224',

@@ -111,8 +111,9 @@ def readout_losses(target: str, model: Section) -> list[str]:
 
 
 def setting_losses(target: str, model: Section) -> list[str]:
-  """Settings that no other library has."""
-  return [
+  """Settings that a target has not."""
+  lost = ['LayerScale'] if model['layer_scale'] and target != 'timm' else []
+  return lost + [
     f'{key}={model[key]!r}: {target} has no such setting'
     for key, default in (('qk_scale', None), ('embedding_norm', False))
     if model[key] != default

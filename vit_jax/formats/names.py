@@ -55,6 +55,7 @@ class Family:
   gelu: str
   epsilon: float
   backbone: str | None = None  # prefix of a hybrid's ResNet
+  scales: tuple[str, str] | None = None  # LayerScale of a block's branches
 
 
 FAMILIES = {
@@ -76,6 +77,7 @@ FAMILIES = {
     gelu='exact',
     epsilon=1e-6,
     backbone='patch_embed.backbone.',
+    scales=('ls1.gamma', 'ls2.gamma'),
   ),
   'torchvision': Family(
     block='encoder.layers.encoder_layer_{}.',
@@ -162,6 +164,8 @@ def rules(family: Family, depth: int, units: Sequence[int] | None = None) -> Ite
     for module, kind in BLOCK_KINDS.items():
       if module in family.modules:
         yield from _module(ours + module, theirs + family.modules[module] + '.', kind)
+    for branch, name in enumerate(family.scales or (), 1):
+      yield Rule((f'{ours}LayerScale_{branch}/scale',), theirs + name, 'same')
     if family.packed:
       parts = [f'{ours}{ATTENTION}/{part}/' for part in ('query', 'key', 'value')]
       for own, name in (('kernel', 'weight'), ('bias', 'bias')):

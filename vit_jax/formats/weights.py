@@ -121,6 +121,7 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
     'class_token': class_token,
     'pre_logits': arrays['pre_logits/kernel'].shape[-1] if 'pre_logits/kernel' in arrays else None,
     'readout': readout_of(arrays, class_token),
+    'layer_scale': 1e-5 if f'{block}LayerScale_1/scale' in arrays else 0.0,
     'embedding_norm': 'embedding_norm/scale' in arrays,
     'qkv_bias': f'{block}MultiHeadDotProductAttention_1/query/bias' in arrays,
     'gelu': gelu,

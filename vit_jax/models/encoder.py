@@ -155,7 +155,9 @@ def build(section: dict[str, Any]) -> Encoder:
   make_norm: Any = nn.remat(nn.LayerNorm) if section['elementwise_again'] else nn.LayerNorm
   norm = make_norm(section['epsilon'], dtype=section['dtype'])
   attend, mlp = take(attention.Attention, section), take(layers.MlpBlock, section)
-  make = functools.partial(layers.Block, attend, mlp, norm, section['projection_dropout'])
+  make = functools.partial(
+    layers.Block, attend, mlp, norm, section['projection_dropout'], section['layer_scale']
+  )
   # Linear in depth: the first block is never dropped, the last one at the full rate.
   blocks = tuple(make(rate * i / max(1, depth - 1)) for i in range(depth))
   position = take(PositionEmbedding, section)

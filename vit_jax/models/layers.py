@@ -111,6 +111,17 @@ class MlpBlock(nn.Module):
     return Dense(features, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)
 
 
+class LayerScale(nn.Module):
+  """A learned factor for each channel of a branch, small at first (CaiT, arXiv:2103.17239)."""
+
+  initial: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+    start = nn.initializers.constant(self.initial)
+    return x * self.param('scale', start, x.shape[-1:]).astype(x.dtype)
+
+
 class Block(nn.Module):
   """Pre-norm Transformer block: x + attention(norm(x)), then x + MLP(norm(x)) (equations 2 and 3).
 
@@ -119,6 +130,7 @@ class Block(nn.Module):
 
   Attributes:
     projection_dropout: of the output of attention.
+    layer_scale: first factor of both branches; 0: they have none.
     drop_path: of both branches, for whole examples.
   """
 
@@ -126,6 +138,7 @@ class Block(nn.Module):
   mlp: nn.Module
   norm: nn.Module
   projection_dropout: float = 0.0
+  layer_scale: float = 0.0
   drop_path: Any = 0.0
 
   @nn.compact
@@ -134,9 +147,13 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
     y = self.norm.copy(name='LayerNorm_0')(x)
     y, weights = self.attention.copy(name='MultiHeadDotProductAttention_1')(y, train)
-    attended = Dropout(self.projection_dropout)(y, train)
+    attended = self.scaled(1, Dropout(self.projection_dropout)(y, train))
     x = x + DropPath(self.drop_path)(attended, train)
     y = self.norm.copy(name='LayerNorm_2')(x)
-    y = self.mlp.copy(name='MlpBlock_3')(y, train)
+    y = self.scaled(2, self.mlp.copy(name='MlpBlock_3')(y, train))
     x = x + DropPath(self.drop_path)(y, train)
     return x, {'attention_weights': weights, 'attention': attended, 'mlp': y, 'tokens': x}
+
+  def scaled(self, branch: int, y: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """A branch, times its learned factors where it has some."""
+    return LayerScale(self.layer_scale, name=f'LayerScale_{branch}')(y) if self.layer_scale else y

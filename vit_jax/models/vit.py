@@ -40,6 +40,7 @@ VARIANTS += ['g/14', 'G/14']
 OFFICIAL = dict(
   variant='B/16', gelu='tanh', epsilon=1e-6, readout='class_token', readout_weights='free',
   patch_index=1, class_token=True, qkv_bias=True, embedding_norm=False, qk_scale=None,
+  layer_scale=0.0,
 )  # fmt: skip
 RATES = ('dropout', 'attention_dropout', 'projection_dropout', 'drop_path')
 
@@ -243,6 +244,8 @@ def check_values(section: dict[str, Any]) -> None:
   width, num_heads = section['width'], section['num_heads']
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
+  if section['layer_scale'] < 0:
+    raise ValueError(f'config.model.layer_scale={section["layer_scale"]} must be at least 0: none')
   check_choice('config.model.remat', section['remat'], encoder.REMAT)
 
 
@@ -262,7 +265,7 @@ def section_of(facts: dict[str, Any]) -> dict[str, Any]:
 
 FROM_FILES = (
   'class_token', 'pre_logits', 'readout', 'embedding_norm', 'qkv_bias', 'gelu', 'epsilon',
-  'channels', 'num_classes',
+  'channels', 'num_classes', 'layer_scale',
 )  # fmt: skip
 
 
