@@ -124,7 +124,7 @@ BUILDERS = {
   ],
   'model': [f'vit_jax.models.{path.stem}' for path in (ROOT / 'vit_jax/models').glob('[a-z]*.py')],
   'objective': ['vit_jax.objectives.classification'],
-  'optimizer': ['vit_jax.optim'],
+  'optimizer': ['vit_jax.optim', 'vit_jax.optim.rules', 'vit_jax.optim.schedules'],
   'evaluators': ['vit_jax.evaluation.classification'],
   'explore': ['vit_jax.explore.readouts', 'vit_jax.explore.lab'],
 }

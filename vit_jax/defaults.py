@@ -17,11 +17,18 @@ RUNS = ('train', 'explore', 'sweep')
 
 _SCHEDULE = dict(
   learning_rate=1e-3,  # the peak, reached after warm-up
-  schedule='cosine',  # after warm-up: cosine, linear (both to final_fraction), steps or constant
+  # After warm-up: cosine, linear (both to final_fraction), rsqrt, steps or constant.
+  schedule='cosine',
   drops=(),  # schedule='steps': a tenth of the rate after each of these steps
+  timescale=10_000,  # schedule='rsqrt': peak / sqrt(1 + t / timescale), t steps after warm-up
   warmup_steps=0,  # linear, from 0
+  cooldown_steps=0,  # the last so many steps, times a line from 1 to 0; of any schedule
   final_fraction=0.0,  # the last learning rate, as a fraction of the peak
   clip_norm=1.0,  # largest global norm of the gradient; 0: no clipping
+  # What weight_decay means is `decay`: coupled: added to the gradient, before moments (L2, torch's
+  # SGD and Adam); decoupled: times the learning rate and the factors of `multipliers` and
+  # layer_decay (torch's AdamW); independent: times learning rate / peak alone (big_vision, whose
+  # 1e-4 at a peak of 1e-3 is a decoupled 0.1).
   decay_pattern='.*/kernel',  # parameters that decay: a regular expression for the whole name
   # (pattern, factor) pairs; the first that matches a parameter's whole name multiplies its learning
   # rate and 0 freezes it: (('head/.*', 1.0), ('.*', 0.0)) trains the head alone.
@@ -148,14 +155,16 @@ PARTS = {
   'optimizer': {
     'sgd': dict(
       **_SCHEDULE,
-      weight_decay=0.0,  # coupled: added to the gradient
+      decay='coupled',  # or decoupled, independent: see above
+      weight_decay=0.0,
       momentum=0.9,
       nesterov=False,
       momentum_dtype='float32',  # bfloat16 halves its memory, as in the official code
     ),
     'adam': dict(
       **_SCHEDULE,
-      weight_decay=0.0,  # coupled (L2): added to the gradient, before its moments
+      decay='coupled',  # or decoupled, independent: see above
+      weight_decay=0.0,
       b1=0.9,
       b2=0.999,
       epsilon=1e-8,
@@ -163,11 +172,24 @@ PARTS = {
     ),
     'adamw': dict(
       **_SCHEDULE,
-      weight_decay=1e-4,  # decoupled, multiplied by the learning rate
+      decay='decoupled',  # or independent, coupled: see above
+      weight_decay=1e-4,
       b1=0.9,
       b2=0.999,
       epsilon=1e-8,
       momentum_dtype='float32',
+    ),
+    'adafactor': dict(  # as big_vision's; its state is about 2 bytes a parameter, Adam's 8
+      **_SCHEDULE,
+      decay='independent',  # or decoupled, coupled: see above
+      weight_decay=1e-4,
+      momentum=0.9,  # of an average of updates, without bias correction; 0: none is kept
+      momentum_dtype='bfloat16',
+      decay_rate=0.8,  # the second moment of step t weighs what was before by 1 - t ** -decay_rate
+      beta2_cap=0.999,  # and by no more than this
+      min_size_to_factor=32,  # arrays with two axes of so many keep means of rows and columns alone
+      clipping_threshold=0.0,  # largest root mean square of an array's update; 0: no clipping
+      epsilon=1e-30,  # added to squared gradients
     ),
   },
   'explore': {
