@@ -233,7 +233,13 @@ def get_config() -> Config:
   config.optimizer = part('optimizer', 'adamw')
   config.init_from = config_dict.placeholder(str)  # a run's folder or a weight file to start from
   config.resample = 'official'  # its positions for another grid: official, bilinear, bicubic
-  config.ema_decay = 0.0  # of an exponential moving average of the weights, which is then evaluated
+  # Of an exponential moving average of the weights, which is then evaluated. No bias correction: it
+  # starts as the weights of step ema_start, which t steps later count ema_decay ** t in it.
+  config.ema_decay = 0.0
+  config.ema_start = 0  # until this step the average equals the weights
+  # True: the decay is at most (1 + t) / (10 + t), t steps after ema_start. With 0.9999, 100 steps
+  # later the first weights count 2e-12 and not 0.99: the average spans about a tenth of t.
+  config.ema_warmup = False
   config.total_steps = 1000
   config.batch_size = 128  # of all devices together
   config.accumulation_steps = 1  # parts that a batch is cut into, to save memory

@@ -159,6 +159,14 @@ def check_numbers(config: Config) -> None:
       raise ValueError(f'config.{key}={config[key]} must be at least 0 (0: never)')
   if not 0 <= config.ema_decay < 1:
     raise ValueError(f'config.ema_decay={config.ema_decay} must be in [0, 1)')
+  if config.ema_start < 0:
+    raise ValueError(f'config.ema_start={config.ema_start} must be at least 0, a step')
+  for key in ('ema_start', 'ema_warmup'):
+    if config[key] and not config.ema_decay:
+      raise ValueError(
+        f'config.{key}={config[key]} does nothing without an average; set config.ema_decay, 0.9999 '
+        'say, or leave it out'
+      )
 
 
 def data_section(config: Config, known: Passport | None) -> dict[str, Any]:
