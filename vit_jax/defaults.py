@@ -255,6 +255,9 @@ def get_config() -> Config:
   # max:NAME or min:NAME, a number of an evaluator: the checkpoint that is kept beside the newest,
   # exported and used. None: max:validation/accuracy where there is a validation split, else none.
   config.best = config_dict.placeholder(str)
+  # What a recipe expects, ((step, 'test/accuracy', low, high),): a number of an evaluator at its
+  # first evaluation from that step on. Outside of the band the run warns, and goes on.
+  config.bands = ()
   config.evaluation = evaluation(config.evaluators)
   config.explore = part('explore', 'readouts')
   config.lock()
@@ -274,6 +277,7 @@ MAY_CHANGE = (
   'eval_every',
   'checkpoint_every',
   'keep_checkpoints',
+  'bands',
   'evaluation.batch_size',
   'model.attention',
   'model.dtype',

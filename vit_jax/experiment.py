@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from vit_jax import data, defaults, evaluation, models, objectives, optim, weights
+from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
 from vit_jax.defaults import Config
 from vit_jax.runtime import devices, sharding
 from vit_jax.weights import Passport, Source
@@ -96,6 +96,7 @@ def build(
     total_steps=config.total_steps, groups=model.layer_groups(), **config.optimizer
   )
   evaluators = build_evaluators(config, model, passport, dataset, mesh)
+  metrics.check_bands(config.bands, evaluators.metrics)
   return Experiment(
     config, mesh, dataset, model, objective, optimizer, learning_rate, multipliers, passport,
     source, constants, evaluators, evaluators.choose_best(config.best),
