@@ -2,7 +2,7 @@ r"""DeiT's ablation of distillation (arXiv:2012.12877, tables 2 and 3) as one sw
 
 python -m vit_jax.main --config=configs/ablate_distillation.py --workdir=W
 
-Two teachers are trained first, a convolutional one (BiT R50x1 on the digits at 32 x 32) and a
+Two teachers are trained first, a convolutional one (BiT R26x1 on the digits at 16 x 16) and a
 Transformer. Then students on 300 labelled pictures: without a teacher, soft and hard distillation
 of one head, a distillation token with a head of its own, and two class tokens as the control. The
 table has the accuracy of both heads together and of each alone (the class embedding only, the
@@ -31,10 +31,10 @@ def get_config():
   config.optimizer.warmup_steps = 50
   config.optimizer.weight_decay = 0.3
   config.ema_decay = 0.99
-  config.total_steps = 600
+  config.total_steps = 400
   config.batch_size = 128
-  config.eval_every = 600
-  config.checkpoint_every = 600
+  config.eval_every = 400
+  config.checkpoint_every = 400
   return config
 
 
@@ -44,7 +44,7 @@ def sweep():
     # All pictures; the convolutional one sees them enlarged, as its stem shrinks them by four.
     {
       'label': 'teacher: convolutional', 'data.train_examples': None, 'model.name': 'bit',
-      'model.variant': 'R50x1', 'model.head': 'random', 'data.image_size': (32, 32),
+      'model.variant': 'R26x1', 'model.head': 'random', 'data.image_size': (16, 16),
       'optimizer.learning_rate': 1e-3, 'total_steps': 150, 'batch_size': 64, 'ema_decay': 0.0,
       'eval_every': 150, 'checkpoint_every': 150,
     },

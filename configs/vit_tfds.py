@@ -73,8 +73,7 @@ def cifar10_5000(config):
   cifar10(config)
   strong(config)
   config.data.train_examples = 5000
-  config.model.width = 64
-  config.model.mlp_dim = 128
+  config.model.variant = 'digits/8'
   config.total_steps = 4000
   config.eval_every = 4000
   config.checkpoint_every = 1000

@@ -17,11 +17,18 @@ RUNS = ('train', 'explore', 'sweep')
 
 _SCHEDULE = dict(
   learning_rate=1e-3,  # the peak, reached after warm-up
-  schedule='cosine',  # after warm-up: cosine, linear (both to final_fraction), steps or constant
+  # After warm-up: cosine, linear (both to final_fraction), rsqrt, steps or constant.
+  schedule='cosine',
   drops=(),  # schedule='steps': a tenth of the rate after each of these steps
+  timescale=10_000,  # schedule='rsqrt': peak / sqrt(1 + t / timescale), t steps after warm-up
   warmup_steps=0,  # linear, from 0
+  cooldown_steps=0,  # the last so many steps, times a line from 1 to 0; of any schedule
   final_fraction=0.0,  # the last learning rate, as a fraction of the peak
   clip_norm=1.0,  # largest global norm of the gradient; 0: no clipping
+  # What weight_decay means is `decay`: coupled: added to the gradient, before moments (L2, torch's
+  # SGD and Adam); decoupled: times the learning rate and the factors of `multipliers` and
+  # layer_decay (torch's AdamW); independent: times learning rate / peak alone (big_vision, whose
+  # 1e-4 at a peak of 1e-3 is a decoupled 0.1).
   decay_pattern='.*/kernel',  # parameters that decay: a regular expression for the whole name
   # (pattern, factor) pairs; the first that matches a parameter's whole name multiplies its learning
   # rate and 0 freezes it: (('head/.*', 1.0), ('.*', 0.0)) trains the head alone.
@@ -185,14 +192,16 @@ PARTS = {
   'optimizer': {
     'sgd': dict(
       **_SCHEDULE,
-      weight_decay=0.0,  # coupled: added to the gradient
+      decay='coupled',  # or decoupled, independent: see above
+      weight_decay=0.0,
       momentum=0.9,
       nesterov=False,
       momentum_dtype='float32',  # bfloat16 halves its memory, as in the official code
     ),
     'adam': dict(
       **_SCHEDULE,
-      weight_decay=0.0,  # coupled (L2): added to the gradient, before its moments
+      decay='coupled',  # or decoupled, independent: see above
+      weight_decay=0.0,
       b1=0.9,
       b2=0.999,
       epsilon=1e-8,
@@ -200,11 +209,24 @@ PARTS = {
     ),
     'adamw': dict(
       **_SCHEDULE,
-      weight_decay=1e-4,  # decoupled, multiplied by the learning rate
+      decay='decoupled',  # or independent, coupled: see above
+      weight_decay=1e-4,
       b1=0.9,
       b2=0.999,
       epsilon=1e-8,
       momentum_dtype='float32',
+    ),
+    'adafactor': dict(  # as big_vision's; its state is about 2 bytes a parameter, Adam's 8
+      **_SCHEDULE,
+      decay='independent',  # or decoupled, coupled: see above
+      weight_decay=1e-4,
+      momentum=0.9,  # of an average of updates, without bias correction; 0: none is kept
+      momentum_dtype='bfloat16',
+      decay_rate=0.8,  # the second moment of step t weighs what was before by 1 - t ** -decay_rate
+      beta2_cap=0.999,  # and by no more than this
+      min_size_to_factor=32,  # arrays with two axes of so many keep means of rows and columns alone
+      clipping_threshold=0.0,  # largest root mean square of an array's update; 0: no clipping
+      epsilon=1e-30,  # added to squared gradients
     ),
   },
   'explore': {
@@ -251,7 +273,13 @@ def get_config() -> Config:
   config.optimizer = part('optimizer', 'adamw')
   config.init_from = config_dict.placeholder(str)  # a run's folder or a weight file to start from
   config.resample = 'official'  # its positions for another grid: official, bilinear, bicubic
-  config.ema_decay = 0.0  # of an exponential moving average of the weights, which is then evaluated
+  # Of an exponential moving average of the weights, which is then evaluated. No bias correction: it
+  # starts as the weights of step ema_start, which t steps later count ema_decay ** t in it.
+  config.ema_decay = 0.0
+  config.ema_start = 0  # until this step the average equals the weights
+  # True: the decay is at most (1 + t) / (10 + t), t steps after ema_start. With 0.9999, 100 steps
+  # later the first weights count 2e-12 and not 0.99: the average spans about a tenth of t.
+  config.ema_warmup = False
   config.total_steps = 1000
   config.batch_size = 128  # of all devices together
   config.accumulation_steps = 1  # parts that a batch is cut into, to save memory
@@ -267,6 +295,9 @@ def get_config() -> Config:
   # max:NAME or min:NAME, a number of an evaluator: the checkpoint that is kept beside the newest,
   # exported and used. None: max:validation/accuracy where there is a validation split, else none.
   config.best = config_dict.placeholder(str)
+  # What a recipe expects, ((step, 'test/accuracy', low, high),): a number of an evaluator at its
+  # first evaluation from that step on. Outside of the band the run warns, and goes on.
+  config.bands = ()
   config.evaluation = evaluation(config.evaluators)
   config.explore = part('explore', 'readouts')
   config.lock()
@@ -286,6 +317,7 @@ MAY_CHANGE = (
   'eval_every',
   'checkpoint_every',
   'keep_checkpoints',
+  'bands',
   'evaluation.batch_size',
   'model.attention',
   'model.dtype',

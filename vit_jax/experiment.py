@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from vit_jax import data, defaults, evaluation, models, objectives, optim, weights
+from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
 from vit_jax.defaults import Config
 from vit_jax.runtime import devices, sharding
 from vit_jax.weights import Passport, Source
@@ -96,6 +96,7 @@ def build(
     total_steps=config.total_steps, groups=model.layer_groups(), **config.optimizer
   )
   evaluators = build_evaluators(config, model, passport, dataset, mesh)
+  metrics.check_bands(config.bands, evaluators.metrics)
   return Experiment(
     config, mesh, dataset, model, objective, optimizer, learning_rate, multipliers, passport,
     source, constants, evaluators, evaluators.choose_best(config.best),
@@ -191,6 +192,14 @@ def check_numbers(config: Config) -> None:
       raise ValueError(f'config.{key}={config[key]} must be at least 0 (0: never)')
   if not 0 <= config.ema_decay < 1:
     raise ValueError(f'config.ema_decay={config.ema_decay} must be in [0, 1)')
+  if config.ema_start < 0:
+    raise ValueError(f'config.ema_start={config.ema_start} must be at least 0, a step')
+  for key in ('ema_start', 'ema_warmup'):
+    if config[key] and not config.ema_decay:
+      raise ValueError(
+        f'config.{key}={config[key]} does nothing without an average; set config.ema_decay, 0.9999 '
+        'say, or leave it out'
+      )
 
 
 def data_section(config: Config, known: Passport | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Numbers of a run: metrics.jsonl, TensorBoard events, progress with a rate and an ETA, curves."""
 
+from collections.abc import Sequence
 import contextlib
 import json
 import math
@@ -12,6 +13,7 @@ from absl import logging
 import jax
 
 from vit_jax.defaults import Config
+from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import clock
 
 
@@ -176,6 +178,60 @@ class Recorder:
       self._writer = self._writer or Writer(self._workdir, self._first)
       self._writer.write(self._step, self._row)
     self._row = {}
+
+
+class Bands:
+  """What a recipe expects of its numbers, and whether they are there: `config.bands`.
+
+  Each is judged once, at the first evaluation from its step on that has its number; what the lines
+  of a run up to `first`, which is resumed, have judged already is not judged again.
+  """
+
+  def __init__(self, config: Config, workdir: pathlib.Path, first: int):
+    rows = [row for row in read(workdir / 'metrics.jsonl') if row['step'] <= first]
+    self._open = [
+      band for band in config.bands
+      if not any(row['step'] >= band[0] and band[1] in row for row in rows)
+    ]  # fmt: skip
+
+  def judge(self, step: int, numbers: dict[str, float]) -> None:
+    """Says of each number that is due whether it lies within its band, ends included."""
+    due_now = [band for band in self._open if band[0] <= step and band[1] in numbers]
+    self._open = [band for band in self._open if band not in due_now]
+    for at, name, low, high in due_now if jax.process_index() == 0 else ():
+      text = f'step {step}: {name} {numbers[name]:.4g}'
+      if low <= numbers[name] <= high:
+        logging.info('%s is within %g to %g, as expected from step %d on', text, low, high, at)
+        continue
+      logging.warning(
+        '%s is outside %g to %g, which config.bands expects from step %d on; look at train/loss in '
+        'metrics.jsonl (does it fall?), the learning rate, and the data (classes, pixel values)',
+        text, low, high, at,
+      )  # fmt: skip
+
+
+def check_bands(bands: Sequence[Any], names: Sequence[str]) -> None:
+  """Refuses bands that could never be judged.
+
+  Raises:
+    ValueError: not (step, name, low, high), no such number among `names`, or low above high.
+  """
+  for band in bands:
+    if not is_band(band):
+      raise ValueError(
+        f'config.bands={bands!r}: {band!r} is not (step, name, low, high) with a step from 1 '
+        "on and low <= high; one band is ((1000, 'test/accuracy', 0.9, 1.0),)"
+      )
+    check_choice('number in config.bands (config.evaluators compute none of that name)', band[1],
+                 names)  # fmt: skip
+
+
+def is_band(band: Any) -> bool:
+  """Whether something is (step, name, low, high), with numbers that can be."""
+  if not isinstance(band, tuple | list) or [type(x) for x in band[:2]] != [int, str]:
+    return False
+  limits = [x for x in band[2:] if isinstance(x, int | float)]
+  return len(band) == 4 and len(limits) == 2 and band[0] >= 1 and limits[0] <= limits[1]
 
 
 def wilson(correct: int | float, count: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from jax import numpy as jnp
 import optax
 
 from vit_jax import optim
+from vit_jax.defaults import Config
 from vit_jax.experiment import Experiment
 from vit_jax.formats import adapt
 from vit_jax.objectives import Objective
@@ -157,9 +158,7 @@ def make_train_step(experiment: Experiment) -> Callable:
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, trainable)
     trainable = optax.apply_updates(trainable, updates)
     params = optim.merge(trainable, frozen)
-    ema = state.ema
-    if config.ema_decay:
-      ema = jax.tree.map(lambda old, new: old + (1 - config.ema_decay) * (new - old), ema, params)
+    ema = average(config, state.ema, params, step)
     values = values | {
       'loss': loss,
       'gradient_norm': optax.global_norm(gradients),
@@ -169,6 +168,24 @@ def make_train_step(experiment: Experiment) -> Callable:
     return TrainState(step, params, opt_state, ema), values
 
   return train_step
+
+
+def average(config: Config, ema: Any, params: Any, step: jax.Array) -> Any:
+  """The average of the weights after step `step`, from the one before; None where there is none.
+
+  There is no bias correction: the average starts as the weights of step `config.ema_start`, which
+  after t more steps count the product of the t decays.
+  """
+  if not config.ema_decay:
+    return ema
+  decay = config.ema_decay
+  if config.ema_warmup:
+    since = jnp.maximum(step - config.ema_start, 0)
+    decay = jnp.minimum(decay, (1 + since) / (10 + since))
+  ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+  if not config.ema_start:
+    return ema
+  return jax.tree.map(lambda old, new: jnp.where(step <= config.ema_start, new, old), ema, params)
 
 
 def accumulate(differentiate: Callable, count: int) -> Callable:

@@ -45,6 +45,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     check_fits(compiled.memory_of(train_step).total, room, 'a train step')
     describe(exp, state, train_step)
     about, together = exp.passport.to_json(), distributed.Together()
+    bands = metrics.Bands(config, workdir, first)
     with Recorder(config, workdir, first) as recorder, Interruption() as interruption, together:
       for step, batch in training_batches(exp, first):
         state, values = train_step(state, batch, exp.constants)
@@ -58,6 +59,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             evaluated = (state.ema if config.ema_decay else state.params)['model']
             scores = exp.evaluators.run(evaluated, groups)
           recorder.add(step, scores)
+          bands.judge(step, scores)
         if scheduled or interrupted:
           with recorder.paused():
             checkpoint.claim(workdir, config.to_dict())
@@ -166,6 +168,9 @@ def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
   for key in ('log_every', 'eval_every', 'checkpoint_every'):
     if config[key] > config.total_steps:
       logging.info('%s=%d is longer than the run', key, config[key])
+  for at, name, *_ in config.bands:
+    if at > config.total_steps or not config.eval_every:
+      logging.info('config.bands: %s from step %d on will not be evaluated', name, at)
   if config.optimizer.warmup_steps >= config.total_steps:
     logging.info('warm-up of %d steps fills the run', config.optimizer.warmup_steps)
 

@@ -1,4 +1,4 @@
-"""The optimizer from its config section: clip, rule, decay, learning rates by name; and freezing.
+"""Parameters by name: learning rates, freezing and decay, of blocks in a stack too.
 
 Parameters are spoken of by their whole names, 'Transformer/encoderblock_0/LayerNorm_0/scale'.
 """
@@ -11,85 +11,10 @@ from typing import Any
 from flax import traverse_util
 import jax
 from jax import numpy as jnp
-import optax
 
 from vit_jax.runtime import stacked
-from vit_jax.runtime.choices import check_choice
 
 Multipliers = tuple[tuple[str, float], ...]
-
-
-def sgd(
-  decay: optax.GradientTransformation, *, momentum: float, nesterov: bool, momentum_dtype: str
-) -> optax.GradientTransformation:
-  """SGD with momentum; decay is added to the gradient."""
-  return optax.chain(decay, optax.trace(momentum, nesterov, jnp.dtype(momentum_dtype)))
-
-
-def adam(
-  decay: optax.GradientTransformation, *, b1: float, b2: float, epsilon: float, momentum_dtype: str
-) -> optax.GradientTransformation:
-  """Adam (arXiv:1412.6980); decay is added to the gradient (L2), as torch's Adam does."""
-  return optax.chain(
-    decay, optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype))
-  )
-
-
-def adamw(
-  decay: optax.GradientTransformation, *, b1: float, b2: float, epsilon: float, momentum_dtype: str
-) -> optax.GradientTransformation:
-  """Adam with decoupled decay (arXiv:1711.05101), multiplied by the learning rate."""
-  return optax.chain(
-    optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype)), decay
-  )
-
-
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-  'sgd': sgd,
-  'adam': adam,
-  'adamw': adamw,
-}
-
-
-def build(
-  name: str,
-  *,
-  total_steps: int,
-  learning_rate: float,
-  schedule: str,
-  warmup_steps: int,
-  final_fraction: float,
-  drops: tuple[int, ...],
-  clip_norm: float,
-  decay_pattern: str,
-  weight_decay: float,
-  multipliers: Multipliers,
-  train: str,
-  layer_decay: float,
-  groups: tuple[str, ...] = ('.*', 'head/.*'),
-  **rule,
-) -> tuple[optax.GradientTransformation, optax.Schedule, Multipliers]:
-  """The optimizer `name` for trees of trainable parameters, its learning rate by step, and what
-  multiplies it by name; `groups` are patterns of parameters from the input to the head."""
-  check_choice('config.optimizer.name', name, OPTIMIZERS)
-  multipliers = (*multipliers, *by_depth(train, layer_decay, groups))
-  rate = make_schedule(schedule, learning_rate, warmup_steps, final_fraction, drops, total_steps)
-
-  def decays(tree):
-    flat = traverse_util.flatten_dict(tree, sep='/')
-    covered = functools.partial(match, decay_pattern)
-    mask = {name: alike('decay_pattern', covered, name, x) for name, x in flat.items()}
-    return traverse_util.unflatten_dict(mask, sep='/')
-
-  decay = optax.add_decayed_weights(weight_decay, mask=decays)
-  parts = [
-    optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-    OPTIMIZERS[name](decay if weight_decay else optax.identity(), **rule),
-    optax.scale_by_learning_rate(rate),
-  ]
-  if multipliers:
-    parts.append(optax.stateless(lambda updates, _: scale_by_name(updates, multipliers)))
-  return optax.chain(*parts), rate, multipliers
 
 
 def by_depth(train: str, layer_decay: float, groups: tuple[str, ...]) -> Multipliers:
@@ -128,34 +53,6 @@ def by_depth(train: str, layer_decay: float, groups: tuple[str, ...]) -> Multipl
   rates = zip(reversed(blocks), factors, strict=False)
   rest = layer_decay ** len(blocks) if train == 'all' else 0.0
   return (head, 1.0), *rates, (below if train == 'all' else '.*', rest)
-
-
-def make_schedule(
-  name: str,
-  peak: float,
-  warmup_steps: int,
-  final_fraction: float,
-  drops: tuple[int, ...],
-  total_steps: int,
-) -> optax.Schedule:
-  """A schedule by step: linear warm-up from 0, then `name` to `peak * final_fraction` at the end.
-
-  Raises:
-    ValueError: no such schedule.
-  """
-  steps = max(1, total_steps - warmup_steps)
-  after = {
-    'cosine': optax.cosine_decay_schedule(peak, steps, final_fraction),
-    'linear': optax.linear_schedule(peak, peak * final_fraction, steps),
-    'steps': optax.piecewise_constant_schedule(peak, {step - warmup_steps: 0.1 for step in drops}),
-    'constant': optax.constant_schedule(peak),
-  }
-  check_choice('config.optimizer.schedule', name, after)
-  if not warmup_steps:
-    return after[name]
-  # Counted from 1, so that the first step moves too and the peak is reached at `warmup_steps`.
-  warmup = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
-  return optax.join_schedules([warmup, after[name]], [warmup_steps])
 
 
 def match(pattern: str, name: str) -> bool:
@@ -213,6 +110,21 @@ def alike(key: str, function: Callable[[str], bool], name: str, x) -> bool:
       f'{name.removeprefix("model/")} differently; leave scan out'
     )
   return found.pop()
+
+
+def make_mask(pattern: str) -> Callable[[Any], Any]:
+  """A function from a tree of parameters to a tree of whether `pattern` covers each.
+
+  The function raises a ValueError where the pattern covers some blocks of a stack and others not.
+  """
+
+  def mask(tree):
+    flat = traverse_util.flatten_dict(tree, sep='/')
+    covered = functools.partial(match, pattern)
+    found = {name: alike('decay_pattern', covered, name, x) for name, x in flat.items()}
+    return traverse_util.unflatten_dict(found, sep='/')
+
+  return mask
 
 
 def partition(params, multipliers: Multipliers) -> tuple[dict, dict]:
