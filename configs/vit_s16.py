@@ -23,9 +23,7 @@ def get_config(epochs='90'):
     fit='crop', crop='random_resized', flip=True, randaugment=2, randaugment_magnitude=10.0,
     randaugment_std=0.0, randaugment_probability=1.0,
   )  # fmt: skip
-  config.model = dict(
-    name='vit', variant='S/16', readout='mean', class_token=False, pre_logits=384
-  )
+  config.model = dict(name='vit', variant='S/16', readout='mean', class_token=False, pre_logits=384)
   config.model.dtype = 'bfloat16'
   config.objective = dict(name='classification', mixup=0.2)
   config.optimizer = dict(

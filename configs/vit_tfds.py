@@ -100,6 +100,4 @@ def sweep(dataset='cifar10'):
   return [row | {'seed': seed} for row in rows for seed in range(3)]
 
 
-SETS = {
-  x.__name__: x for x in (cifar10, cifar10_long, cifar100_long, cifar10_5000, fashion_mnist)
-}
+SETS = {x.__name__: x for x in (cifar10, cifar10_long, cifar100_long, cifar10_5000, fashion_mnist)}

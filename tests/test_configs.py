@@ -30,7 +30,9 @@ VARIETIES = [
 @pytest.mark.parametrize(('path', 'argument'), VARIETIES, ids=lambda x: getattr(x, 'name', x))
 def test_recipes_build_and_trace_from_anywhere(path, argument, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = defaults.complete(recipe.load_recipe(f'{path}:{argument}' if argument else str(path)), {})
+  config = defaults.complete(
+    recipe.load_recipe(f'{path}:{argument}' if argument else str(path)), {}
+  )
   if config.data.name == 'folder':
     config.data.path = str(
       make_folder(tmp_path / 'data', {'train/a': 6, 'train/b': 6, 'test/a': 1})

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vit_jax import checkpoint, defaults, interpret, main, models, predict, recipe, train, weights
+from vit_jax import checkpoint, defaults, interpret, models, predict, recipe, train, weights
 from vit_jax.explore import compare, lab, page, readouts, sweep
 from vit_jax.interpret import __main__ as interpret_command
 from vit_jax.models import readout

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 import optax
 
 from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
@@ -144,13 +145,35 @@ def open_constants(
       raise ValueError(f'{what} sees {sees} channels, config.data.channels={given}')
   how = {key: section[key] for key in ('attention', 'dtype') if key in section}
   forwards = {
-    name: weights.from_pixels(
+    name: from_pixels(
       source.passport.build(device=mesh.devices.flat[0], **how), source.passport.preprocess
     )
     for name, source in opened.items()
   }
   constants = {name: source.tree() for name, source in opened.items()}
   return objective.clone(forwards=forwards), sharding.place_state(constants, mesh)
+
+
+def from_pixels(
+  model: models.Model, preprocess: data.Preprocess
+) -> Callable[..., tuple[Any, dict]]:
+  """`forward(params, images)` for pixel values in 0..255 of any size, as another model sees them.
+
+  They are resized (bilinear, smoothed when shrinking), grey ones repeated, and normalised as the
+  model's own passport says. A gradient may run through it.
+  """
+
+  def forward(params, images) -> Any:
+    x = images.astype(jnp.float32)
+    size = (x.shape[0], *preprocess.image_size, x.shape[-1])
+    if x.shape != size:
+      x = jax.image.resize(x, size, 'linear')
+    if x.shape[-1] == 1 and preprocess.channels > 1:
+      x = x.repeat(preprocess.channels, -1)
+    answer: Any = model.apply({'params': params}, preprocess.normalise(x))
+    return answer
+
+  return forward
 
 
 def check_classes(what: str, known: Passport, dataset: data.Dataset) -> None:

@@ -297,23 +297,3 @@ def make_forward(model: models.Model, preprocess: Preprocess) -> Callable[..., t
     return answer
 
   return forward
-
-
-def from_pixels(model: models.Model, preprocess: Preprocess) -> Callable[..., tuple[Any, dict]]:
-  """`forward(params, images)` for pixel values in 0..255 of any size, as another model sees them.
-
-  They are resized (bilinear, smoothed when shrinking), grey ones repeated, and normalised as the
-  model's own passport says. A gradient may run through it.
-  """
-
-  def forward(params, images) -> Any:
-    x = images.astype(np.float32)
-    size = (x.shape[0], *preprocess.image_size, x.shape[-1])
-    if x.shape != size:
-      x = jax.image.resize(x, size, 'linear')
-    if x.shape[-1] == 1 and preprocess.channels > 1:
-      x = x.repeat(preprocess.channels, -1)
-    answer: Any = model.apply({'params': params}, preprocess.normalise(x))
-    return answer
-
-  return forward

@@ -96,9 +96,9 @@ class Similarity:
     if distributed.is_first():
       folder.mkdir(parents=True, exist_ok=True)
       atomic.write_text(folder / 'similarity.json', json.dumps(report, indent=2) + '\n')
-      figures.by_block(values, 'cosine similarity', ' and '.join(self._tokens).replace('_', ' ')).savefig(
-        folder / 'similarity.png'
-      )
+      figures.by_block(
+        values, 'cosine similarity', ' and '.join(self._tokens).replace('_', ' ')
+      ).savefig(folder / 'similarity.png')
     return report
 
 

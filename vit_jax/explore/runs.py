@@ -1,0 +1,136 @@
+"""What a recipe's `sweep()` names, as runs: each its config, its folder and its command.
+
+Where settings are many, `'label': 'with a teacher'` names them, in the table and the folders; and
+`'objective.teacher': 'run:LABEL'` is the folder of an earlier run of that label (and that seed).
+"""
+
+import collections
+import copy
+import dataclasses
+import pathlib
+import re
+import shlex
+from typing import Any
+
+from vit_jax import defaults, metrics
+from vit_jax.defaults import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run of a sweep; `overrides` are what differs from its config on the command line.
+
+  `shown` is what names its setting in the table: the overrides, or its label.
+  """
+
+  name: str
+  shown: dict[str, Any]
+  overrides: dict[str, Any]
+  config: Config
+  workdir: pathlib.Path
+
+  def scores(self) -> dict[str, Any] | None:
+    """What the last step says; None before it."""
+    rows = metrics.read(self.workdir / 'metrics.jsonl')
+    if not rows or rows[-1]['step'] < self.config.total_steps or 'test/accuracy' not in rows[-1]:
+      return None
+    return rows[-1]
+
+  @property
+  def failure(self) -> pathlib.Path:
+    """Where it says why the run diverged."""
+    return self.workdir / 'failed.txt'
+
+
+def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -> list[Run]:
+  """The runs of a sweep.
+
+  Raises:
+    ValueError: none, two of the same, or a key or value that does not exist.
+  """
+  if not choices:
+    raise ValueError('sweep() of the recipe names no run')
+  names = [name_of(overrides, choices) for overrides in choices]
+  twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
+  if twice:
+    raise ValueError(f'sweep() of the recipe names some runs twice: {", ".join(twice[:5])}')
+  runs: list[Run] = []
+  for name, choice in zip(names, choices, strict=True):
+    shown = {key: choice[key] for key in ('label', 'seed') if key in choice}
+    overrides = {key: resolve(value, runs, choice) for key, value in choice.items()
+                 if key != 'label'}  # fmt: skip
+    made = child(config, overrides)
+    runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
+                    workdir / 'runs' / name))  # fmt: skip
+  return runs
+
+
+def resolve(value: Any, before: list[Run], choice: dict[str, Any]) -> Any:
+  """A value of `sweep()`; 'run:LABEL' becomes the folder of that run.
+
+  Raises:
+    ValueError: no run before this one has the label.
+  """
+  if not isinstance(value, str) or not value.startswith('run:'):
+    return value
+  label = value.removeprefix('run:')
+  found = [run for run in before if run.shown.get('label') == label]
+  same = [run for run in found if run.shown.get('seed') == choice.get('seed')]
+  if not found:
+    raise ValueError(f'sweep() of the recipe: {value} names no run before it')
+  return str((same or found)[0].workdir)
+
+
+def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]]) -> str:
+  """A folder's name, of the last words of the keys where those tell them apart."""
+  if 'label' in overrides:
+    overrides = {key: overrides[key] for key in ('label', 'seed') if key in overrides}
+  keys = {key for other in choices for key in other}
+  last = [key.rpartition('.')[2] for key in keys]
+  short = {key: key.rpartition('.')[2] for key in keys if last.count(key.rpartition('.')[2]) == 1}
+  text = ','.join(
+    value if key == 'label' else f'{short.get(key, key)}={value}'
+    for key, value in overrides.items()
+  )
+  return re.sub(r'[^\w.,=+-]', '_', text)
+
+
+def child(config: Config, overrides: dict[str, Any]) -> Config:
+  """The config of one run."""
+  made = copy.deepcopy(config)
+  made.run = 'train'
+  parts = {k.removesuffix('.name'): v for k, v in overrides.items() if k.endswith('.name')}
+  made = defaults.complete(made, parts)
+  for key in overrides:
+    defaults.check_key(made, key)
+  made.update_from_flattened_dict(overrides)
+  if not made.eval_every:
+    raise ValueError('config.eval_every=0: a sweep compares evaluations, so it needs one')
+  if 'classification' not in made.evaluators:
+    raise ValueError('a sweep compares test/accuracy: config.evaluators needs classification')
+  return made
+
+
+def commands(runs: list[Run], recipe: str, words: list[str]) -> list[str]:
+  """A command for each run, for a SLURM array or any launcher."""
+  kept = without(words, ('workdir', 'mode', 'config.run'))
+  return [
+    shlex.join([
+      'python', '-m', 'vit_jax.main', f'--config={recipe}', *kept, '--config.run=train',
+      *(f'--config.{key}={value}' for key, value in run.overrides.items()),
+      f'--workdir={run.workdir}',
+    ])
+    for run in runs
+  ]  # fmt: skip
+
+
+def without(words: list[str], names: tuple[str, ...]) -> list[str]:
+  """A command line less some options, written as --name=value or --name value."""
+  kept, left = [], iter(words)
+  for word in left:
+    name, equals, _ = word.lstrip('-').partition('=')
+    if not (word.startswith('-') and name in names):
+      kept.append(word)
+    elif not equals:
+      next(left, None)
+  return kept
