@@ -2,10 +2,12 @@
 
   pip install -e '.[benchmark]'
   python benchmarks/input.py --pictures FOLDER_OF_JPEGS --rounds 5
+  python benchmarks/input.py --pictures FOLDER_OF_JPEGS --recipe deit    # ours and timm's
 
-Whole path: files -> random-resized crop to 224 -> flip -> batches of 64 -> the device. Each loader
-lives in a process of its own; they are measured in turns, and a case reports the median of the
-rounds, so that a busy machine slows all alike. `--steps 1000` watches the memory of ours instead.
+Whole path: files -> random-resized crop to 224 -> flip -> batches of 64 -> the device; the recipe
+'deit' crops bicubically and adds RandAugment, m9-mstd0.5-inc1. Each loader lives in a process of
+its own; they are measured in turns, and a case reports the median of the rounds, so that a busy
+machine slows all alike. `--steps 1000` watches the memory of ours instead.
 """
 
 import argparse
@@ -18,9 +20,26 @@ import time
 import work as works
 
 SIZE, AREA, RATIO = 224, (0.05, 1.0), (3 / 4, 4 / 3)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The arguments of each loader that knows the recipe.
+RECIPES = {
+  'plain': {
+    'ours': dict(crop_area=AREA),
+    'timm': dict(scale=AREA, interpolation='bilinear'),
+  },
+  'deit': {
+    'ours': dict(
+      crop_area=(0.08, 1.0), crop_resize='bicubic', randaugment=2, randaugment_magnitude=9.0,
+      randaugment_std=0.5, randaugment_increasing=True, randaugment_resize='bicubic',
+    ),
+    'timm': dict(
+      scale=(0.08, 1.0), interpolation='bicubic', auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.0,
+    ),
+  },
+}  # fmt: skip
 
 
-def ours(files, batch, threads):
+def ours(files, batch, threads, recipe):
   """vit_jax: threads decode regions into one array; normalisation is left to the device."""
   import jax
   import numpy as np
@@ -33,8 +52,8 @@ def ours(files, batch, threads):
   dataset = data.Dataset(
     {'train': sources.Listed(files, np.zeros(len(files), np.int32))},
     ('one',),
-    preprocess.Preprocess((SIZE, SIZE), 3, 'bilinear', (0.5,), (0.5,)),
-    augment.Augment('random_resized', AREA, RATIO, flip=True),
+    preprocess.Preprocess((SIZE, SIZE), 3, 'bilinear', *IMAGENET),
+    augment.Augment('random_resized', crop_ratio=RATIO, flip=True, **RECIPES[recipe]['ours']),
     threads=threads,
   )
   mesh = sharding.make_mesh(1)
@@ -46,15 +65,15 @@ def ours(files, batch, threads):
     yield jax.block_until_ready(placed)['image'].shape[0]
 
 
-def ours_without_regions(files, batch, threads):
+def ours_without_regions(files, batch, threads, recipe):
   """The same where libjpeg-turbo 3 is missing: Pillow decodes whole pictures."""
   from vit_jax.data import jpeg
 
   jpeg.decode = lambda *_: None
-  yield from ours(files, batch, threads)
+  yield from ours(files, batch, threads, recipe)
 
 
-def tf_whole(files, batch, threads):
+def tf_whole(files, batch, threads, _):
   """The official code: decode whole, crop, resize, float32 in -1..1."""
   import tensorflow as tf
 
@@ -70,7 +89,7 @@ def tf_whole(files, batch, threads):
   yield from tf_batches(tf, make, files, batch, threads)
 
 
-def tf_crop(files, batch, threads):
+def tf_crop(files, batch, threads, _):
   """tf.data at its best: decode the region alone, uint8."""
   import tensorflow as tf
 
@@ -97,7 +116,7 @@ def tf_batches(tf, make, files, batch, threads):
     yield len(images)
 
 
-def timm_loader(files, batch, threads):
+def timm_loader(files, batch, threads, recipe):
   """timm's loader: worker processes, Pillow, uint8 batches."""
   import torch
 
@@ -107,7 +126,13 @@ def timm_loader(files, batch, threads):
     for name in ('nms', 'qnms'):
       torch.library.define(f'torchvision::{name}', '(Tensor a, Tensor b, float c) -> Tensor')
   import timm.data
+  from timm.data import auto_augment
 
+  # Pillow 13 refuses to keep no bit, which timm asks for at magnitude 10; older ones gave black.
+  def mended(image, bits, **_):
+    return auto_augment.posterize(image, max(1, bits))
+
+  auto_augment.NAME_TO_OP['PosterizeIncreasing'] = mended
   multiprocessing.set_start_method('fork', force=True)  # Linux' own, as timm's users have it.
 
   class Files:
@@ -122,8 +147,8 @@ def timm_loader(files, batch, threads):
       return self.transform(Image.open(files[i % len(files)]).convert('RGB')), 0
 
   loader = timm.data.create_loader(
-    Files(), (3, SIZE, SIZE), batch, is_training=True, num_workers=threads, scale=AREA, ratio=RATIO,
-    interpolation='bilinear', color_jitter=None, device=torch.device('cpu'), pin_memory=False,
+    Files(), (3, SIZE, SIZE), batch, is_training=True, num_workers=threads, ratio=RATIO,
+    color_jitter=None, device=torch.device('cpu'), pin_memory=False, **RECIPES[recipe]['timm'],
   )  # fmt: skip
   for images, _ in loader.loader:
     yield len(images)
@@ -136,11 +161,12 @@ CASES = {
   'tf.data, decode_and_crop': tf_crop,
   'timm': timm_loader,
 }
+KNOW_EVERY_RECIPE = ('ours', 'ours, Pillow alone', 'timm')
 
 
-def serve(name, files, batch, threads, pipe):
+def serve(name, files, batch, threads, recipe, pipe):
   """Answers each number with the images per second over so many batches."""
-  batches = CASES[name](files, batch, threads)
+  batches = CASES[name](files, batch, threads, recipe)
   while (count := pipe.recv()) is not None:
     for _ in range(5):  # What was waiting is not counted.
       next(batches)
@@ -152,9 +178,9 @@ def serve(name, files, batch, threads, pipe):
 def compare(options, files):
   context = multiprocessing.get_context('spawn')
   pipes = {}
-  for name in options.cases.split(';'):
+  for name in options.cases:
     pipes[name], theirs = context.Pipe()
-    arguments = (name, files, options.batch_size, options.threads, theirs)
+    arguments = (name, files, options.batch_size, options.threads, options.recipe, theirs)
     context.Process(target=serve, args=arguments).start()
   rates = {name: [] for name in pipes}
   for turn in range(options.rounds + 1):
@@ -170,6 +196,7 @@ def compare(options, files):
   for name, median in medians.items():
     line = {
       'case': name,
+      'recipe': options.recipe,
       'images_per_second': round(median),
       'rounds': list(map(round, rates[name])),
     }
@@ -186,7 +213,7 @@ def machine():
 
 def watch_memory(options, files):
   """Resident memory of ours after a tenth of the steps and after all."""
-  batches, marks = ours(files, options.batch_size, options.threads), {}
+  batches, marks = ours(files, options.batch_size, options.threads, options.recipe), {}
   for step in range(1, options.steps + 1):
     next(batches)
     if step in (options.steps // 10, options.steps):
@@ -207,8 +234,15 @@ def main():
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
   parser.add_argument('--steps', type=int, help='watch memory over so many steps instead')
-  parser.add_argument('--cases', default=';'.join(CASES), help='separated by ;')
+  parser.add_argument('--recipe', default='plain', choices=RECIPES)
+  parser.add_argument(
+    '--cases', help=f'separated by ;: {"; ".join(CASES)}; all that know the recipe'
+  )
   options = parser.parse_args()
+  known = CASES if options.recipe == 'plain' else KNOW_EVERY_RECIPE
+  options.cases = options.cases.split(';') if options.cases else list(known)
+  if unknown := set(options.cases) - set(known):
+    parser.error(f'--cases: {sorted(unknown)} with recipe {options.recipe}; known: {list(known)}')
   suffixes = ('.jpg', '.jpeg')
   found = pathlib.Path(options.pictures).rglob('*')
   files = sorted(str(path) for path in found if path.suffix.lower() in suffixes)

@@ -8,11 +8,11 @@ import math
 from conftest import small_config
 import numpy as np
 from peers import need
-from PIL import Image
+from PIL import Image, ImageFilter
 import pytest
 
 from vit_jax import data
-from vit_jax.data import augment, colour, pipeline, preprocess, randaugment, sources
+from vit_jax.data import augment, colour, pipeline, preprocess, randaugment, shift, sources
 
 RGB = preprocess.Preprocess((24, 32), 3, 'bicubic', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = preprocess.Preprocess((24, 32), 1, 'bicubic', (0.4,), (0.2,))
@@ -103,6 +103,33 @@ def test_geometric_operations_move_pixels_and_fill(channels):
     np.testing.assert_array_equal(sheared[row, : 20 - row], pixels[row, row + 1 : 21][: 20 - row])
   straight = apply('ShearY', pixels.swapaxes(0, 1), 10 / 0.3, resample=nearest)
   np.testing.assert_array_equal(straight, sheared.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('resample', [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_moves_along_one_axis_are_pillows(resample, channels):
+  """Flat parts, steps of one pixel, and offsets that rounding splits, which Pillow itself does."""
+  pixels = np.random.default_rng(0).integers(0, 256, (37, 41, channels), np.uint8)
+  pixels[:9], pixels[12:15] = 255, 17
+  outside = {'resample': resample, 'fillcolor': (7, 8, 9) if channels == 3 else 7}
+  image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+  draws = np.random.default_rng(1).uniform(-1, 1, (60, 2)) * (0.9, 30)
+  draws[::2, 0], draws[1::4, 1] = 0, 0
+  for slope, offset in [*draws.tolist(), (0.0, 0.0), (1.0, 0.0), (0.0, -(2.0**-54)), (0.0, 99.0)]:
+    for axis, rows in ((1, (1, slope, offset, 0, 1, 0)), (0, (1, 0, 0, slope, 1, offset))):
+      expected = image.transform(image.size, Image.Transform.AFFINE, rows, **outside)
+      given = shift.move(pixels, axis, slope, offset, **outside)
+      expected = np.asarray(expected).reshape(pixels.shape)
+      np.testing.assert_array_equal(given, expected, err_msg=f'{axis} {slope} {offset}')
+  tiny = {'resample': resample, 'fillcolor': outside['fillcolor']}
+  assert shift._move_rows(pixels, 0.0, -(2.0**-54), **tiny) is None
+
+
+@pytest.mark.parametrize('size', [(40, 30), (3, 3), (2, 5), (1, 1)])
+def test_smoothing_is_pillows(size):
+  pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  expected = np.asarray(Image.fromarray(pixels).filter(ImageFilter.SMOOTH))
+  np.testing.assert_array_equal(colour.smooth(pixels), expected)
 
 
 @each_operation

@@ -154,8 +154,17 @@ def test_input(tmp_path):
   for i in range(4):
     Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).save(tmp_path / f'{i}.jpg')
   words = ['input.py', f'--pictures={tmp_path}', '--at_least=64', '--batch_size=4', '--batches=2']
-  (row,) = lines(*words, '--rounds=1', '--cases=ours')
-  assert row.keys() >= {'case', 'images_per_second', 'rounds', 'machine'}
+  for recipe in ('plain', 'deit'):
+    (row,) = lines(*words, '--rounds=1', '--cases=ours', f'--recipe={recipe}')
+    assert row.keys() >= {'case', 'images_per_second', 'rounds', 'machine'}
+    assert row['recipe'] == recipe
+
+
+@pytest.mark.slow
+def test_augment():
+  rows = lines('augment.py', '--count=2', '--rounds=1')
+  assert {row['case'] for row in rows} >= {'crop, linear', 'all of DeiT', 'operation Rotate'}
+  assert all(row['milliseconds_a_picture'] > 0 and row['machine'] for row in rows)
 
 
 @pytest.mark.slow

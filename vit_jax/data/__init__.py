@@ -138,7 +138,7 @@ def describe(name: str, num_classes: int, **section) -> Dataset:
   names = ('train', 'validation', 'test') if section['validation_fraction'] else ('train', 'test')
   nothing = sources.Listed([], np.zeros(0, np.int32))
   classes = tuple(f'class {i}' for i in range(num_classes))
-  splits = dict.fromkeys(names, nothing)
+  splits: sources.Splits = dict.fromkeys(names, nothing)
   return Dataset(splits, classes, preprocess, augment, **given(section))
 
 

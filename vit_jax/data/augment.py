@@ -87,7 +87,7 @@ class Augment:
       raise ValueError(f'config.data.crop_padding={self.crop_padding} must not be negative')
     if not 0 <= self.colour_jitter < math.inf:
       raise ValueError(f'config.data.colour_jitter={self.colour_jitter} must be 0 or more')
-    self.operations  # noqa: B018  # Its settings are checked as it is built.
+    _ = self.operations  # Its settings are checked as it is built.
 
   @functools.cached_property
   def operations(self) -> RandAugment:
@@ -122,8 +122,7 @@ class Augment:
   ) -> UInt8[np.ndarray, 'H W C']:
     """One training picture; `rng` decides.
 
-    In this order: crop to the model's size, flip, colour jitter, RandAugment, affine map. Torch's
-    recipes have the same one.
+    In this order: crop to the model's size, flip, colour jitter, RandAugment, affine map.
     """
     pixels = self.cropped(picture, rng, preprocess)
     if self.flip and rng.random() < 0.5:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from vit_jax.data import colour
+from vit_jax.data import colour, shift
 from vit_jax.runtime.choices import check_choice
 
 Pixels = UInt8[np.ndarray, 'H W C']
@@ -53,27 +53,22 @@ def rotate(pixels: Pixels, degrees: float, **outside: Any) -> Pixels:
 
 def shear_x(pixels: Pixels, slope: float, **outside: Any) -> Pixels:
   """Shifts each row by `slope` times its number, the top one not at all."""
-  return _affine(pixels, (1.0, slope, 0.0, 0.0, 1.0, 0.0), outside)
+  return shift.move(pixels, 1, slope, 0.0, **outside)
 
 
 def shear_y(pixels: Pixels, slope: float, **outside: Any) -> Pixels:
   """Shifts each column by `slope` times its number, the left one not at all."""
-  return _affine(pixels, (1.0, 0.0, 0.0, slope, 1.0, 0.0), outside)
+  return shift.move(pixels, 0, slope, 0.0, **outside)
 
 
 def translate_x(pixels: Pixels, share: float, **outside: Any) -> Pixels:
   """Shifts to the left by a share of the width."""
-  return _affine(pixels, (1.0, 0.0, share * pixels.shape[1], 0.0, 1.0, 0.0), outside)
+  return shift.move(pixels, 1, 0.0, share * pixels.shape[1], **outside)
 
 
 def translate_y(pixels: Pixels, share: float, **outside: Any) -> Pixels:
   """Shifts upwards by a share of the height."""
-  return _affine(pixels, (1.0, 0.0, 0.0, 0.0, 1.0, share * pixels.shape[0]), outside)
-
-
-def _affine(pixels: Pixels, rows: tuple[float, ...], outside: dict[str, Any]) -> Pixels:
-  image = colour.as_image(pixels)
-  return colour.as_pixels(image.transform(image.size, Image.Transform.AFFINE, rows, **outside))
+  return shift.move(pixels, 0, 0.0, share * pixels.shape[0], **outside)
 
 
 def signed(largest: float) -> Callable[[float, int], float]:
@@ -200,7 +195,7 @@ class RandAugment:
       fill: one value a channel, for what geometric operations bring in from outside.
     """
     for name, magnitude, sign, resample in self.draw(rng):
-      outside = {'resample': resample, 'fillcolor': fill if len(fill) > 1 else fill[0]}
+      outside = {'resample': resample, 'fillcolor': fill[0] if len(fill) == 1 else fill}
       pixels = OPERATIONS[name](pixels, magnitude, sign, **outside)
     return pixels
 
