@@ -7,7 +7,7 @@ mixup are; left out, the one that big_vision takes for that size. 300 epochs in 
 sigmoid loss, mean of the patches, Adam whose decay does not follow the rate's height. Any other
 TFDS set: --config.data.dataset=NAME (and its --config.total_steps, of 4,096 pictures each).
 
-Not run at this scale. RandAugment has timm's operations in place of big_vision's, which adds Cutout.
+Not run at this scale. RandAugment has timm's operations; big_vision's have Cutout too.
 """
 
 from vit_jax import defaults

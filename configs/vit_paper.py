@@ -1,11 +1,11 @@
 r"""Pre-training of the ViT paper (table 3): `configs/vit_paper.py:DATA,VARIANT`.
 
-python -m vit_jax.main --config=configs/vit_paper.py:imagenet,B/16 --config.data.data_dir=D --workdir=W
+python -m vit_jax.main --config=configs/vit_paper.py:jft,H/14 --config.data.data_dir=D --workdir=W
 
 DATA is `imagenet`, `imagenet21k` or `jft`; VARIANT a ViT (B/16, L/32, H/14, ...), a hybrid
-(R50+B/16, ...) or a ResNet (R50x1, ...). Batches of 4,096, Adam, 10,000 steps of warm-up. JFT is not
-public: its rows are for any TFDS set, --config.data.dataset=NAME, with the paper's number of steps;
-`imagenet21k,L/16` and `jft,L/16` are the longer of the paper's two (90 and 14 epochs).
+(R50+B/16, ...) or a ResNet (R50x1, ...). Batches of 4,096, Adam, 10,000 steps of warm-up. JFT is
+not public: its rows are for any TFDS set, --config.data.dataset=NAME, with the paper's number of
+steps; `imagenet21k,L/16` and `jft,L/16` are the longer of the paper's two (90 and 14 epochs).
 
 Not run at this scale. Published, fine-tuned to ImageNet at 384: B/16 77.9 (imagenet), 84.0 (21k),
 84.2 (JFT); L/16 76.5, 85.2, 87.1; H/14 from JFT 88.0 (table 5).

@@ -1,4 +1,4 @@
-"""What the runs of a sweep measured beside accuracy: a table, and what is told by block as lines."""
+"""What the runs of a sweep measured beside accuracy: a table; numbers by block as lines."""
 
 from collections.abc import Iterable
 import pathlib

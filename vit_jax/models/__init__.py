@@ -1,7 +1,7 @@
 """Models by name. A new one is a file with `VARIANTS`, `OFFICIAL` and `build`, and one line here.
 
-What is None and depends on other keys, a family's `decide(section)` may fill in. Its section of the config stands in `vit_jax/defaults.py`; what callers may ask of it in
-`protocol.py`.
+What is None and depends on other keys, a family's `decide(section)` may fill in. Its section of the
+config stands in `vit_jax/defaults.py`; what callers may ask of it in `protocol.py`.
 """
 
 from typing import Any

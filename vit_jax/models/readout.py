@@ -211,8 +211,8 @@ def refusal(name: str, prefix: tuple[str, ...]) -> str:
   tokens = ' and '.join(missing).replace('_', ' ')
   if 'distillation_token' in missing:
     return (
-      f'readout={name!r} reads the {tokens}, which the model has not; take a distilled one, such as '
-      "config.model.name=deit, variant='S/16-distilled', or another readout"
+      f'readout={name!r} reads the {tokens}, which the model has not; take a distilled one, '
+      "config.model.name=deit with variant='S/16-distilled' say, or another readout"
     )
   return (
     f'readout={name!r} reads the {tokens}, but {", ".join(f"{token}=False" for token in missing)}; '
