@@ -115,8 +115,9 @@ def build(name: str, **section) -> Dataset:
   own = fields_of(Preprocess) | fields_of(Augment) | fields_of(Dataset) | {'train_examples'}
   loading = {key: value for key, value in section.items() if key not in own}
   splits, class_names = DATASETS[name](**loading)
-  if (size := section.get('train_examples')) is not None:
-    splits = splits | {'train': sources.subset(splits['train'], size, section['split_seed'])}
+  if (train_examples := section.get('train_examples')) is not None:
+    part = sources.subset(splits['train'], train_examples, section['split_seed'])
+    splits = splits | {'train': part}
   return dataclasses.replace(whole, splits=splits, class_names=class_names)
 
 
