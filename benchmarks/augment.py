@@ -4,7 +4,8 @@
 
 One thread; crops begin with decoded pixels of 375 x 500, all else with those of the model's size.
 Without a folder of pictures it is a gradient with noise on it. A line holds the median of the
-rounds, in which all cases take turns, and the time as a multiple of the plain crop's.
+rounds, in which all cases take turns, and the time as a multiple of the plain crop's. Then what the
+compiled step does to a batch of as many pictures, on the device.
 """
 
 import argparse
@@ -112,12 +113,64 @@ def on_host(options):
     works.show(line | {'machine': machine})
 
 
+def batch_changes(count):
+  """What the compiled step does to a batch: (name, compiled function without arguments)."""
+  import jax
+  from jax import numpy as jnp
+
+  from vit_jax.objectives import mixing
+
+  images = jax.random.uniform(jax.random.key(0), (count, *SIZE, 3)) * 255
+  key, both = jax.random.key(1), dict(mixup=0.8, cutmix=1.0)
+
+  def erase(key, images):
+    return mixing.erase(key, images, 0.25, lambda x: x / 127.5 - 1)
+
+  def all_of_it(key, images):
+    return mixing.Mixing(**both)(key, erase(key, images))
+
+  cases = {
+    'normalise alone': lambda _, images: images / 127.5 - 1,
+    'mixup': mixing.Mixing(mixup=0.8),
+    'cutmix': mixing.Mixing(cutmix=1.0),
+    'mixup or cutmix': mixing.Mixing(**both),
+    'erasing': erase,
+    'all of DeiT, batch': all_of_it,
+  }
+  for name, change in cases.items():
+    compiled = jax.jit(lambda key, images, change=change: change(key, images))
+    yield name, lambda compiled=compiled: jax.block_until_ready(compiled(key, images))
+
+
+def on_device(options):
+  """Times the changes of a whole batch, which are a part of the compiled step."""
+  import jax
+
+  cases = dict(batch_changes(options.count))
+  times = {name: [] for name in cases}
+  for turn in range(options.rounds + 1):
+    for name, run in cases.items():
+      start = time.perf_counter()
+      run()
+      if turn:  # The first one compiles.
+        times[name].append((time.perf_counter() - start) / options.count * 1e3)
+  machine = works.machine('jax')
+  for name, values in times.items():
+    spent = round(statistics.median(values), 3)
+    line = {'case': name, 'where': f'device, {jax.devices()[0].device_kind}'}
+    works.show(line | {'milliseconds_a_picture': spent, 'machine': machine})
+
+
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--pictures', type=pathlib.Path, help='a folder; none: made up')
   parser.add_argument('--count', type=int, default=64, help='pictures')
   parser.add_argument('--rounds', type=int, default=5)
-  on_host(parser.parse_args())
+  options = parser.parse_args()
+  on_host(options)
+  on_device(options)
 
 
 if __name__ == '__main__':

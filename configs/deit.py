@@ -30,7 +30,7 @@ def get_config(which='S'):
     name='tfds', dataset='imagenet2012', test_split='validation', image_size=(224, 224),
     fit='crop', resize='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
     crop='random_resized', crop_area=(0.08, 1.0), crop_resize='bicubic', flip=True, repeats=3,
-    randaugment=2, randaugment_magnitude=9.0, randaugment_std=0.5,
+    randaugment=2, randaugment_magnitude=9.0, randaugment_std=0.5, randaugment_resize='bicubic',
   )  # fmt: skip
   config.model = dict(name='deit', variant=f'{size}/16' + '-distilled' * bool(distilled))
   config.model.drop_path = 0.1

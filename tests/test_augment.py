@@ -344,18 +344,31 @@ def labels_of(dataset, batch_size, steps):
 
 
 @pytest.mark.parametrize('batch_size', [4, 6, 15, 60])
-def test_repeats_stand_in_a_row_however_batches_are_cut(batch_size):
-  once = labels_of(numbered(10), 20, 1)
+def test_repeats_stand_apart_however_batches_are_cut(batch_size):
+  once = labels_of(numbered(10), 20, 1).reshape(2, 10)
   copies = labels_of(numbered(10, repeats=3), batch_size, 60 // batch_size)
-  np.testing.assert_array_equal(copies, np.repeat(once, 3))
+  np.testing.assert_array_equal(copies, np.repeat(once[:, None], 3, axis=1).reshape(-1))
+
+
+@pytest.mark.parametrize(('size', 'repeats'), [(100, 3), (64, 2), (33, 4), (5, 3)])
+def test_every_picture_is_repeated_in_its_epoch_and_meets_others(size, repeats):
+  epoch = size * repeats
+  places = pipeline.picture_of(np.arange(2 * epoch), repeats, epoch)
+  for part, first in ((places[:epoch], 0), (places[epoch:], size)):
+    np.testing.assert_array_equal(np.bincount(part - first), [repeats] * size)
+    if size % pipeline.SPREAD != 1:  # Whose last picture has no other beside it.
+      assert (np.diff(part) != 0).all()  # Mixup's partner is another picture.
+  group = pipeline.SPREAD * repeats
+  if size >= pipeline.SPREAD:
+    np.testing.assert_array_equal(places[:group], np.tile(np.arange(pipeline.SPREAD), repeats))
 
 
 def test_each_copy_has_its_own_changes():
   shift = augment.Augment(colour_jitter=0.9)
-  dataset = dataclasses.replace(numbered(40, repeats=3), augment=shift)
-  batch = dataset.batch_at(1, batch_size=120, seed=0)
-  copies = batch['image'].reshape(40, 3)
-  bright = batch['label'].reshape(40, 3)[:, 0] > 5
+  dataset = dataclasses.replace(numbered(30, repeats=3), augment=shift)
+  batch = dataset.batch_at(1, batch_size=90, seed=0)
+  copies = batch['image'].reshape(3, 30).T
+  bright = batch['label'].reshape(3, 30)[0] > 5
   assert all(len(set(row)) > 1 for row in copies[bright])
 
 

@@ -71,7 +71,8 @@ _PICTURES = dict(
   shear=0.0,  # largest shear, degrees
   translate=0.0,  # largest shift, as a fraction of the side
   whole_epochs=False,  # end an epoch with a smaller batch instead of in the middle of one
-  # Copies of a training picture in a row, each changed in its own way (arXiv:1902.05509; DeiT: 3).
+  # Copies of a training picture near to each other, each changed in its own way
+  # (arXiv:1902.05509; DeiT: 3).
   repeats=1,
   train_examples=int,  # how many of train are used, chosen by split_seed, by class; None: all
   validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint

@@ -30,7 +30,7 @@ class Dataset:
   Attributes:
     whole_epochs: whether an epoch ends with a smaller batch instead of in the middle of one.
     threads: that decode; None: one a core.
-    repeats: how often a training picture stands in a row, each time with its own changes.
+    repeats: how often a training picture is shown in an epoch, each time with its own changes.
   """
 
   splits: sources.Splits

@@ -22,6 +22,7 @@ from vit_jax.runtime import devices
 Batch = dict[str, np.ndarray]
 # Pictures that a thread takes at a time: enough to hide the hand-over, few enough to share evenly.
 CHUNK = 8
+SPREAD = 32  # pictures between the copies of one, where it is repeated
 
 
 @functools.lru_cache(maxsize=8)
@@ -53,6 +54,18 @@ def training_places(
   return epoch * size + np.where(places < size, places, 0), places < size
 
 
+def picture_of(places: np.ndarray, repeats: int, epoch: int) -> np.ndarray:
+  """The positions in the order of pictures that stand at some places.
+
+  The copies of a picture stand SPREAD places apart, as mixup's partner is the next row; what an
+  epoch of `epoch` places leaves at its end stands closer.
+  """
+  start = places // epoch * epoch  # Of the epoch, whose pictures are `epoch // repeats`.
+  group, place = np.divmod(places - start, SPREAD * repeats)
+  left = (epoch - group * SPREAD * repeats) // repeats
+  return start // repeats + group * SPREAD + place % np.minimum(SPREAD, left)
+
+
 def training_batch(
   source: Source,
   step: int,
@@ -67,13 +80,14 @@ def training_batch(
 ) -> Batch:
   """This process's rows of the training batch of `step`, counted from 1.
 
-  Every picture stands `repeats` times in a row, each time with its own generator
-  (arXiv:1902.05509); a row may end in the next batch.
+  Every picture stands there `repeats` times, near to each other, each time with its own generator
+  (arXiv:1902.05509); the last copy may stand in the next batch.
   """
   rows = process_share(batch_size)
   places, mask = training_places(step, rows, batch_size, len(source) * repeats, whole_epochs)
   order = shuffled(len(source), seed)
-  indices = np.array([order[place] for place in places // repeats])
+  epoch = len(source) * repeats
+  indices = np.array([order[place] for place in picture_of(places, repeats, epoch)])
   # One generator for each (seed, step, row): a picture's crop is the same on any number of hosts.
   images, labels = load(
     source, indices, shape, threads,

@@ -115,7 +115,8 @@ def erase(
   erased &= (jax.random.uniform(chosen, (count,)) < probability)[:, None, None]
   low = normalise(jnp.zeros((1, 1, 1, channels)))
   high = normalise(jnp.full((1, 1, 1, channels), 255.0))
-  noise = (jax.random.normal(values, images.shape) - low) / (high - low) * 255
+  # One draw for the batch: one for each picture took 17 ms of a CPU's core, a third of Ti/16's step.
+  noise = (jax.random.normal(values, images.shape[1:]) - low) / (high - low) * 255
   return jnp.where(erased[..., None], noise, images)
 
 
