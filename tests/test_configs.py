@@ -5,12 +5,12 @@ import functools
 import importlib
 import pathlib
 
-from conftest import ROOT, make_folder, real_data
+from conftest import ROOT, make_folder
 import jax
 from ml_collections import config_dict
 import pytest
 
-from vit_jax import defaults, experiment, main, recipe, step
+from vit_jax import data, defaults, experiment, main, recipe, step
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 PARTS = [(section, name) for section, names in defaults.PARTS.items() for name in names]
@@ -18,6 +18,8 @@ PARTS = [(section, name) for section, names in defaults.PARTS.items() for name i
 
 # What stands behind the colon, beside nothing.
 ARGUMENTS = {'vit_folder': ['small'], 'vit_study': ['small'], 'vit_tfds': ['cifar10_long']}
+ARGUMENTS |= {'vit_augreg': ['L/16,strong2'], 'vit_paper': ['imagenet21k,L/16', 'jft,R50x1']}
+ARGUMENTS |= {'deit': ['B_384']}
 ARGUMENTS |= {'finetune': ['cifar10_512'], 'bit_hyperrule': ['cifar10', '20000']}
 VARIETIES = [
   (path, a)
@@ -37,11 +39,12 @@ def test_recipes_build_and_trace_from_anywhere(path, argument, tmp_path, monkeyp
     config.data.path = str(
       make_folder(tmp_path / 'data', {'train/a': 6, 'train/b': 6, 'test/a': 1})
     )
-  if config.data.name == 'tfds':
-    config.data.data_dir = str(real_data('tfds'))
-  built = experiment.build(config)
+  dataset = None
+  if config.data.name == 'tfds':  # Which need not be here.
+    dataset = data.describe(num_classes=10, **config.data)
+  built = experiment.build(config, dataset=dataset)
   shapes = step.state_shapes(built)
-  batch = built.data.batch_at(1, batch_size=config.batch_size, seed=0)
+  batch = built.objective.batch_shapes(built.data.image_shape, config.batch_size)
   state, values = jax.eval_shape(step.make_train_step(built), shapes, batch, built.constants)
   assert values['loss'].shape == ()
   assert jax.tree.structure(state) == jax.tree.structure(shapes)

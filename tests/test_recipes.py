@@ -36,6 +36,15 @@ TRAINED = {
   ('vit_study', 'small'): ('folder', {}),
   ('vit_tfds', 'cifar10'): ('tfds', {}),
   ('vit_tfds', 'cifar10_long'): ('tfds', LONG),
+  ('vit_tfds', 'cifar100_long'): ('tfds', LONG),
+  ('vit_tfds', 'cifar10_5000'): ('tfds', {'data.train_examples': 50}),
+  ('vit_tfds', 'fashion_mnist'): ('tfds', {}),
+  ('deit', 'S'): ('tfds', TINY),
+  ('deit', 'B_384'): ('tfds', TINY),
+  ('vit_augreg', 'L/16'): ('tfds', TINY),
+  ('vit_s16', '90'): ('tfds', TINY),
+  ('vit_paper', 'imagenet,B/16'): ('tfds', TINY),
+  ('vit_paper', 'jft,R50x1'): ('tfds', BIT),
   ('bit_hyperrule', '2040'): ('folder', BIT),
   # Its other words choose numbers of the same table.
   ('bit_hyperrule', 'imagenet'): ('tfds', BIT),
@@ -47,6 +56,7 @@ TRAINED = {
 }
 EXPLORED = [('explore_readouts', 'fair'), ('explore_readouts', 'study')]
 SWEPT = [('sweep_readouts', 'few'), ('sweep_readouts', 'all'), ('finetune', 'digits')]
+SWEPT += [('ablate_distillation', '')]
 # One of each kind of run is in the fast part; all others run with the slow tests.
 FAST = {
   ('vit_folder', 'small'), ('finetune', 'digits'), ('explore_readouts', 'fair'),
@@ -134,7 +144,7 @@ get_config = whole.get_config
 
 
 def sweep(*arguments):
-  runs = whole.sweep(*arguments)
+  runs = [run for run in whole.sweep(*arguments) if 'total_steps' not in run]  # No long teachers.
   return [runs[0], runs[-1]]
 """
 
@@ -147,9 +157,11 @@ def test_it_sweeps(recipe, variety, quick, weights, tmp_path):
   if recipe == 'finetune':
     settings |= TUNE | {'init_from': weights}
   common = (*overrides(settings), f'--workdir={tmp_path / "w"}')
-  done = quick(f'--config={path}:{variety}', *common, '--mode=list')
+  address = f'{path}:{variety}' if variety else str(path)
+  done = quick(f'--config={address}', *common, '--mode=list')
   assert done.returncode == 0, done.stderr
-  assert len(done.stdout.splitlines()) == {'few': 30, 'all': 135, 'digits': 4}[variety]
-  done = quick(f'--config={tmp_path / "cut.py"}:{variety}', *common)
+  assert len(done.stdout.splitlines()) == {'few': 30, 'all': 135, 'digits': 4, '': 32}[variety]
+  address = str(tmp_path / 'cut.py') + f':{variety}' * bool(variety)
+  done = quick(f'--config={address}', *common)
   assert done.returncode == 0, done.stderr
   assert len([*(tmp_path / 'w').rglob('model/weights.npz')]) == 2

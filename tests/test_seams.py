@@ -201,7 +201,7 @@ class Spread:
 
   metrics = ('spread/logits', 'spread/features')
 
-  def __init__(self, *, forward, predictions, data, mesh, batch_size, count):
+  def __init__(self, *, model, forward, predictions, data, mesh, batch_size, count):
     self._forward, self._count = forward, count
     self._images = jnp.stack([data.picture('test', i) for i in range(count)])
 

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 
 from jax import numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 import numpy as np
 from PIL import Image
 
@@ -86,8 +86,8 @@ class Preprocess:
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     return resize(pixels, size, self.resize)[top : top + height, left : left + width]
 
-  def normalise(self, images: UInt8[Array, 'B H W C']) -> Float[Array, 'B H W C']:
-    """Normalises pixels of 0..255: (x / 255 - mean) / std, in float32 on the device."""
+  def normalise(self, images: Num[Array, 'B H W C']) -> Float[Array, 'B H W C']:
+    """Normalises pixel values of 0..255, whatever their type: (x / 255 - mean) / std, in float32 on the device."""
     mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 

@@ -100,6 +100,7 @@ def child(config: Config, overrides: dict[str, Any]) -> Config:
   made = copy.deepcopy(config)
   made.run = 'train'
   parts = {k.removesuffix('.name'): v for k, v in overrides.items() if k.endswith('.name')}
+  parts |= {k: v for k, v in overrides.items() if k == 'evaluators'}
   made = defaults.complete(made, parts)
   for key in overrides:
     defaults.check_key(made, key)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 import optax
 
 from vit_jax.objectives import mixing
@@ -52,7 +52,7 @@ class Classification(Objective):
 
   def examples(
     self, batch: dict[str, Array], keys: dict[str, Array]
-  ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B K']]:
+  ) -> tuple[Num[Array, 'B H W C'], Float[Array, 'B K']]:
     """The pictures, as pixel values in 0..255, and the soft labels that training sees.
 
     Args:
@@ -89,7 +89,7 @@ class Classification(Objective):
     self,
     heads: list[Float[Array, 'B K']],
     targets: Float[Array, 'B K'],
-    images: Float[Array, 'B H W C'],
+    images: Num[Array, 'B H W C'],
     constants: Any,
   ) -> Float[Array, 'B']:
     """The loss of each example: the mean over the model's heads."""

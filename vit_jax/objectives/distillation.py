@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 import optax
 
 from vit_jax.objectives import classification
@@ -59,7 +59,7 @@ class Distillation(classification.Classification):
     self,
     heads: list[Float[Array, 'B K']],
     targets: Float[Array, 'B K'],
-    images: Float[Array, 'B H W C'],
+    images: Num[Array, 'B H W C'],
     constants: Any,
   ) -> Float[Array, 'B']:
     """The loss of each example; without constants that of the labels alone."""
