@@ -116,7 +116,6 @@ def on_host(options):
 def batch_changes(count):
   """What the compiled step does to a batch: (name, compiled function without arguments)."""
   import jax
-  from jax import numpy as jnp
 
   from vit_jax.objectives import mixing
 

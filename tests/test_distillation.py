@@ -77,7 +77,7 @@ def test_other_readouts_have_one_head(name):
 
 
 def test_refusals():
-  with pytest.raises(ValueError, match="'distillation_token' reads the distillation token.*deit"):
+  with pytest.raises(ValueError, match=r"'distillation_token' reads the distillation token.*deit"):
     build('mu/4', readout='distillation_token')
   with pytest.raises(ValueError, match='class_token=False: a distilled DeiT'):
     build(class_token=False)
@@ -229,15 +229,15 @@ def test_similarity_against_numpy():
   a, b = np.random.default_rng(0).normal(size=(2, 5, 7))
   expected = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
   np.testing.assert_allclose(similarity.cosine(a, b), expected, rtol=1e-5)
-  with pytest.raises(ValueError, match='similarity compares two tokens.*has 1'):
-    config = defaults.complete(small_config(), {'evaluators': ('similarity',)})
+  config = defaults.complete(small_config(), {'evaluators': ('similarity',)})
+  with pytest.raises(ValueError, match=r'similarity compares two tokens.*has 1'):
     experiment.build(config)
 
 
-def test_the_first_batch_is_drawn(quick, tmp_path):
+def test_the_first_batch_is_drawn(tmp_path):
   folder = pathlib.Path(__file__).parent.parent / 'configs'
-  words = ['batch', f'--config={folder}/vit_digits.py', '--config.objective.cutmix=1.0',
-           '--config.objective.label_smoothing=0.1', f'--out={tmp_path / "out"}', '--count=6']  # fmt: skip
+  words = ['batch', f'--config={folder}/vit_digits.py', f'--out={tmp_path / "out"}', '--count=6']
+  words += ['--config.objective.cutmix=1.0', '--config.objective.label_smoothing=0.1']
   interpret_command.main(words)
   assert Image.open(tmp_path / 'out/batch.png').width > 800
   shown = json.loads((tmp_path / 'out/batch.json').read_text())['labels']

@@ -87,7 +87,7 @@ class Preprocess:
     return resize(pixels, size, self.resize)[top : top + height, left : left + width]
 
   def normalise(self, images: Num[Array, 'B H W C']) -> Float[Array, 'B H W C']:
-    """Normalises pixel values of 0..255, whatever their type: (x / 255 - mean) / std, in float32 on the device."""
+    """Normalises pixel values of 0..255, of any type: (x / 255 - mean) / std, in float32."""
     mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
     return (images.astype(jnp.float32) / 255 - mean) / std
 

@@ -79,11 +79,9 @@ class DistilledTransformer(vit.VisionTransformer):
       return super().read(tokens)
     features = self.readout(tokens).astype(jnp.float32)
     first, second = jnp.split(features, 2, axis=-1)
-    apart = {
-      'logits_class_token': self.head(first),
-      'logits_distillation_token': self.head_dist(second),
-    }
-    logits = together(*apart.values(), self.average)
+    own, taught = self.head(first), self.head_dist(second)
+    logits = together(own, taught, self.average)
+    apart = {'logits_class_token': own, 'logits_distillation_token': taught}
     return logits, apart | {'features': features, 'pre_logits': features, 'logits': logits}
 
 

@@ -51,7 +51,7 @@ class Mixing:
     which are its own: for cutmix the exact one, after the rectangle was cut at the border.
     """
     kind, switch, draw = jax.random.split(key, 3)
-    shares = self.shares(switch, draw, images.shape[1:3])
+    shares = self.shares(switch, draw, (images.shape[1], images.shape[2]))
     if self.probability < 1:
       shares = jnp.where(jax.random.uniform(kind) < self.probability, shares, 1.0)
     weights = shares[:, :, None]
@@ -115,7 +115,7 @@ def erase(
   erased &= (jax.random.uniform(chosen, (count,)) < probability)[:, None, None]
   low = normalise(jnp.zeros((1, 1, 1, channels)))
   high = normalise(jnp.full((1, 1, 1, channels), 255.0))
-  # One draw for the batch: one for each picture took 17 ms of a CPU's core, a third of Ti/16's step.
+  # One draw for the batch: one for each picture took 17 ms of a CPU, a third of Ti/16's step.
   noise = (jax.random.normal(values, images.shape[1:]) - low) / (high - low) * 255
   return jnp.where(erased[..., None], noise, images)
 
