@@ -26,4 +26,6 @@ def get_config():
   config.log_every = 100
   config.eval_every = 400
   config.checkpoint_every = 400
+  # Seeds 0 to 4 end within 0.983 to 0.989; seed 0 has 0.942 after 400 steps.
+  config.bands = ((400, 'test/accuracy', 0.9, 1.0), (1600, 'test/accuracy', 0.975, 1.0))
   return config
