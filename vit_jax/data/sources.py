@@ -1,8 +1,8 @@
 """Where pictures come from: random access by index; splits by a seed; the built-in digits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 from jaxtyping import Float32
 import numpy as np
@@ -74,17 +74,20 @@ class Listed:
     return Listed([self.images[i] for i in indices], self.labels[indices])
 
 
-def multi_hot(labels: Sequence[Sequence[int]], num_classes: int) -> Float32[np.ndarray, 'B K']:
+def multi_hot(
+  labels: Sequence[Collection[SupportsIndex]], num_classes: int
+) -> Float32[np.ndarray, 'B K']:
   """Lists of classes, one list a picture, as rows: 1 for each class that is listed and else 0.
 
   Raises:
     ValueError: a class that is not in 0..num_classes - 1.
   """
   rows = np.zeros((len(labels), num_classes), np.float32)
-  for row, listed in zip(rows, labels, strict=True):
+  for row, given in zip(rows, labels, strict=True):
+    listed = [int(label) for label in given]
     if any(not 0 <= label < num_classes for label in listed):
-      raise ValueError(f'the labels {[*map(int, listed)]} are not all in 0..{num_classes - 1}')
-    row[np.asarray(listed, int)] = 1
+      raise ValueError(f'the labels {listed} are not all in 0..{num_classes - 1}')
+    row[listed] = 1
   return rows
 
 

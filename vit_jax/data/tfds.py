@@ -1,9 +1,9 @@
 """TFDS sets that are prepared as array_record: random access without TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Prepared:
     found = np.array(labels, np.int32) if self.num_classes is None else self.multi_hot(labels)
     return [row[self.image_key] for row in rows], found
 
-  def multi_hot(self, labels: Sequence[Sequence[int]]) -> np.ndarray:
+  def multi_hot(self, labels: Sequence[Collection[SupportsIndex]]) -> np.ndarray:
     """Lists of labels as float32 `B K`: 1 for each class in a picture and else 0.
 
     Raises:
