@@ -362,7 +362,6 @@ def test_it_learns(learnt):
   workdir, config = learnt
   report = train.evaluate(config, workdir)
   chance = np.mean([row['n_examples'] for row in report['per_class']]) / report['n_examples']
-  print(report['mean_average_precision'], report['accuracy'], chance)
   assert chance < 0.22 and report['mean_average_precision'] > 2 * chance
   assert report['n_without_label'] > 0
 
