@@ -131,7 +131,9 @@ BUILDERS = {
   'model': [f'vit_jax.models.{path.stem}' for path in (ROOT / 'vit_jax/models').glob('[a-z]*.py')],
   'objective': [f'vit_jax.objectives.{x}' for x in ('classification', 'distillation', 'mixing')],
   'optimizer': ['vit_jax.optim', 'vit_jax.optim.rules', 'vit_jax.optim.schedules'],
-  'evaluators': ['vit_jax.evaluation.classification', 'vit_jax.evaluation.similarity'],
+  'evaluators': [
+    f'vit_jax.evaluation.{x}' for x in ('classification', 'multi_label', 'similarity')
+  ],
   'explore': ['vit_jax.explore.readouts', 'vit_jax.explore.lab'],
 }
 

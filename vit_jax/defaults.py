@@ -122,6 +122,7 @@ _CLASSIFICATION = dict(
   mix_probability=1.0,  # that a batch is mixed at all
   switch_probability=0.5,  # with mixup and cutmix: that a mixed batch has cutmix
   erasing=0.0,  # probability that a rectangle of a picture becomes noise (arXiv:1708.04896)
+  multi_label=False,  # data with any number of labels a picture; needs loss='sigmoid'
 )
 PARTS = {
   'data': {
@@ -150,7 +151,7 @@ PARTS = {
       train_split='train',  # slices work: 'train[:90%]'
       test_split='test',
       image_key='image',
-      label_key='label',
+      label_key='label',  # a class label, or a sequence of them: objective.multi_label
       crop='random_resized',
       flip=True,
     ),
@@ -255,6 +256,7 @@ PARTS = {
     'classification': dict(
       mistakes=24,  # pictures in the report: the most confident mistakes
     ),
+    'multi_label': dict(),  # of data with any number of labels a picture: mean average precision
     'similarity': dict(  # of the tokens before the patches to one another, by block
       examples=1024,  # of the split, the first ones; 0: all
     ),

@@ -84,6 +84,7 @@ def build(
   model = models.build(**described, device=mesh.devices.flat[0])
   normalise = dataset.preprocess.normalise
   objective = objectives.build(model=model, normalise=normalise, **config.objective)
+  objective.check_labels(dataset.multi_label)
   objective, constants = open_constants(objective, described, dataset, mesh)
   passport = Passport(
     {key: value for key, value in described.items() if key not in models.EXECUTION},

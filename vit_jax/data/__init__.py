@@ -47,15 +47,21 @@ class Dataset:
       raise ValueError(f'config.data.repeats={self.repeats} must be at least 1 (1: no copies)')
     if self.threads is not None and self.threads < 1:
       raise ValueError(f'config.data.threads={self.threads} must be at least 1')
+    check_labels(self.splits, len(self.class_names))
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) of the model's input."""
     return (*self.preprocess.image_size, self.preprocess.channels)
 
+  @property
+  def multi_label(self) -> bool:
+    """Whether a picture may have several labels, or none: 'label' is then float32 `B K`."""
+    return bool(label_shape(self.splits['train']))
+
   def batch_at(self, step: int, *, batch_size: int, seed: int) -> dict[str, np.ndarray]:
     """The training batch of a step counted from 1, this process's rows: 'image' uint8 `B H W C`,
-    'label' int32 `B`, 'mask' bool `B`: which rows are real."""
+    'label' int32 `B`, or float32 `B K` (`multi_label`), 'mask' bool `B`: which rows are real."""
     return pipeline.training_batch(
       self.splits['train'],
       step,
@@ -121,13 +127,30 @@ def build(name: str, **section) -> Dataset:
   return dataclasses.replace(whole, splits=splits, class_names=class_names)
 
 
+def label_shape(source: sources.Source) -> tuple[int, ...]:
+  """The shape of one picture's labels: (), or (number of classes,) where it may have several."""
+  return source.read(np.arange(0))[1].shape[1:]
+
+
+def check_labels(splits: sources.Splits, num_classes: int) -> None:
+  """Raises a ValueError where splits have several labels a picture and others one, or too many."""
+  for name, shape in ((name, label_shape(source)) for name, source in splits.items()):
+    if shape and shape != (num_classes,):
+      raise ValueError(f'{name}: labels of {shape[0]} classes, but {num_classes} class names')
+    if bool(shape) != bool(label_shape(splits['train'])):
+      raise ValueError(f'{name} and train: one has several labels a picture and the other one')
+
+
 def given(section: dict[str, Any]) -> dict[str, Any]:
   """The keys of a config section that say how batches are made."""
   return {key: section[key] for key in ('whole_epochs', 'threads', 'repeats') if key in section}
 
 
-def describe(name: str, num_classes: int, **section) -> Dataset:
+def describe(name: str, num_classes: int, multi_label: bool = False, **section) -> Dataset:
   """The data set of a config section without its pictures, which need not be here.
+
+  Args:
+    multi_label: whether a picture may have several labels.
 
   Raises:
     ValueError: a value that is impossible.
@@ -137,7 +160,7 @@ def describe(name: str, num_classes: int, **section) -> Dataset:
     raise ValueError(f'--num_classes={num_classes} must be at least 2')
   preprocess, augment = take(Preprocess, section), take(Augment, section)
   names = ('train', 'validation', 'test') if section['validation_fraction'] else ('train', 'test')
-  nothing = sources.Listed([], np.zeros(0, np.int32))
+  nothing = sources.Listed([], np.zeros((0, num_classes) if multi_label else 0, np.int32))
   classes = tuple(f'class {i}' for i in range(num_classes))
   splits: sources.Splits = dict.fromkeys(names, nothing)
   return Dataset(splits, classes, preprocess, augment, **given(section))

@@ -12,7 +12,7 @@ import functools
 from typing import Any
 
 import jax
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int32, UInt8
 import numpy as np
 
 from vit_jax.data.pictures import Damaged, Picture
@@ -130,27 +130,26 @@ def load(
   shape: tuple[int, ...],
   threads: int | None,
   make: Callable[[Picture, int], np.ndarray],
-) -> tuple[UInt8[np.ndarray, 'B H W C'], np.ndarray]:
+) -> tuple[UInt8[np.ndarray, 'B H W C'], Int32[np.ndarray, 'B'] | Float32[np.ndarray, 'B K']]:
   """Fills one array with `make(picture, row)` for each index; and the labels.
 
   Raises:
     Damaged: a picture that cannot be read; names it.
   """
   images = np.empty((len(indices), *shape), np.uint8)
-  labels = np.empty(len(indices), np.int32)
 
-  def fill(start: int) -> None:
-    chunk = indices[start : start + CHUNK]
-    found, labels[start : start + CHUNK] = source.read(chunk)
+  def fill(start: int) -> np.ndarray:
+    found, labels = source.read(indices[start : start + CHUNK])
     for row, picture in enumerate(found, start):
       try:
         images[row] = make(picture, row)
       except Damaged as error:
         where = '' if isinstance(picture, str) else f'{source.name(int(indices[row]))}: '
         raise Damaged(where + str(error)) from None
+    return labels
 
-  list(workers(threads).map(fill, range(0, len(indices), CHUNK)))
-  return images, labels
+  labels = np.concatenate([*workers(threads).map(fill, range(0, len(indices), CHUNK))])
+  return images, labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
 
 def prefetch(make: Callable[[int], Any], steps: range, ahead: int = 2) -> Iterator:

@@ -1,9 +1,10 @@
 """Where pictures come from: random access by index; splits by a seed; the built-in digits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Protocol, SupportsIndex, runtime_checkable
 
+from jaxtyping import Float32
 import numpy as np
 
 from vit_jax.data.pictures import Picture
@@ -16,7 +17,11 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def read(self, indices: np.ndarray) -> tuple[Sequence[Picture], np.ndarray]:
-    """The pictures, still encoded, and labels (int32) at some indices; from any thread."""
+    """The pictures, still encoded, and labels at some indices; from any thread.
+
+    Labels are `B` int32, a class each; or `B K` float32, 1 for each class in a picture and else 0.
+    The same for every index, and for none: no indices give an array of 0 rows.
+    """
     ...
 
   def name(self, index: int) -> str:
@@ -33,10 +38,27 @@ Splits = dict[str, Source]
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-  """Pictures in a list or array (pixels or file names), with labels known beforehand."""
+  """Pictures in a list or array (pixels or file names), with labels known beforehand.
+
+  Attributes:
+    labels: `N`, a class each; or `N K`, 1 for each class in a picture and else 0.
+
+  Raises:
+    ValueError: labels of another shape or number, or other numbers in `N K`.
+  """
 
   images: Sequence[Picture] | np.ndarray
   labels: np.ndarray
+
+  def __post_init__(self):
+    shape = self.labels.shape
+    if len(shape) not in (1, 2) or shape[0] != len(self.images):
+      raise ValueError(
+        f'labels of shape {shape} for {len(self.images)} pictures; give a class each, `N`, or '
+        '`N K`: 1 for each class in a picture and else 0'
+      )
+    if len(shape) == 2 and not ((self.labels == 0) | (self.labels == 1)).all():
+      raise ValueError('labels `N K` must be 1 for each class in a picture and else 0')
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -50,6 +72,23 @@ class Listed:
 
   def take(self, indices: np.ndarray) -> 'Listed':
     return Listed([self.images[i] for i in indices], self.labels[indices])
+
+
+def multi_hot(
+  labels: Sequence[Collection[SupportsIndex]], num_classes: int
+) -> Float32[np.ndarray, 'B K']:
+  """Lists of classes, one list a picture, as rows: 1 for each class that is listed and else 0.
+
+  Raises:
+    ValueError: a class that is not in 0..num_classes - 1.
+  """
+  rows = np.zeros((len(labels), num_classes), np.float32)
+  for row, given in zip(rows, labels, strict=True):
+    listed = [int(label) for label in given]
+    if any(not 0 <= label < num_classes for label in listed):
+      raise ValueError(f'the labels {listed} are not all in 0..{num_classes - 1}')
+    row[listed] = 1
+  return rows
 
 
 def digits(
@@ -77,7 +116,8 @@ def with_validation(train: Source, fraction: float, seed: int) -> Splits:
 def subset(source: Source, size: int, seed: int) -> Source:
   """A seeded part of a training source, in its order; that of a smaller size lies inside it.
 
-  Where labels are known beforehand each class keeps its share, rounded as by Sainte-Lague.
+  Where labels are known beforehand, one a picture, each class keeps its share, rounded as by
+  Sainte-Lague.
 
   Raises:
     ValueError: `size` is below 1 or above the source's.
@@ -88,7 +128,8 @@ def subset(source: Source, size: int, seed: int) -> Source:
       'training examples (after validation_fraction); None takes all'
     )
   order = np.random.default_rng(seed).permutation(len(source))
-  labels = source.labels[order] if isinstance(source, Listed) else np.zeros(len(source), int)
+  classes = classes_of(source)
+  labels = np.zeros(len(source), int) if classes is None else classes[order]
   counts = np.bincount(labels)
   by_class = np.argsort(labels, kind='stable')
   rank = np.empty(len(source), int)  # The place of each example among those of its class.
@@ -97,10 +138,15 @@ def subset(source: Source, size: int, seed: int) -> Source:
   return source.take(np.sort(order[first]))
 
 
+def classes_of(source: Source) -> np.ndarray | None:
+  """The class of each example, `N`; None where it is not known beforehand, or not the only one."""
+  return source.labels if isinstance(source, Listed) and source.labels.ndim == 1 else None
+
+
 def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source, Source]:
   """Splits a source in two, the second of `fraction` (rounded up).
 
-  Where labels are known beforehand both have the same share of every class.
+  Where labels are known beforehand, one a picture, both have the same share of every class.
 
   Raises:
     ValueError: `fraction` is not between 0 and 1, or leaves a part without some class.
@@ -109,10 +155,10 @@ def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source,
 
   if not 0 < fraction < 1:
     raise ValueError(f'config.data.{key}={fraction} must lie between 0 and 1')
-  labels = source.labels if isinstance(source, Listed) else None
+  classes = classes_of(source)
   try:
     parts = train_test_split(
-      np.arange(len(source)), test_size=fraction, stratify=labels, random_state=seed
+      np.arange(len(source)), test_size=fraction, stratify=classes, random_state=seed
     )
   except ValueError as error:
     raise ValueError(

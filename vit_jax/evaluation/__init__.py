@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from absl import logging
 
-from vit_jax.evaluation import classification, similarity
+from vit_jax.evaluation import classification, multi_label, similarity
 from vit_jax.runtime.choices import check_choice
 
 
@@ -36,6 +36,7 @@ class Evaluator(Protocol):
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
   'classification': classification.Classification,
+  'multi_label': multi_label.MultiLabel,
   'similarity': similarity.Similarity,
 }
 DEFAULT_BEST = 'max:validation/accuracy'

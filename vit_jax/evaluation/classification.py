@@ -77,6 +77,9 @@ class Classification:
     mesh: the devices.
     batch_size: of all devices together.
     mistakes: how many are shown in the report.
+
+  Raises:
+    ValueError: the data have several labels a picture.
   """
 
   def __init__(
@@ -90,6 +93,11 @@ class Classification:
     batch_size: int,
     mistakes: int,
   ):
+    if data.multi_label:
+      raise ValueError(
+        'config.evaluators: classification needs one label a picture, and these data have several; '
+        "take config.evaluators=('multi_label',)"
+      )
     self._data, self._mesh = data, mesh
     self._batch_size = sharding.round_up(batch_size, mesh)
     self._num_classes, self._mistakes = len(data.class_names), mistakes
@@ -128,16 +136,7 @@ class Classification:
     Raises:
       RuntimeError: fewer or more examples were seen than the split has.
     """
-    rows = []
-    for batch in self._data.epoch(split, self._batch_size):
-      outputs = jax.device_get(self._rows(params, sharding.place_batch(batch, self._mesh)))
-      rows.append({key: value[outputs['mask']] for key, value in outputs.items()})
-    columns = {key: np.concatenate([row[key] for row in rows]) for key in rows[0] if key != 'mask'}
-    expected, seen = len(self._data.splits[split]), columns.pop('index')
-    if not np.array_equal(np.sort(seen), np.arange(expected)):
-      raise RuntimeError(f'{split}: evaluated {len(np.unique(seen))} of {expected} examples')
-    # In the order of the split: devices may hold a batch's rows in another order.
-    columns = {key: value[np.argsort(seen)] for key, value in columns.items()}
+    columns = collect(self._rows, params, self._data, split, self._batch_size, self._mesh)
     heads = {k.removeprefix(HEAD): columns.pop(k) for k in [*columns] if k.startswith(HEAD)}
     return Result(**columns, num_classes=self._num_classes, heads=heads)
 
@@ -147,6 +146,29 @@ class Classification:
     if not distributed.is_first():
       return {}
     return write_report(folder, result, self._data, 'test', about, self._mistakes)
+
+
+def collect(
+  rows: Callable, params: Any, data: Dataset, split: str, batch_size: int, mesh: Any
+) -> dict[str, np.ndarray]:
+  """What `rows(params, batch)` makes of a split, an array a name, in the order of the split.
+
+  Args:
+    rows: on the mesh; returns arrays `B ...` by name, 'mask' and 'index' of the batch among them.
+
+  Raises:
+    RuntimeError: an example was not seen, or more than once.
+  """
+  found = []
+  for batch in data.epoch(split, batch_size):
+    outputs = jax.device_get(rows(params, sharding.place_batch(batch, mesh)))
+    found.append({key: value[outputs['mask']] for key, value in outputs.items()})
+  columns = {key: np.concatenate([row[key] for row in found]) for key in found[0] if key != 'mask'}
+  expected, seen = len(data.splits[split]), columns.pop('index')
+  if not np.array_equal(np.sort(seen), np.arange(expected)):
+    raise RuntimeError(f'{split}: evaluated {len(np.unique(seen))} of {expected} examples')
+  # Devices may hold a batch's rows in another order.
+  return {key: value[np.argsort(seen)] for key, value in columns.items()}
 
 
 def write_report(

@@ -168,6 +168,10 @@ def build_data(config: Config, predictor: predict.Predictor) -> data.Dataset:
   section['validation_fraction'] = 0.0
   dataset = data.build(**section)
   check_classes(dataset.class_names)
+  if dataset.multi_label:
+    raise ValueError(
+      'config.run=explore reads one label a picture, and these data have several; take others'
+    )
   for split, source in dataset.splits.items():
     known = getattr(source, 'labels', None)
     if isinstance(known, np.ndarray):

@@ -75,7 +75,8 @@ def open_run(
   known = weights.passport_of_run(workdir)
   if known is None and config.init_from:
     known = weights.open_source(config.init_from).passport
-  dataset = open_data(experiment.data_section(config, known), num_classes)
+  several = bool(config.objective.get('multi_label'))
+  dataset = open_data(experiment.data_section(config, known), num_classes, several)
   if target.name != 'here':
     if (config.devices or 1) > len(target.devices):
       raise ValueError(f'config.devices={config.devices}: {target.name} has {len(target.devices)}')
@@ -85,14 +86,17 @@ def open_run(
   return Run(config, workdir, target, chosen, dataset)
 
 
-def open_data(section: dict[str, Any], num_classes: int | None) -> data.Dataset:
+def open_data(section: dict[str, Any], num_classes: int | None, multi_label: bool) -> data.Dataset:
   """The data, or their shapes alone where they are not here and their classes are known.
+
+  Args:
+    multi_label: whether a picture of data that are not here may have several labels.
 
   Raises:
     ValueError: they are not here, and nobody says how many classes they have.
   """
   if num_classes is not None:
-    return data.describe(num_classes=num_classes, **section)
+    return data.describe(num_classes=num_classes, multi_label=multi_label, **section)
   try:
     return data.build(**section)
   except (ValueError, OSError) as error:
@@ -102,7 +106,7 @@ def open_data(section: dict[str, Any], num_classes: int | None) -> data.Dataset:
         f'{error}; a plan needs only the number of classes of these data: --num_classes=1000'
       ) from None
     logging.info('the data are not here; they have %d classes', count)
-    return data.describe(num_classes=count, **section)
+    return data.describe(num_classes=count, multi_label=multi_label, **section)
 
 
 def examine(run: Run) -> Plan:

@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax import experiment, figures, step
 from vit_jax.defaults import Config
 
-SHOWN = 2  # classes under a picture: mixing makes no more
+SHOWN = 4  # classes under a picture: mixing makes two of one label each
 
 
 def batch(config: Config, count: int) -> tuple[Any, dict[str, Any]]:
@@ -44,7 +44,7 @@ def examples(objective: Any, found: dict[str, np.ndarray]) -> Any:
 
 def labels(row: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
   """The share of each class above that which smoothing gives to all."""
-  floor = float(row.min()) + 1e-6
+  floor = min(float(row.min()), 1 / len(row)) + 1e-6  # Of all labels at once none is smoothing.
   order = np.argsort(-row, kind='stable')
   return {names[i]: round(float(row[i]), 4) for i in order if row[i] > floor}
 

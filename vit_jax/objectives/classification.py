@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 import optax
 
 from vit_jax.objectives import mixing
@@ -20,6 +20,10 @@ class Classification(Objective):
   `loss='sigmoid'` sums independent binary losses over the classes, as the paper's ImageNet-21k
   pre-training does. Training sees the examples that `examples` makes: pictures partly erased, then
   mixed with one another, and soft labels. A model of several heads learns the labels in each.
+
+  With `multi_label` a picture has any number of labels, float32 `B K`, and the loss is sigmoid. Its
+  accuracy is the share of pictures whose highest logit is among their labels; those without any
+  count as wrong.
   """
 
   loss: str = 'softmax'
@@ -29,6 +33,7 @@ class Classification(Objective):
   mix_probability: float = 1.0
   switch_probability: float = 0.5
   erasing: float = 0.0
+  multi_label: bool = False
   streams: ClassVar[tuple[str, ...]] = ('dropout', 'mixup', 'erasing')
   metrics: ClassVar[tuple[str, ...]] = ('accuracy',)
 
@@ -40,11 +45,36 @@ class Classification(Objective):
     if not 0 <= self.erasing <= 1:
       raise ValueError(f'config.objective.erasing={self.erasing} must be in 0..1')
     self.mixing()  # Checks its numbers.
+    if self.multi_label:
+      self.check_multi_label()
+
+  def check_multi_label(self) -> None:
+    """Raises a ValueError for what has no meaning where a picture has several labels."""
+    if self.loss != 'sigmoid':
+      raise ValueError(
+        f'config.objective.multi_label=True with config.objective.loss={self.loss}, whose '
+        'probabilities are of one class among all; set config.objective.loss=sigmoid'
+      )
+    if self.label_smoothing:
+      raise ValueError(
+        f'config.objective.label_smoothing={self.label_smoothing} with config.objective.multi_label'
+        '=True: it shares one label among all classes; set it to 0'
+      )
 
   @property
   def predictions(self) -> str:
     """A head is read as it was trained."""
     return self.loss
+
+  def batch_shapes(
+    self, image_shape: tuple[int, int, int], batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """What is read of a batch of the data, for images `(H, W, C)`."""
+    shapes = super().batch_shapes(image_shape, batch_size)
+    if not self.multi_label:
+      return shapes
+    several = jax.ShapeDtypeStruct((batch_size, self.model.num_classes), jnp.float32)
+    return shapes | {'label': several}
 
   def mixing(self) -> mixing.Mixing:
     """How pictures are mixed."""
@@ -59,7 +89,9 @@ class Classification(Objective):
       keys: random keys by the names of `streams`; without them nothing is erased or mixed.
     """
     images, mix = batch['image'], self.mixing()
-    targets = soft_labels(batch['label'], self.model.num_classes, self.label_smoothing)
+    targets = batch['label']
+    if not self.multi_label:
+      targets = soft_labels(targets, self.model.num_classes, self.label_smoothing)
     if self.erasing and keys:
       pixels = images.astype(jnp.float32)
       images = mixing.erase(keys['erasing'], pixels, self.erasing, self.normalise)
@@ -81,7 +113,7 @@ class Classification(Objective):
       )
     heads = [outputs[f'logits_{name}'] for name in self.model.heads] or [logits]
     losses = self.losses(heads, targets, images, constants if train else None)
-    correct = logits.argmax(-1) == batch['label']
+    correct = is_correct(logits, batch['label'])
     weight = batch['weight']
     return (losses * weight).mean(), {'accuracy': (correct * weight).mean()}
 
@@ -100,6 +132,16 @@ class Classification(Objective):
 def soft_labels(labels: Int[Array, 'B'], count: int, smoothing: float) -> Float[Array, 'B K']:
   """Labels as probabilities: 1 - smoothing of the class's own, the rest over all classes alike."""
   return optax.smooth_labels(jax.nn.one_hot(labels, count), smoothing)
+
+
+def is_correct(
+  logits: Float[Array, 'B K'], labels: Int[Array, 'B'] | Float[Array, 'B K']
+) -> Bool[Array, 'B']:
+  """Whether the highest logit is that of a picture's label; or of one of its labels, `B K`."""
+  best = logits.argmax(-1)
+  if labels.ndim == 1:
+    return best == labels
+  return jnp.take_along_axis(labels, best[:, None], axis=-1)[:, 0] > 0
 
 
 def against(

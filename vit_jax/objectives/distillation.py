@@ -39,6 +39,11 @@ class Distillation(classification.Classification):
 
   def __post_init__(self):
     super().__post_init__()
+    if self.multi_label:
+      raise ValueError(
+        'config.objective.multi_label=True: distillation learns one label a picture; set '
+        'config.objective.name=classification'
+      )
     check_choice('config.objective.distillation', self.distillation, KINDS)
     check_choice('config.objective.divergence', self.divergence, DIVERGENCES)
     if not self.teacher:

@@ -46,6 +46,28 @@ class Objective(nn.Module):
       'mask': shape((batch_size,), jnp.bool_),
     }
 
+  def check_labels(self, multi_label: bool) -> None:
+    """Refuses data whose labels are not those that the loss reads.
+
+    Args:
+      multi_label: whether a picture of the data may have several labels, or none.
+
+    Raises:
+      ValueError: the loss reads one label a picture and these have several, or the reverse.
+    """
+    label = self.batch_shapes((1, 1, 1), 1).get('label')
+    if label is None or (len(label.shape) == 2) == multi_label:
+      return
+    if multi_label:
+      raise ValueError(
+        'the data have several labels a picture, and the loss reads one: set config.objective.name='
+        'classification, config.objective.multi_label=True and config.objective.loss=sigmoid'
+      )
+    raise ValueError(
+      'config.objective.multi_label=True, and the data have one label a picture: leave it out, or '
+      'take data with several'
+    )
+
   @property
   def sources(self) -> dict[str, str]:
     """Weights that the loss reads and nothing trains, such as a teacher's: name -> path or address.
