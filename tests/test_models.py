@@ -43,9 +43,9 @@ PUBLISHED_RESNETS = {
 }
 
 
-def build(size=(12, 8), channels=3, classes=5, **section):
+def build(size=(12, 8), channels=3, classes=5, family='vit', **section):
   section = {'variant': 'mu/4', **section}
-  known = defaults.part('model', 'vit').to_dict()
+  known = defaults.part('model', family).to_dict()
   return models.build(**(known | section), image_size=size, channels=channels, num_classes=classes)
 
 
@@ -177,7 +177,10 @@ def test_attention_pool_reads_patches_only():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_every_readout_trains(name, dtype):
   """Finite outputs of the right shape; gradients reach every parameter but the keys' biases."""
-  model = build(readout=name, dtype=dtype, embedding_norm=True, pre_logits=6)
+  distilled = 'distillation' in name
+  of_deit = dict(family='deit', variant='mu/4-distilled')
+  own = of_deit if distilled else dict(pre_logits=6)
+  model = build(readout=name, dtype=dtype, embedding_norm=True, **own)
   params, images = randomised(model), normal(3, 12, 8, 3)
 
   def loss(params):
