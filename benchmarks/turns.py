@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 SECONDS = 0.5  # of a turn, at least: short steps are timed as the mean of several
+LONG = 5.0  # seconds of a run that warms up enough by itself
 # What a process is asked: to run, or also to give its memory back afterwards. That costs its next
 # turn time (Ti/16 training: 16.6 instead of 18.3 images/s), so only where all do not fit at once.
 ROOMY, CROWDED = 'roomy', 'crowded'
@@ -55,7 +56,10 @@ class Timed:
     for _ in range(2):  # Its memory is mapped and its data are near again.
       start = time.perf_counter()
       self.wait(self.run())
-    count = max(1, round(SECONDS / max(time.perf_counter() - start, 1e-4)))
+      elapsed = time.perf_counter() - start
+      if elapsed > LONG:
+        break
+    count = max(1, round(SECONDS / max(elapsed, 1e-4)))
     start, result = time.perf_counter(), None
     for _ in range(count):
       result = self.run()
