@@ -1,15 +1,15 @@
 r"""DeiT's ablation of distillation (arXiv:2012.12877, tables 2 and 3) as one sweep, on the digits.
 
-python -m vit_jax.main --config=configs/ablate_distillation.py[:all] --workdir=W
+python -m vit_jax.main --config=configs/ablate_distillation.py --workdir=W
 
 Two teachers are trained first, a convolutional one (BiT R26x1 on the digits at 16 x 16) and a
 Transformer. Then students on 300 labelled pictures: without a teacher, soft and hard distillation
 of one head, a distillation token with a head of its own, and two class tokens as the control
-(`all`: each with both teachers, and soft distillation of the token; not run). The table has the accuracy of both heads together and of each alone (the class embedding only, the
+(`ablate_distillation.py:all`: each with both teachers, and the token softly taught; not run). The
+table has the accuracy of both heads together and of each alone (the class embedding only, the
 distillation embedding only); a picture, how near the two tokens are block by block.
 RESULT
-Other data: --config.data.name=tfds --config.data.dataset=cifar10 and the model's keys; the two
-teachers are the runs of that name, or give a path: --mode=list prints all runs as commands.
+--mode=list prints all runs as commands.
 """
 
 from vit_jax import defaults

@@ -1,9 +1,11 @@
-"""ViT from scratch on a prepared TFDS set, `configs/vit_tfds.py:cifar10` or `:cifar10_long`.
+"""ViT from scratch on a prepared TFDS set: `configs/vit_tfds.py:cifar10`, `:cifar10_5000`, ...
 
 python -m vit_jax.main --config=configs/vit_tfds.py:cifar10 --config.data.data_dir=D --workdir=W
 
 `cifar10`: 59.0 % of the 10,000 test images after 2,000 steps, 6 min 20 s on two CPU cores (0.1.0).
-`cifar10_long`, for one GPU: not run.
+`cifar10_5000`: 5,000 pictures, 102 epochs, 50.6 % (50.7, 51.3, 49.9 with seeds 0 to 2); without
+augmentation 39.7 % (40.0, 40.2, 38.7): --config.run=sweep, 13 min a run on one core (0.4.0).
+`cifar10_long`, `cifar100_long`, for one GPU, and `fashion_mnist`: not run.
 
 The set must be prepared as array_record; if it is not, the error shows the command for that.
 """
@@ -80,6 +82,7 @@ def cifar10_5000(config):
   config.total_steps = 4000
   config.eval_every = 4000
   config.checkpoint_every = 1000
+  config.bands = ((4000, 'test/accuracy', 0.45, 0.56),)
 
 
 def strong(config):
@@ -93,7 +96,7 @@ def strong(config):
 
 PLAIN = {
   'data.crop': 'none', 'data.flip': False, 'data.randaugment': 0, 'objective.mixup': 0.0,
-  'objective.cutmix': 0.0, 'objective.erasing': 0.0,
+  'objective.cutmix': 0.0, 'objective.erasing': 0.0, 'bands': (),
 }  # fmt: skip
 
 
