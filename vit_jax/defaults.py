@@ -386,6 +386,8 @@ def complete(config: Config, chosen: dict[str, Any]) -> Config:
         known[key] = fill(part(key, name), same, f'config.{key} ({name})')
       elif key in config:
         known[key] = config[key]
+    if chosen.get('evaluators') and tuple(evaluators) != tuple(config.get('evaluators') or ()):
+      known.bands = ()  # What the recipe expects are numbers of its own evaluators.
   return known
 
 
