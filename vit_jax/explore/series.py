@@ -68,6 +68,8 @@ def lines(found: dict[str, dict[str, float]], name: str) -> Any:
     axis.plot(values, color=colour, ls=styles[i // len(figures.COLOURS) % 4], marker='o', ms=4,
               label=setting)  # fmt: skip
   axis.set(xlabel='block (0: the input)', ylabel=name.removeprefix('test/'))
+  most = max(len(line.get_xdata()) for line in axis.lines)
+  axis.set_xticks(range(0, most, 1 + most // 16))
   axis.grid(alpha=0.3)
   axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc='upper left')
   return figure
