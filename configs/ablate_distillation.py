@@ -8,7 +8,7 @@ of one head, a distillation token with a head of its own, and two class tokens a
 (`ablate_distillation.py:all`: each with both teachers, and the token softly taught; not run). The
 table has the accuracy of both heads together and of each alone (the class embedding only, the
 distillation embedding only); a picture, how near the two tokens are block by block.
-After 200 steps nothing is told apart, three seeds each: no teacher 54.3 %, soft 56.0 %, hard 53.0 %,
+After 200 steps nothing is told apart, three seeds each: no teacher 54.3 %, soft 56.0, hard 53.0,
 the token 51.9 % (class embedding alone 52.9 %, distillation embedding alone 49.6 %), two class
 tokens 51.3 %; teachers 98.6 and 98.1 %. The two tokens' similarity goes from 0.45 at the input to
 0.96 after the last block (0.4.0; 30 min on two cores beside other work). Students are far from done
