@@ -257,9 +257,7 @@ PARTS = {
       mistakes=24,  # pictures in the report: the most confident mistakes
     ),
     'multi_label': dict(),  # of data with any number of labels a picture: mean average precision
-    'similarity': dict(  # of the tokens before the patches to one another, by block
-      examples=1024,  # of the split, the first ones; 0: all
-    ),
+    'similarity': dict(),  # of the first two tokens before the patches, by block
   },
 }
 

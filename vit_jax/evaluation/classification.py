@@ -1,20 +1,20 @@
 """Accuracy, loss, per-class results and confusion of a classifier over a whole split."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
 from typing import Any
 
-import jax
 from jax import numpy as jnp
 import numpy as np
 
 from vit_jax import figures, metrics
 from vit_jax.data import Dataset
+from vit_jax.evaluation.whole_split import WholeSplit
 from vit_jax.models import Model
 from vit_jax.objectives.classification import cross_entropy, probabilities
-from vit_jax.runtime import atomic, distributed, sharding
+from vit_jax.runtime import atomic, distributed
 
 HEAD = 'head/'  # before the name of a head, among the columns of an evaluation
 
@@ -66,7 +66,7 @@ class Result:
     }
 
 
-class Classification:
+class Classification(WholeSplit):
   """Accuracy and loss of a classifier, on all devices; the last batch is padded and masked.
 
   Args:
@@ -98,13 +98,7 @@ class Classification:
         'config.evaluators: classification needs one label a picture, and these data have several; '
         "take config.evaluators=('multi_label',)"
       )
-    self._data, self._mesh = data, mesh
-    self._batch_size = sharding.round_up(batch_size, mesh)
     self._num_classes, self._mistakes = len(data.class_names), mistakes
-    keys = ('loss', 'accuracy', *(f'accuracy_{name}' for name in model.heads))
-    self.metrics = tuple(
-      f'{split}/{key}' for split in data.splits if split != 'train' for key in keys
-    )
 
     def rows(params, batch):
       logits, outputs = forward(params, batch['image'])
@@ -121,14 +115,8 @@ class Classification:
         'index': batch['index'],
       }
 
-    # Replicated outputs: every process sees every row.
-    self._rows = sharding.jit_on(mesh, rows, out_shardings=sharding.replicated(mesh))
-
-  def run(self, params: Any, groups: Collection[str]) -> dict[str, float]:
-    """The loss and accuracy of the splits among `groups`."""
-    splits = [split for split in self._data.splits if split != 'train' and split in groups]
-    results = {split: self.evaluate(params, split).scores() for split in splits}
-    return {f'{split}/{key}': x for split, row in results.items() for key, x in row.items()}
+    keys = ('loss', 'accuracy', *(f'accuracy_{name}' for name in model.heads))
+    super().__init__(rows, keys, data, mesh, batch_size)
 
   def evaluate(self, params: Any, split: str) -> Result:
     """Evaluates every example of a split, exactly once.
@@ -136,7 +124,7 @@ class Classification:
     Raises:
       RuntimeError: fewer or more examples were seen than the split has.
     """
-    columns = collect(self._rows, params, self._data, split, self._batch_size, self._mesh)
+    columns = self.collect(params, split)
     heads = {k.removeprefix(HEAD): columns.pop(k) for k in [*columns] if k.startswith(HEAD)}
     return Result(**columns, num_classes=self._num_classes, heads=heads)
 
@@ -145,30 +133,7 @@ class Classification:
     result = self.evaluate(params, 'test')
     if not distributed.is_first():
       return {}
-    return write_report(folder, result, self._data, 'test', about, self._mistakes)
-
-
-def collect(
-  rows: Callable, params: Any, data: Dataset, split: str, batch_size: int, mesh: Any
-) -> dict[str, np.ndarray]:
-  """What `rows(params, batch)` makes of a split, an array a name, in the order of the split.
-
-  Args:
-    rows: on the mesh; returns arrays `B ...` by name, 'mask' and 'index' of the batch among them.
-
-  Raises:
-    RuntimeError: an example was not seen, or more than once.
-  """
-  found = []
-  for batch in data.epoch(split, batch_size):
-    outputs = jax.device_get(rows(params, sharding.place_batch(batch, mesh)))
-    found.append({key: value[outputs['mask']] for key, value in outputs.items()})
-  columns = {key: np.concatenate([row[key] for row in found]) for key in found[0] if key != 'mask'}
-  expected, seen = len(data.splits[split]), columns.pop('index')
-  if not np.array_equal(np.sort(seen), np.arange(expected)):
-    raise RuntimeError(f'{split}: evaluated {len(np.unique(seen))} of {expected} examples')
-  # Devices may hold a batch's rows in another order.
-  return {key: value[np.argsort(seen)] for key, value in columns.items()}
+    return write_report(folder, result, self.data, 'test', about, self._mistakes)
 
 
 def write_report(

@@ -1,6 +1,6 @@
 """Average precision, accuracy and loss where a picture has any number of labels, or none."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -11,10 +11,10 @@ import numpy as np
 
 from vit_jax import metrics
 from vit_jax.data import Dataset
-from vit_jax.evaluation.classification import collect
+from vit_jax.evaluation.whole_split import WholeSplit
 from vit_jax.models import Model
 from vit_jax.objectives.classification import against, is_correct
-from vit_jax.runtime import atomic, distributed, sharding
+from vit_jax.runtime import atomic, distributed
 
 KEYS = ('loss', 'accuracy', 'mean_average_precision')
 
@@ -73,7 +73,7 @@ class Result:
     }
 
 
-class MultiLabel:
+class MultiLabel(WholeSplit):
   """Mean average precision, accuracy and loss, on all devices; the last batch is masked.
 
   Args:
@@ -100,11 +100,6 @@ class MultiLabel:
   ):
     del model
     check(data, predictions)
-    self._data, self._mesh = data, mesh
-    self._batch_size = sharding.round_up(batch_size, mesh)
-    self.metrics = tuple(
-      f'{split}/{key}' for split in data.splits if split != 'train' for key in KEYS
-    )
 
     def rows(params, batch):
       logits = forward(params, batch['image'])[0].astype(jnp.float32)
@@ -117,14 +112,7 @@ class MultiLabel:
         'index': batch['index'],
       }
 
-    # Replicated outputs: every process sees every row.
-    self._rows = sharding.jit_on(mesh, rows, out_shardings=sharding.replicated(mesh))
-
-  def run(self, params: Any, groups: Collection[str]) -> dict[str, float]:
-    """The numbers of KEYS for the splits among `groups`."""
-    splits = [split for split in self._data.splits if split != 'train' and split in groups]
-    results = {split: self.evaluate(params, split).scores() for split in splits}
-    return {f'{split}/{key}': x for split, row in results.items() for key, x in row.items()}
+    super().__init__(rows, KEYS, data, mesh, batch_size)
 
   def evaluate(self, params: Any, split: str) -> Result:
     """Evaluates every example of a split, exactly once.
@@ -133,7 +121,7 @@ class MultiLabel:
       RuntimeError: fewer or more examples were seen than the split has.
       ValueError: no picture of the split has a label.
     """
-    found = Result(**collect(self._rows, params, self._data, split, self._batch_size, self._mesh))
+    found = Result(**self.collect(params, split))
     if not found.label.any():
       raise ValueError(f'{split}: no picture has a label, so there is no average precision')
     return found
@@ -143,7 +131,7 @@ class MultiLabel:
     result = self.evaluate(params, 'test')
     if not distributed.is_first():
       return {}
-    report = about | {'split': 'test'} | result.report(self._data.class_names)
+    report = about | {'split': 'test'} | result.report(self.data.class_names)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / 'multi_label.json', json.dumps(report, indent=2) + '\n')
     return report
