@@ -19,6 +19,7 @@ from sklearn.metrics import average_precision_score
 from vit_jax import data, defaults, experiment, predict, step, train
 from vit_jax.data import sources, tfds
 from vit_jax.evaluation import multi_label
+from vit_jax.evaluation.subject import Subject
 from vit_jax.explore import lab, plan
 from vit_jax.interpret import batch as shown
 from vit_jax.objectives import classification, distillation
@@ -298,14 +299,14 @@ def random_split(count=37, classes=5):
 
 
 def evaluator_of(whole, devices=1):
-  return multi_label.MultiLabel(
-    model=experiment.build(small_config()).model,  # Which answers as `forward` does.
-    forward=lambda params, x: (x[:, 0, :, 0] / 64.0 - 2 + params, {}),
-    predictions='sigmoid',
-    data=whole,
-    mesh=sharding.make_mesh(1, jax.devices()[:devices]),
-    batch_size=8,
+  built = experiment.build(small_config())
+  passport = dataclasses.replace(
+    built.passport, predictions='sigmoid', class_names=list(whole.class_names)
   )
+  mesh = sharding.make_mesh(1, jax.devices()[:devices])
+  forward = lambda params, x: (x[:, 0, :, 0] / 64.0 - 2 + params, {})  # noqa: E731
+  # Of the model nobody asks anything: `forward` answers.
+  return multi_label.MultiLabel(Subject(built.model, forward, passport, whole, mesh, 8))
 
 
 @pytest.mark.parametrize('devices', [1, 4])

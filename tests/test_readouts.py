@@ -447,21 +447,19 @@ def test_any_output_can_be_cached(small, tmp_path):
     token_pass(small, tmp_path, layers=('feature',)).run()
 
 
-@pytest.mark.parametrize(('wanted', 'rows'), [('class', [0]), ('patches', [1, 2, 3, 4]),
-                                              ('4,1', [4, 1]), ('mean', None)])  # fmt: skip
-def test_a_part_of_the_tokens_is_kept(small, tmp_path, wanted, rows):
-  whole = token_pass(small, tmp_path).run()['test']['tokens'].values
-  given = token_pass(small, tmp_path, tokens=wanted)
-  part = given.run()['test']['tokens'].values
-  expected = whole[:, :, rows] if rows else whole[:, :, 1:].mean(2, keepdims=True)
-  np.testing.assert_allclose(part, expected, atol=1e-6)
-  assert given.row('tokens') == expected[0, 0].size * 4
-
-
-def test_tokens_that_are_not_there_are_refused(small, tmp_path):
-  with pytest.raises(ValueError, match='grid of 2 x 2'):
-    token_pass(small, tmp_path, tokens='5').run()
-  assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize('name', ['class_token', 'mean', 'patch_4'])
+def test_what_a_readout_makes_is_kept_instead_of_tokens(small, tmp_path, name):
+  model = small[0]
+  (one,) = candidates.choose_candidates((name,), model, SECTION, (5, 32))
+  whole = token_pass(small, tmp_path)
+  given = token_pass(small, tmp_path, readouts={'tokens': one.module})
+  assert given.key != whole.key
+  kept = given.run()['test']['tokens'].values
+  values = whole.run()['test']['tokens'].values
+  expected = {'class_token': values[:, :, 0], 'mean': values[:, :, 1:].mean(2),
+              'patch_4': values[:, :, 4]}[name]  # fmt: skip
+  np.testing.assert_allclose(kept, expected, atol=1e-6)
+  assert given.row('tokens') == 32 * 4
 
 
 def test_maps_are_rows_of_tokens():

@@ -201,9 +201,9 @@ class Spread:
 
   metrics = ('spread/logits', 'spread/features')
 
-  def __init__(self, *, model, forward, predictions, data, mesh, batch_size, count):
-    self._forward, self._count = forward, count
-    self._images = jnp.stack([data.picture('test', i) for i in range(count)])
+  def __init__(self, subject, *, count):
+    self._forward, self._count = subject.forward, count
+    self._images = jnp.stack([subject.data.picture('test', i) for i in range(count)])
 
   def run(self, params, groups):
     logits, outputs = self._forward(params, self._images)

@@ -50,6 +50,8 @@ SETTINGS = {
   ('model.readout', 'distillation_token'): DISTILLED,
   ('model.readout', 'class_and_distillation'): DISTILLED,
   ('evaluators', 'similarity'): DISTILLED,
+  ('evaluators', 'fewshot'): {'best': 'max:validation/fewshot_5'},
+  ('evaluators', 'linear'): {'evaluation.linear.strengths': (0.01, 0.1)},
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
   ('model.name', 'bit'): PICTURES
   | {
@@ -82,6 +84,9 @@ def words_of(table, name, folder, train):
   if chosen == {'objective.name': 'distillation'}:
     teacher, _ = train(words_of('model.name', 'vit', folder, train))
     settings['objective.teacher'] = str(teacher / 'whole')
+  if name == 'real':
+    (folder / 'real.json').write_text(json.dumps({str(k): [str(k), '3'] for k in range(10)}))
+    settings['evaluation.real.labels'] = str(folder / 'real.json')
   if chosen == {'data.name': 'tfds'}:
     settings['data.data_dir'] = str(real_data('tfds'))
   return tuple(f'--config.{key}={value}' for key, value in settings.items())

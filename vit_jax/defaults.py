@@ -124,6 +124,12 @@ _CLASSIFICATION = dict(
   erasing=0.0,  # probability that a rectangle of a picture becomes noise (arXiv:1708.04896)
   multi_label=False,  # data with any number of labels a picture; needs loss='sigmoid'
 )
+_FROZEN = dict(
+  layers='last',  # or all, or blocks from 1: '4,8,12'
+  # native: what the head reads (of inner blocks: by the model's own readout); or a readout without
+  # parameters: class_token, mean, patch_3, max, ...
+  readout='native',
+)
 PARTS = {
   'data': {
     'digits': _PICTURES
@@ -255,9 +261,36 @@ PARTS = {
   'evaluators': {
     'classification': dict(
       mistakes=24,  # pictures in the report: the most confident mistakes
+      top=(5,),  # the report says how often the label is among so many classes
+      bins=15,  # of confidence, for the calibration error and its diagram
     ),
     'multi_label': dict(),  # of data with any number of labels a picture: mean average precision
     'similarity': dict(),  # of the first two tokens before the patches, by block
+    # These three train classifiers on frozen features, of any layer and any readout.
+    'fewshot': dict(
+      shots=(1, 5, 10, 25),  # training examples a class
+      seeds=3,  # choices of examples; the accuracy is a mean over them
+      ridges=(1024.0,),  # several: 10 further training examples a class choose one
+      **_FROZEN,
+    ),
+    'knn': dict(
+      neighbours=(1, 5, 10, 20),
+      temperatures=(0.07,),  # of the votes exp(similarity / temperature); 0: each counts once
+      **_FROZEN,
+    ),
+    'linear': dict(
+      solver='lbfgs',  # to the optimum; or sgd
+      strengths=(1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # lbfgs: C, the inverse of the penalty
+      learning_rates=(1e-4, 1e-3, 1e-2, 1e-1),  # sgd
+      held_out=0.2,  # share of the training examples that chooses among them
+      epochs=10,  # sgd
+      batch_size=128,  # sgd
+      seed=0,
+      **_FROZEN,
+    ),
+    'real': dict(  # accuracy where any of several classes is right: ImageNet ReaL, ObjectNet
+      labels=str,  # a JSON file: a list by file number, or an object by file name or class
+    ),
   },
 }
 
@@ -320,6 +353,8 @@ MAY_CHANGE = (
   'keep_checkpoints',
   'bands',
   'evaluation.batch_size',
+  'evaluation.cache',
+  'evaluation.cache_gb',
   'model.attention',
   'model.dtype',
   'model.remat',
@@ -348,6 +383,8 @@ def evaluation(evaluators: tuple[str, ...]) -> Config:
   """What all evaluators share, and a section for each by its name."""
   shared = config_dict.ConfigDict({
     'batch_size': 256,  # of all devices together; the last batch is padded, so any size is exact
+    'cache': config_dict.placeholder(str),  # folder for features in reports; None: WORKDIR/cache
+    'cache_gb': 20.0,  # the most that they may take
   })  # fmt: skip
   for name in evaluators:
     shared[name] = part('evaluators', name)

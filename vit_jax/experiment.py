@@ -200,7 +200,7 @@ def build_evaluators(
     config.evaluation.to_dict(),
     model=model,
     forward=weights.make_forward(model, dataset.preprocess),
-    predictions=passport.predictions,
+    passport=passport,
     data=dataset,
     mesh=mesh,
   )

@@ -110,3 +110,27 @@ def by_block(values: Sequence[float], label: str, title: str) -> Any:
   axis.set_xticks(range(0, len(values), 1 + len(values) // 16))
   axis.grid(alpha=0.3)
   return figure
+
+
+def lines(
+  places: Sequence[float], values: dict[str, Sequence[float]], xlabel: str, ylabel: str
+) -> Any:
+  """Lines by name over a few places, which stand at equal distances with their numbers."""
+  figure, axes = new_figure(5.6, 3.6)
+  axis, at = axes[0, 0], range(len(places))
+  shades = COLOURS if len(values) <= len(COLOURS) else ramp(len(values))
+  for (name, line), colour in zip(values.items(), shades, strict=False):
+    axis.plot(at, line, color=colour, marker='o', ms=4, label=name)
+  axis.set_xticks(at, [f'{place:g}' for place in places])
+  axis.set(xlabel=xlabel, ylabel=ylabel)
+  axis.grid(alpha=0.3)
+  if len(values) > 1:
+    figure.legend(frameon=False, fontsize=7, loc='outside right upper')
+  return figure
+
+
+def ramp(count: int) -> list[Any]:
+  """Colours from dark to light for an order, such as that of blocks."""
+  from matplotlib import colormaps
+
+  return [colormaps['viridis'](0.9 * i / max(1, count - 1)) for i in range(count)]

@@ -8,7 +8,7 @@ from absl import logging
 from clu import parameter_overview
 import jax
 
-from vit_jax import checkpoint, data, experiment, metrics, models, predict, weights
+from vit_jax import checkpoint, data, defaults, experiment, metrics, models, predict, weights
 from vit_jax.defaults import Config
 from vit_jax.experiment import Experiment
 from vit_jax.metrics import Recorder, due
@@ -178,40 +178,60 @@ def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Evaluates the model of a run by `config.evaluators`; process 0 writes and returns the report.
 
+  Where the workdir holds no run, the weights of `config.init_from` are evaluated.
+
   Raises:
-    ValueError: no checkpoint, another model, or other classes than the model's.
+    ValueError: no checkpoint, another model, or data that an evaluator cannot take.
   """
   experiment.check_platform(config.platform)
   execution = {key: config.model[key] for key in models.EXECUTION if key in config.model}
-  predictor = predict.load(workdir, **execution)
+  own = weights.passport_of_run(workdir) or weights.own_folder(workdir)
+  place = workdir if own or not config.init_from else config.init_from
+  predictor = predict.load(place, **execution)
   about = predictor.passport
-  if weights.has_zero_head(predictor.params):
-    raise ValueError(f'{workdir}: the head is all zero, so an accuracy would say nothing; train it')
-  check_same_model(config, about.model, workdir)
-  section = experiment.data_section(config, about)
-  size = about.preprocess.image_size
-  if tuple(section['image_size']) != size:
-    asked = tuple(section['image_size'])
-    raise ValueError(f'config.data.image_size={asked}, but the model in {workdir} takes {size}')
-  dataset = data.build(**section)
-  if list(dataset.class_names) != about.class_names:
-    raise ValueError(f'the data have classes {dataset.class_names}, the model {about.class_names}')
-  dataset = dataclasses.replace(dataset, preprocess=about.preprocess)
-  mesh = experiment.evaluation_mesh(config, size)
+  check_same_model(config, about.model, place, whole=place == workdir)
+  dataset = open_data(config, about, place)
+  mesh = experiment.evaluation_mesh(config, about.preprocess.image_size)
   params = jax.device_put(predictor.params, sharding.replicated(mesh))
   evaluators = experiment.build_evaluators(config, predictor.model, about, dataset, mesh)
-  return evaluators.report(
-    params, workdir / 'reports', {'step': about.step, 'weights': about.weights}
-  )
+  if evaluators.read_head and weights.has_zero_head(predictor.params):
+    raise ValueError(f'{place}: the head is all zero, so an accuracy would say nothing; train it')
+  known = {'step': about.step, 'weights': about.weights}
+  if place != workdir:
+    known['init_from'] = str(place)
+  return evaluators.report(params, workdir / 'reports', known)
 
 
-def check_same_model(config: Config, there: dict[str, Any], workdir: pathlib.Path) -> None:
-  """Raises a ValueError with the keys in which a config asks for another model than is there."""
+def open_data(config: Config, about: weights.Passport, place: Any) -> data.Dataset:
+  """The data that are evaluated, prepared as the weights know them.
+
+  Raises:
+    ValueError: the config asks for pictures of another size than the weights take.
+  """
+  section, size = experiment.data_section(config, about), about.preprocess.image_size
+  normal = defaults.part('data', section['name']).get('image_size')
+  asked = tuple(section['image_size'])
+  if asked not in (size, normal):
+    raise ValueError(f'config.data.image_size={asked}, but the model in {place} takes {size}')
+  seen = {'image_size': size, 'channels': about.preprocess.channels}
+  return dataclasses.replace(data.build(**section | seen), preprocess=about.preprocess)
+
+
+def check_same_model(config: Config, there: dict[str, Any], place: Any, whole: bool) -> None:
+  """Raises a ValueError with the keys in which a config asks for another model than is there.
+
+  Args:
+    whole: whether all that the config says must hold; else what differs from the defaults.
+  """
+  normal: Any = {} if whole else defaults.part('model', config.model.name)
+  if not whole and config.model == defaults.get_config().model:
+    return
   asked = {key: value for key, value in config.model.items() if value is not None}
   differ = [
     key for key, value in asked.items()
     if key not in models.EXECUTION and there.get(key) != value
+    and (whole or key == 'name' or value != normal[key])
   ]  # fmt: skip
   if differ:
     rows = ', '.join(f'{key}: {there.get(key)!r} there' for key in differ)
-    raise ValueError(f'the config describes another model than {workdir} holds ({rows})')
+    raise ValueError(f'the config describes another model than {place} holds ({rows})')

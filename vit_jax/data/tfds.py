@@ -10,6 +10,8 @@ import numpy as np
 from vit_jax.data import sources
 from vit_jax.runtime.choices import check_choice
 
+NAME_KEY = 'file_name'  # as ImageNet's set has it
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -17,6 +19,7 @@ class Prepared:
 
   Attributes:
     num_classes: where a picture has a list of labels; None: it has one.
+    name_key: the feature that holds the name of a picture's file; None: there is none.
   """
 
   examples: Any  # random access: a TFDS data source
@@ -25,6 +28,7 @@ class Prepared:
   image_key: str
   label_key: str
   num_classes: int | None = None
+  name_key: str | None = None
 
   def __len__(self) -> int:
     return len(self.indices)
@@ -49,6 +53,8 @@ class Prepared:
       raise ValueError(f'{where}: {error}; choose another key, or a slice of the split') from None
 
   def name(self, index: int) -> str:
+    if self.name_key:
+      return self.examples[int(self.indices[index])][self.name_key].decode()
     return f'example {self.indices[index]} of {self.title}'
 
   def take(self, indices: np.ndarray) -> 'Prepared':
@@ -90,7 +96,8 @@ def load(
       raise ValueError(not_prepared(dataset, data_dir, f'is prepared as {kind} there')) from None
     title = f'{dataset} {split}'
     count = len(names) if several else None
-    return Prepared(examples, np.arange(len(examples)), title, image_key, label_key, count)
+    named = NAME_KEY if NAME_KEY in builder.info.features else None
+    return Prepared(examples, np.arange(len(examples)), title, image_key, label_key, count, named)
 
   train = source(train_split, 'train_split')
   splits = sources.with_validation(train, validation_fraction, split_seed)

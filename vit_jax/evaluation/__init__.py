@@ -1,11 +1,12 @@
 """Evaluators by name, as `config.evaluators` lists them: numbers of weights, and reports.
 
-A new one is a file, its section in `vit_jax/defaults.py`, and one line here. It is made with
-`model`, `forward`, `predictions`, `data`, `mesh`, `batch_size` and its own section, and has
+A new one is a file, its section in `vit_jax/defaults.py`, and one line here. It is made with a
+`Subject`, the model and the data, and its own section, and has
 
   metrics            names of all its numbers, 'test/accuracy'; the first word is their group
   run(params, groups) -> {metric: number}, of some of the groups
   report(params, folder, about) -> what JSON says of the weights; files go into `folder`
+  reads_head         False where it does not judge the head, which may then be all zero
 """
 
 from collections.abc import Callable, Collection
@@ -15,7 +16,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from absl import logging
 
-from vit_jax.evaluation import classification, multi_label, similarity
+from vit_jax.evaluation import (
+  classification,
+  fewshot,
+  knn,
+  linear,
+  multi_label,
+  real,
+  similarity,
+)
+from vit_jax.evaluation.subject import Subject
 from vit_jax.runtime.choices import check_choice
 
 
@@ -38,6 +48,10 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
   'classification': classification.Classification,
   'multi_label': multi_label.MultiLabel,
   'similarity': similarity.Similarity,
+  'fewshot': fewshot.FewShot,
+  'knn': knn.NearestNeighbours,
+  'linear': linear.LinearProbe,
+  'real': real.Real,
 }
 DEFAULT_BEST = 'max:validation/accuracy'
 
@@ -57,6 +71,11 @@ class Evaluators:
   def groups(self) -> tuple[str, ...]:
     """The first words of the numbers."""
     return tuple(dict.fromkeys(metric.partition('/')[0] for metric in self.metrics))
+
+  @property
+  def read_head(self) -> bool:
+    """Whether any of them judges the head of the model."""
+    return any(getattr(one, 'reads_head', True) for one in self.by_name.values())
 
   def run(self, params: Any, groups: Collection[str]) -> dict[str, float]:
     """The numbers of some groups, of every evaluator that has one of them."""
@@ -94,7 +113,7 @@ def build(names: tuple[str, ...], section: dict[str, Any], **given: Any) -> Eval
 
   Args:
     section: `config.evaluation`: what all share, and a section for each by its name.
-    given: model, forward, predictions, data, mesh.
+    given: the model, forward, passport, data and mesh of a `Subject`.
 
   Raises:
     ValueError: an unknown name, or a value that is impossible.
@@ -104,4 +123,5 @@ def build(names: tuple[str, ...], section: dict[str, Any], **given: Any) -> Eval
   for name in names:
     check_choice('name in config.evaluators', name, EVALUATORS)
   shared = {key: value for key, value in section.items() if not isinstance(value, dict)}
-  return Evaluators({n: EVALUATORS[n](**given, **shared, **section[n]) for n in names})
+  subject = Subject(**given, **shared)
+  return Evaluators({name: EVALUATORS[name](subject, **section[name]) for name in names})

@@ -47,7 +47,11 @@ class Candidate:
 
 
 def choose_candidates(
-  names: tuple[str, ...], model: Any, section: dict[str, Any], shape: tuple[int, int]
+  names: tuple[str, ...],
+  model: Any,
+  section: dict[str, Any],
+  shape: tuple[int, int],
+  key: str = 'config.explore.readouts',
 ) -> tuple[Candidate, ...]:
   """The readouts that `names` stand for, each once, in the order of READOUTS, controls last.
 
@@ -57,6 +61,7 @@ def choose_candidates(
     model: has `grid`, `prefix` and `sizes()`.
     section: the model's section, for the settings of readouts such as attention pooling.
     shape: tokens and width of what is read, `T D`.
+    key: what a person wrote the names for, named in errors.
 
   Raises:
     ValueError: an unknown name, a patch outside the grid, or a class token that is not there.
@@ -71,17 +76,17 @@ def choose_candidates(
   for name in names:
     if name not in groups:
       tokens.check_patch(name, model.grid)
-      check_choice('readout in config.explore.readouts', name, [*every, *GROUPS])
+      check_choice(f'readout in {key}', name, [*every, *GROUPS])
     wanted |= {*groups.get(name, [name])}
   if not wanted:
-    raise ValueError('config.explore.readouts names no readout')
+    raise ValueError(f'{key} names no readout')
   settings = settings_of(model, section)
   chosen = []
   for row, one in known.items():
     for name in expand(row, count):
       if name in wanted:
         number = int(name.removeprefix(f'{row}_')) if is_numbered(row) else None
-        chosen.append(make(name, row, model, settings, one, number))
+        chosen.append(make(name, row, model, settings, one, number, key))
   return (*chosen, *(control(name, model, settings, known) for name in CONTROLS if name in wanted))
 
 
@@ -127,12 +132,13 @@ def make(
   settings: dict[str, Any],
   known: tuple[int, bool] | None,
   number: int | None = None,
+  key: str = 'config.explore.readouts',
 ) -> Candidate:
   """A row of READOUTS as a candidate."""
   if known is None:
     missing = ' and '.join(sorted({*readouts.class_of(row).needs} - {*model.prefix}))
     raise ValueError(
-      f'config.explore.readouts: {name} reads the {missing.replace("_", " ")}, which these weights '
+      f'{key}: {name} reads the {missing.replace("_", " ")}, which these weights '
       'lack; choose readouts of patches such as mean'
     )
   given = settings | ({'patch_index': number} if number else {})

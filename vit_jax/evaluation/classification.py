@@ -1,6 +1,5 @@
-"""Accuracy, loss, per-class results and confusion of a classifier over a whole split."""
+"""Accuracy, loss, calibration, per-class results and confusion of a classifier over a split."""
 
-from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -11,8 +10,9 @@ import numpy as np
 
 from vit_jax import figures, metrics
 from vit_jax.data import Dataset
+from vit_jax.evaluation import calibration
+from vit_jax.evaluation.subject import Subject
 from vit_jax.evaluation.whole_split import WholeSplit
-from vit_jax.models import Model
 from vit_jax.objectives.classification import cross_entropy, probabilities
 from vit_jax.runtime import atomic, distributed
 
@@ -21,15 +21,21 @@ HEAD = 'head/'  # before the name of a head, among the columns of an evaluation
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """The results of an evaluation: one row an example, in the order of the split."""
+  """The results of an evaluation: one row an example, in the order of the split.
+
+  Attributes:
+    prediction: the likeliest class; `probability` is its own.
+    rank: how many classes are likelier than the label's.
+    heads: of a model with several: whether each alone is right.
+  """
 
   label: np.ndarray
   prediction: np.ndarray
-  probability: np.ndarray  # of the prediction
+  probability: np.ndarray
   loss: np.ndarray
-  top5: np.ndarray
+  rank: np.ndarray
   num_classes: int
-  heads: dict[str, np.ndarray]  # of a model with several: whether each alone is right
+  heads: dict[str, np.ndarray]
 
   def scores(self) -> dict[str, float]:
     """The numbers that a curve shows."""
@@ -46,7 +52,17 @@ class Result:
     np.add.at(counts, (self.label, self.prediction), 1)
     return counts
 
-  def report(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+  def accuracy_within(self, k: int) -> float | None:
+    """How often the label is among the `k` likeliest classes; None where there are no more."""
+    return float((self.rank < k).mean()) if k < self.num_classes else None
+
+  def calibration(self, bins: int) -> calibration.Calibration:
+    """How confidence and accuracy agree."""
+    return calibration.measure(self.probability, self.correct, bins)
+
+  def report(
+    self, class_names: tuple[str, ...], top: tuple[int, ...] = (5,), bins: int = 15
+  ) -> dict[str, Any]:
     """The content of `reports/evaluation.json`; intervals are Wilson's, 95 %."""
     counts = self.confusion()
     per_class = [
@@ -58,9 +74,10 @@ class Result:
       'n_examples': len(self.label),
       'accuracy': float(self.correct.mean()),
       'accuracy_interval': list(metrics.wilson(int(self.correct.sum()), len(self.label))),
-      'accuracy_top5': float(self.top5.mean()) if self.num_classes >= 6 else None,
+      **{f'accuracy_top{k}': self.accuracy_within(k) for k in top},
       **{f'accuracy_{name}': float(right.mean()) for name, right in self.heads.items()},
       'loss': float(self.loss.mean()),
+      'calibration_error': self.calibration(bins).error,
       'per_class': per_class,
       'confusion': counts.tolist(),
     }
@@ -70,53 +87,45 @@ class Classification(WholeSplit):
   """Accuracy and loss of a classifier, on all devices; the last batch is padded and masked.
 
   Args:
-    model: what is evaluated; of one with several heads each is also told alone.
-    forward: `(params, uint8 images) -> (logits, outputs)`.
-    predictions: softmax or sigmoid: the loss, and how logits become probabilities.
-    data: the splits.
-    mesh: the devices.
-    batch_size: of all devices together.
+    subject: of a model with several heads each is also told alone.
     mistakes: how many are shown in the report.
+    top: numbers of classes: how often the label is among so many.
+    bins: of confidence, for calibration.
 
   Raises:
-    ValueError: the data have several labels a picture.
+    ValueError: the data have several labels a picture, or other classes than the head.
   """
 
-  def __init__(
-    self,
-    *,
-    model: Model,
-    forward: Callable,
-    predictions: str,
-    data: Dataset,
-    mesh: Any,
-    batch_size: int,
-    mistakes: int,
-  ):
-    if data.multi_label:
+  def __init__(self, subject: Subject, *, mistakes: int, top: tuple[int, ...], bins: int):
+    if subject.data.multi_label:
       raise ValueError(
         'config.evaluators: classification needs one label a picture, and these data have several; '
         "take config.evaluators=('multi_label',)"
       )
-    self._num_classes, self._mistakes = len(data.class_names), mistakes
+    if bins < 1 or any(k < 1 for k in top):
+      raise ValueError(f'config.evaluation.classification: {bins=} and {top=} must be at least 1')
+    subject.check_classes('classification')
+    self._num_classes, self._mistakes = len(subject.data.class_names), mistakes
+    self._top, self._bins = top, bins
+    forward, model, predictions = subject.forward, subject.model, subject.passport.predictions
 
     def rows(params, batch):
       logits, outputs = forward(params, batch['image'])
       apart = {name: outputs[f'logits_{name}'].argmax(-1) for name in model.heads}
-      ranked = jnp.argsort(-logits, axis=-1, stable=True)[:, :5]
+      place = jnp.argsort(-logits, axis=-1, stable=True)
       return {
         'label': batch['label'],
-        'prediction': ranked[:, 0],
+        'prediction': place[:, 0],
         'probability': probabilities(logits, predictions).max(-1),
         'loss': cross_entropy(logits, batch['label'], predictions),
-        'top5': (ranked == batch['label'][:, None]).any(-1),
+        'rank': (place == batch['label'][:, None]).argmax(-1),
         **{HEAD + name: found == batch['label'] for name, found in apart.items()},
         'mask': batch['mask'],
         'index': batch['index'],
       }
 
     keys = ('loss', 'accuracy', *(f'accuracy_{name}' for name in model.heads))
-    super().__init__(rows, keys, data, mesh, batch_size)
+    super().__init__(rows, keys, subject)
 
   def evaluate(self, params: Any, split: str) -> Result:
     """Evaluates every example of a split, exactly once.
@@ -133,22 +142,20 @@ class Classification(WholeSplit):
     result = self.evaluate(params, 'test')
     if not distributed.is_first():
       return {}
-    return write_report(folder, result, self.data, 'test', about, self._mistakes)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = result.report(self.data.class_names, self._top, self._bins)
+    report = about | {'split': 'test'} | numbers
+    atomic.write_text(folder / 'evaluation.json', json.dumps(report, indent=2) + '\n')
+    draw(folder, result, self.data, 'test', self._mistakes, self._bins)
+    return report
 
 
-def write_report(
-  folder: pathlib.Path,
-  result: Result,
-  data: Dataset,
-  split: str,
-  about: dict[str, Any],
-  mistakes: int,
-) -> dict[str, Any]:
-  """Writes `evaluation.json`, the confusion matrix and the most confident mistakes as pictures."""
-  folder.mkdir(parents=True, exist_ok=True)
-  report = about | {'split': split} | result.report(data.class_names)
-  atomic.write_text(folder / 'evaluation.json', json.dumps(report, indent=2) + '\n')
+def draw(
+  folder: pathlib.Path, result: Result, data: Dataset, split: str, mistakes: int, bins: int
+) -> None:
+  """Draws confusion, calibration and the most confident mistakes, a picture each."""
   figures.confusion(result.confusion(), data.class_names).savefig(folder / 'confusion.png')
+  calibration.draw(result.calibration(bins)).savefig(folder / 'calibration.png')
   wrong = np.flatnonzero(~result.correct)
   worst = wrong[np.argsort(-result.probability[wrong], kind='stable')][:mistakes]
   images = [data.picture(split, int(i)) for i in worst]
@@ -159,4 +166,3 @@ def write_report(
   ]
   heading = f'{len(wrong)} of {len(result.label)} wrong; the most confident mistakes first'
   figures.gallery(images, titles, heading).savefig(folder / 'mistakes.png')
-  return report

@@ -54,8 +54,8 @@ class Pass:
     seed: of those changes.
     batch_size: of all devices together.
     limit: bytes that the cache may take.
-    tokens: which are kept, where all would not fit: all, class, patches, mean (of patches), or
-      numbers of patches from 1, '1,14'.
+    readouts: modules without parameters by layer: what they make of its tokens is kept instead.
+    section_key: the section of the config that `limit` and `folder` come from, named in errors.
   """
 
   model: Any
@@ -71,7 +71,8 @@ class Pass:
   seed: int = 0
   batch_size: int = 256
   limit: float = 20e9
-  tokens: str = 'all'
+  readouts: dict[str, Any] = dataclasses.field(default_factory=dict)
+  section_key: str = 'config.explore'
 
   def run(self) -> dict[str, dict[str, Tokens]]:
     """Computes what is not on disk yet; what was kept by split and layer.
@@ -124,20 +125,24 @@ class Pass:
     """Bytes of one example in one layer."""
     return math.prod(self.shapes[layer]) * jnp.dtype(self.dtype).itemsize
 
+  @property
+  def size(self) -> int:
+    """Bytes of the whole cache."""
+    rows = sum(self.count(split) for split in self.splits)
+    return rows * sum(self.row(layer) for layer in self.layers)
+
   def check_size(self) -> None:
     """Raises a ValueError with the remedies when the cache would be too large."""
-    rows = sum(self.count(split) for split in self.splits)
-    total = rows * sum(self.row(layer) for layer in self.layers)
-    if total > self.limit:
+    if self.size > self.limit:
       remedies = ['raise it']
       remedies += ['take fewer layers'] * (len(self.layers) > 1)
       remedies += ['take fewer views'] * (self.views > 0)
       remedies += ['halve it with --config.explore.cache_dtype=bfloat16'] * (
-        self.dtype != DTYPES[1]
+        self.dtype != DTYPES[1] and self.section_key == 'config.explore'
       )
       remedies += ['take fewer training examples'] * (len(remedies) == 1)
       raise ValueError(
-        f'the cache would take {total / 1e9:.2g} GB, more than --config.explore.cache_gb='
+        f'the cache would take {self.size / 1e9:.2g} GB, more than --{self.section_key}.cache_gb='
         f'{self.limit / 1e9:g}: {", or ".join(remedies)}'
       )
 
@@ -158,7 +163,7 @@ class Pass:
       'preprocess': dataclasses.asdict(self.data.preprocess),
       'data': {split: store.hash_of_split(self.data, split) for split in self.splits},
       'layers': list(self.layers),
-      'tokens': self.tokens,
+      'tokens': {layer: describe(module) for layer, module in self.readouts.items()} or 'all',
       'dtype': self.dtype,
     }
     if self.views:
@@ -211,7 +216,7 @@ class Pass:
         raise
       raise OSError(
         f'no space is left for the tokens in {folder}; what is done stays. Free some, or choose '
-        'another place with --config.explore.cache, and start the same command again'
+        f'another place with --{self.section_key}.cache, and start the same command again'
       ) from None
 
   def batches(self, split: str, start: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
@@ -240,11 +245,8 @@ class Pass:
     for layer in self.layers:
       check_choice('output of the model', layer, named)
     found = {layer: tokens.read_layer(named, layer) for layer in self.layers}
-    if self.tokens != 'all':
-      found = {
-        layer: tokens.choose(self.model, x, self.tokens) if tokens.is_tokens(layer) else x
-        for layer, x in found.items()
-      }
+    for layer, module in self.readouts.items():
+      found[layer] = module.apply({}, found[layer])
     return {layer: x.astype(self.dtype) for layer, x in found.items()}
 
   def open(self, folder: pathlib.Path, split: str) -> dict[str, Tokens]:
@@ -255,3 +257,10 @@ class Pass:
       layer: store.open_tokens(folder, split, layer, dtype, (*shape, *self.shapes[layer]))
       for layer in self.layers
     }
+
+
+def describe(module: Any) -> str:
+  """The class and settings of a linen module without parameters, as an identity."""
+  fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
+  own = {name: x for name, x in fields.items() if name not in ('parent', 'name')}
+  return f'{type(module).__name__} {json.dumps(own, sort_keys=True, default=str)}'

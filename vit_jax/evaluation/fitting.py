@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import numpy as jnp
 from jaxtyping import Float
 import numpy as np
-import optax
 
 from vit_jax.data.pipeline import prefetch
 from vit_jax.evaluation.probes import Probes
@@ -62,29 +62,47 @@ def fit(
     rates: the learning rates of each candidate.
     every_epoch: evaluate after each epoch, or after the last one alone.
   """
-  params = jax.tree.map(lambda *x: jnp.stack(x), *(probes.init(s, rates.shape[1]) for s in seeds))
-  moments = optax.scale_by_adam().init(params)
-  steps = -(-len(rows) // min(probes.settings.batch_size, len(rows)))
-  total = steps * probes.settings.epochs
   history: dict[str, list] = {'loss': [], 'accuracy': [], 'test_loss': [], 'test_accuracy': []}
-  values, weights, predictions = [], [], np.zeros(0)
-  for i, batch in enumerate(track(batches(probes, train, rows, seeds), total, what, 'steps')):
-    now = jnp.asarray(rates * factor(probes.settings.schedule, i / total), jnp.float32)
-    params, moments, value = probes.step(params, moments, now, batch)
-    values.append(value)
-    weights.append(batch['mask'].sum())
-    if (i + 1) % steps:
-      continue
-    read = jax.device_get(values)
-    for key in ('loss', 'accuracy'):
-      history[key].append(np.average([v[key] for v in read], axis=0, weights=weights))
-    values, weights = [], []
-    if every_epoch or i + 1 == total:
+  last, predictions, params = probes.settings.epochs - 1, np.zeros(0), None
+  for epoch, (params, means) in enumerate(epochs(probes, train, rows, rates, seeds, what)):
+    for key, value in means.items():
+      history[key].append(value)
+    if every_epoch or epoch == last:
       losses, predictions = evaluate(probes, params, other, other_rows)
       history['test_loss'].append(losses.mean(-1))
       history['test_accuracy'].append((predictions == other.labels[other_rows]).mean(-1))
   arrays = {key: np.array(value) for key, value in history.items()}
   return Fitted(**arrays, predictions=predictions, weights=probes.weights(params))
+
+
+def epochs(
+  probes: Probes,
+  train: Tokens,
+  rows: np.ndarray,
+  rates: Float[np.ndarray, 'R L'],
+  seeds: Sequence[int],
+  what: str,
+) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+  """Trains on rows of `train`; after each epoch the parameters, and its mean loss and accuracy.
+
+  The parameters are those of the next step too, which takes their memory: use them at once.
+  """
+  params = jax.tree.map(lambda *x: jnp.stack(x), *(probes.init(s, rates.shape[1]) for s in seeds))
+  moments = probes.rule.init(params)
+  steps = -(-len(rows) // min(probes.settings.batch_size, len(rows)))
+  total = steps * probes.settings.epochs
+  values, weights = [], []
+  for i, batch in enumerate(track(batches(probes, train, rows, seeds), total, what, 'steps')):
+    now = jnp.asarray(rates * factor(probes.settings.schedule, i / total), jnp.float32)
+    params, moments, value = probes.step(params, moments, now, batch)
+    values.append(value)
+    weights.append(batch['mask'].sum())
+    if (i + 1) % steps == 0:
+      read = jax.device_get(values)
+      names = ('loss', 'accuracy')
+      means = {k: np.average([v[k] for v in read], axis=0, weights=weights) for k in names}
+      yield params, means
+      values, weights = [], []
 
 
 def factor(schedule: str, progress: float) -> float:

@@ -52,6 +52,29 @@ def solve(moments: Moments, ridge: float) -> tuple[np.ndarray, np.ndarray]:
   return kernel, constant - np.einsum('rd,rdk->rk', mean, kernel)
 
 
+def fit(
+  features: np.ndarray, labels: np.ndarray, num_classes: int, ridges: tuple[float, ...]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Kernel `F K` and bias `K` for each ridge, from a few examples `n F` that fit into memory.
+
+  One eigendecomposition serves all ridges: of `F x F`, or of `n x n` where examples are fewer.
+  """
+  x = features.astype(np.float64)
+  mean, scale = x.mean(0), x.std(0) + 1e-5
+  x = (x - mean) / scale
+  targets = 2.0 * np.eye(num_classes)[labels] - 1
+  dual = len(x) < x.shape[1]
+  values, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
+  left = x.T @ vectors if dual else vectors
+  right = vectors.T @ (targets if dual else x.T @ targets)
+  found = []
+  for ridge in ridges:
+    kernel = left @ (right / (values + ridge)[:, None]) / scale[:, None]
+    constant = CONSTANT**2 / (len(x) * CONSTANT**2 + ridge) * targets.sum(0)
+    found.append((kernel, constant - mean @ kernel))
+  return found
+
+
 def accuracy(probes: Probes, train: Tokens, test: Tokens, ridge: float) -> np.ndarray:
   """The test accuracy of each fixed readout, `R`, trained on all views of the training examples.
 

@@ -1,6 +1,5 @@
 """Average precision, accuracy and loss where a picture has any number of labels, or none."""
 
-from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -11,8 +10,8 @@ import numpy as np
 
 from vit_jax import metrics
 from vit_jax.data import Dataset
+from vit_jax.evaluation.subject import Subject
 from vit_jax.evaluation.whole_split import WholeSplit
-from vit_jax.models import Model
 from vit_jax.objectives.classification import against, is_correct
 from vit_jax.runtime import atomic, distributed
 
@@ -77,29 +76,17 @@ class MultiLabel(WholeSplit):
   """Mean average precision, accuracy and loss, on all devices; the last batch is masked.
 
   Args:
-    model: what is evaluated; of one with several heads, as it answers with all.
-    forward: `(params, uint8 images) -> (logits, outputs)`.
-    predictions: sigmoid: a probability for each class.
-    data: the splits, with labels `B K`.
-    mesh: the devices.
-    batch_size: of all devices together.
+    subject: its model is judged as it answers with all heads; its data have labels `B K`.
 
   Raises:
-    ValueError: the data have one label a picture, or the head was not trained for several.
+    ValueError: the data have one label a picture, other classes than the head, or the head was not
+      trained for several.
   """
 
-  def __init__(
-    self,
-    *,
-    model: Model,
-    forward: Callable,
-    predictions: str,
-    data: Dataset,
-    mesh: Any,
-    batch_size: int,
-  ):
-    del model
-    check(data, predictions)
+  def __init__(self, subject: Subject):
+    forward, predictions = subject.forward, subject.passport.predictions
+    check(subject.data, predictions)
+    subject.check_classes('multi_label')
 
     def rows(params, batch):
       logits = forward(params, batch['image'])[0].astype(jnp.float32)
@@ -112,7 +99,7 @@ class MultiLabel(WholeSplit):
         'index': batch['index'],
       }
 
-    super().__init__(rows, KEYS, data, mesh, batch_size)
+    super().__init__(rows, KEYS, subject)
 
   def evaluate(self, params: Any, split: str) -> Result:
     """Evaluates every example of a split, exactly once.

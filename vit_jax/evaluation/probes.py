@@ -21,16 +21,18 @@ from vit_jax.runtime.choices import check_choice
 
 HEADS = ('zero', 'torch')
 SCHEDULES = ('cosine', 'constant')
+RULES = {'adam': optax.scale_by_adam(), 'sgd': optax.trace(0.9)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How probes are trained: Adam on cross-entropy, whole epochs, the last batch smaller.
+  """How probes are trained: on cross-entropy, whole epochs, the last batch smaller.
 
   Attributes:
     head: how heads start: zero, or torch: uniform within 1/sqrt(F), as torch's Linear.
     schedule: of the learning rate: cosine to 0, or constant.
     seed: of what the controls draw.
+    optimizer: adam, or sgd with momentum 0.9.
   """
 
   epochs: int = 10
@@ -38,8 +40,10 @@ class Settings:
   head: str = 'zero'
   schedule: str = 'cosine'
   seed: int = 0
+  optimizer: str = 'adam'
 
   def __post_init__(self):
+    check_choice('optimizer of probes', self.optimizer, RULES)
     check_choice('config.explore.head', self.head, HEADS)
     check_choice('config.explore.schedule', self.schedule, SCHEDULES)
     for key in ('epochs', 'batch_size'):
@@ -157,13 +161,18 @@ class Probes:
     mean = functools.partial(jnp.average, axis=-1, weights=batch['mask'])
     return mean(losses).sum(), {'loss': mean(losses), 'accuracy': mean(correct)}
 
+  @property
+  def rule(self) -> optax.GradientTransformation:
+    """How gradients become updates, before the learning rate."""
+    return RULES[self.settings.optimizer]
+
   @functools.cached_property
   def step(self):
-    """(params, moments, rates, batch) -> (params, moments, metrics): one step of Adam for all."""
+    """(params, moments, rates, batch) -> (params, moments, metrics): one step of all probes."""
 
     def step(params, moments, rates, batch):
       gradients, values = jax.grad(self.loss, has_aux=True)(params, batch)
-      updates, moments = optax.scale_by_adam().update(gradients, moments, params)
+      updates, moments = self.rule.update(gradients, moments, params)
       updates = jax.tree.map(lambda u, rate: -rate * u, updates, self.spread(rates, updates))
       return optax.apply_updates(params, updates), moments, values
 

@@ -3,7 +3,6 @@
 DeiT's class and distillation token begin far apart (0.06) and end near each other (0.93).
 """
 
-from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -13,9 +12,8 @@ from jax import numpy as jnp
 import numpy as np
 
 from vit_jax import figures
-from vit_jax.data import Dataset
+from vit_jax.evaluation.subject import Subject
 from vit_jax.evaluation.whole_split import WholeSplit
-from vit_jax.models import Model
 from vit_jax.models.tokens import block_names
 from vit_jax.runtime import atomic, distributed
 
@@ -35,27 +33,16 @@ class Similarity(WholeSplit):
   """The mean cosine similarity of the first two tokens, at the input and after each block.
 
   Args:
-    model: has at least two tokens before the patches, and names its blocks.
-    forward: `(params, uint8 images) -> (logits, outputs)`.
-    data: the splits.
-    mesh: the devices.
-    batch_size: of all devices together.
+    subject: its model has at least two tokens before the patches, and names its blocks.
 
   Raises:
     ValueError: the model has fewer tokens before its patches.
   """
 
-  def __init__(
-    self,
-    *,
-    model: Model,
-    forward: Callable,
-    predictions: str,
-    data: Dataset,
-    mesh: Any,
-    batch_size: int,
-  ):
-    del predictions
+  reads_head = False
+
+  def __init__(self, subject: Subject):
+    model, forward = subject.model, subject.forward
     if len(model.prefix) < 2:
       raise ValueError(
         f'config.evaluators: similarity compares two tokens before the patches, and the model has '
@@ -70,7 +57,7 @@ class Similarity(WholeSplit):
       return {'similarity': found, 'mask': batch['mask'], 'index': batch['index']}
 
     keys = [f'similarity_{i}' for i in range(model.sizes()['depth'] + 1)]
-    super().__init__(rows, keys, data, mesh, batch_size)
+    super().__init__(rows, keys, subject)
 
   def evaluate(self, params: Any, split: str) -> Result:
     """The similarities of every example of a split."""
