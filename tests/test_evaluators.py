@@ -1,4 +1,4 @@
-"""Few-shot, nearest neighbours, linear probes, ReaL, calibration: against scikit-learn and NumPy."""
+"""Few-shot, nearest neighbours, linear probes, ReaL, calibration: against scikit-learn, NumPy."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_the_picks_are_nested_and_fair():
   np.testing.assert_array_equal(many[:, :4], few)
   assert len(np.unique(many)) == 30
   assert (fewshot.pick(labels, 4, 6, tuple('abc')) != few).any()
-  with pytest.raises(ValueError, match='34 examples of each class.* b has 33; ask for fewer'):
+  with pytest.raises(ValueError, match=r'34 examples of each class.* b has 33; ask for fewer'):
     fewshot.pick(labels, 34, 0, tuple('abc'))
 
 
@@ -109,9 +109,7 @@ def test_calibration_by_hand():
 
 def evaluate(init_from, folder, *names, **overrides):
   """A report on weights, by names of evaluators."""
-  config = defaults.complete(
-    defaults.get_config(), {'data': 'checkpoint', 'evaluators': names}
-  )
+  config = defaults.complete(defaults.get_config(), {'data': 'checkpoint', 'evaluators': names})
   config.init_from = str(init_from)
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in overrides.items()})
   return train.evaluate(config, folder)
@@ -198,8 +196,10 @@ def test_the_lab_reads_the_same_cache(trained, tmp_path):
 def test_what_is_computed_is_what_is_stored(trained, tmp_path, devices):
   """The numbers of a training run are those of its report, on any number of devices."""
   names = ('fewshot', 'knn', 'linear')
-  options = dict(evaluation__linear__solver='sgd', evaluation__linear__learning_rates=(0.01, 0.1),
-                 evaluation__linear__epochs=2, evaluation__fewshot__ridges=(1.0, 1024.0))  # fmt: skip
+  options: dict = dict(evaluation__linear__solver='sgd', evaluation__linear__epochs=2)
+  options |= dict(
+    evaluation__linear__learning_rates=(0.01, 0.1), evaluation__fewshot__ridges=(1.0, 1024.0)
+  )
   config = defaults.complete(small_config(data__validation_fraction=0.2), {'evaluators': names})
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in options.items()})
   exp = experiment.build(config)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vit_jax import defaults, models
-from vit_jax.models import attention, bit, dropout, encoder, hybrid, layers, readout, vit
+from vit_jax.models import attention, dropout, encoder, layers, readout
 
 # Parameters at 224 px and 1000 classes, counted in timm and torchvision.
 PUBLISHED = {

@@ -45,6 +45,9 @@ SMALL = {
 }
 DISTILLED = {'model.name': 'deit', 'model.variant': 'mu/4-distilled'}
 PICTURES = {'data.image_size': (32, 32), 'data.channels': 3, 'batch_size': 4}
+RESNET = PICTURES | {
+  'model.readout': None, 'data.test_fraction': 0.05, 'data.validation_fraction': 0.05,
+}  # fmt: skip
 SETTINGS = {
   ('model.name', 'deit'): DISTILLED | {'model.readout': None},
   ('model.readout', 'distillation_token'): DISTILLED,
@@ -53,11 +56,9 @@ SETTINGS = {
   ('evaluators', 'fewshot'): {'best': 'max:validation/fewshot_5'},
   ('evaluators', 'linear'): {'evaluation.linear.strengths': (0.01, 0.1)},
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
-  ('model.name', 'bit'): PICTURES
-  | {
-    'model.variant': 'R50x1', 'model.readout': None, 'data.test_fraction': 0.05,
-    'data.validation_fraction': 0.05,
-  },
+  ('model.name', 'bit'): RESNET | {'model.variant': 'R50x1'},
+  ('model.name', 'axial'): {'model.readout': None},
+  ('model.name', 'axial_resnet'): RESNET | {'model.variant': 'R26x1'},
   ('data.name', 'tfds'): {
     'data.dataset': 'cifar10', 'data.test_split': 'test[:50]', 'data.train_split': 'train[:100]',
     'data.channels': 3,

@@ -102,6 +102,10 @@ _VIT = dict(
   qkv_bias=bool,  # else True
   qk_scale=float,  # else head width ** -0.5
   layer_scale=float,  # first factor of each branch of a block, learned (CaiT: 1e-4); else 0: none
+  # Appendix D.4: learned (else), learned_2d (columns and rows apart), sinusoidal, sinusoidal_2d
+  # (fixed), relative (learned keys by offset, in attention), none.
+  positions=str,
+  position_at=str,  # input (else), every block its own, or shared: the same before each block
   embedding_norm=bool,  # layer norm after the patch embedding, else False
   gelu=str,  # tanh (official, else), exact (torch), quick
   epsilon=float,  # of the layer norms, else 1e-6
@@ -113,6 +117,15 @@ _VIT = dict(
   scan=False,  # one compiled block for all, run in a loop: compiles faster, takes a copy of weights
   dtype='float32',  # of the computation; parameters, softmax and loss stay float32
   initialisers='official',  # or torch: what its layers start with by default; or deit
+)
+_RESNET = dict(
+  variant=str,  # depth x width factor, 'R50x1'
+  head='zero',  # how the head starts: zero, or random
+  standardise=str,  # None: as in the weights, else bit
+  group_norm_epsilon=float,  # else 1e-5
+  pool_padding=str,  # of the root's max-pool: zero (big_transfer), or infinite (big_vision)
+  remat='none',  # or blocks: recompute units in the backward pass
+  dtype='float32',
 )
 _CLASSIFICATION = dict(
   loss='softmax',  # or sigmoid
@@ -174,14 +187,11 @@ PARTS = {
       standardise=str,  # formula of the ResNet's kernels: official, bit, timm
       group_norm_epsilon=float,  # official: 1e-6
     ),
-    'bit': dict(
-      variant=str,  # depth x width factor, 'R50x1'
-      head='zero',  # how the head starts: zero, or random
-      standardise=str,  # None: as in the weights, else bit
-      group_norm_epsilon=float,  # else 1e-5
-      pool_padding=str,  # of the root's max-pool: zero (big_transfer), or infinite (big_vision)
-      remat='none',  # or blocks: recompute units in the backward pass
-      dtype='float32',
+    'axial': _VIT,  # row attention, then column attention (appendix D.6); no class token
+    'bit': _RESNET,
+    'axial_resnet': _RESNET  # 3 x 3 convolutions become attention along columns and rows
+    | dict(
+      num_heads=8,
     ),
   },
   'objective': {

@@ -122,9 +122,7 @@ class NearestNeighbours(Frozen):
     best = max(right, key=lambda name: right[name])
     k, temperature = self._ways[best]
     details = {'neighbours': k, 'temperature': temperature, 'train': right}
-    return dataclasses.replace(
-      given, ways={'knn': self._ways[best]} | self._ways, details=details
-    )
+    return dataclasses.replace(given, ways={'knn': self._ways[best]} | self._ways, details=details)
 
   def draw(self, rows: list[dict[str, Any]]) -> Any:
     """Accuracy against k, a line a layer and temperature."""
@@ -141,4 +139,3 @@ def normalise(x: np.ndarray) -> Float[np.ndarray, 'n F']:
   """Vectors of length 1, in float32."""
   x = x.astype(np.float32)
   return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-

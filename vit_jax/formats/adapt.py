@@ -34,6 +34,10 @@ def adapt(
     if kinds[name] == 'tokens':
       have[name], notes = fit_tokens(have[name], old, new, method)
       done += notes
+    if kinds[name] in ('rows', 'columns') and old.grid != new.grid:
+      axis = ('rows', 'columns').index(kinds[name])
+      have[name] = resample.line(have[name], new.grid[axis], method)
+      done.append(f'{name}: {old.grid[axis]} {kinds[name]} to {new.grid[axis]}, {method}')
     if kinds[name] == 'channels' and have[name].shape[2] != want[name].shape[2]:
       done.append(f'{name}: {have[name].shape[2]} channels to {want[name].shape[2]}')
       have[name] = resample.channels(have[name], want[name].shape[2])

@@ -36,6 +36,11 @@ DISTILLED_READOUTS = {
   'huggingface': ('class_and_distillation', 'class_token'),
 }
 
+# Settings that no target has, with what all of them have instead.
+UNKNOWN = {
+  'qk_scale': None, 'embedding_norm': False, 'positions': 'learned', 'position_at': 'input',
+}  # fmt: skip
+
 
 class Holder(NamedTuple):
   """What is known elsewhere of one family.
@@ -115,7 +120,7 @@ def setting_losses(target: str, model: Section) -> list[str]:
   lost = ['LayerScale'] if model['layer_scale'] and target != 'timm' else []
   return lost + [
     f'{key}={model[key]!r}: {target} has no such setting'
-    for key, default in (('qk_scale', None), ('embedding_norm', False))
+    for key, default in UNKNOWN.items()
     if model[key] != default
   ]
 

@@ -56,6 +56,12 @@ def grid(x: np.ndarray, old: Grid, new: Grid, method: str) -> np.ndarray:
   return cells.reshape(1, new[0] * new[1], -1).astype(x.dtype)
 
 
+def line(x: np.ndarray, new: int, method: str) -> np.ndarray:
+  """`(1, n, D)` embeddings of rows or columns for another number of them."""
+  weights = METHODS[method](x.shape[1], new)
+  return np.einsum('ij,bjd->bid', weights, x.astype(np.float64)).astype(x.dtype)
+
+
 def channels(kernel: np.ndarray, new: int) -> np.ndarray:
   """A kernel `(P, P, C, D)` for another number of channels.
 

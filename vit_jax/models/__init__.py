@@ -9,13 +9,20 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from vit_jax.models import bit, deit, hybrid, vit
+from vit_jax.models import axial, axial_resnet, bit, deit, hybrid, vit
 from vit_jax.models.protocol import EXECUTION, Model
 from vit_jax.runtime.choices import check_choice
 
 __all__ = ['EXECUTION', 'MODELS', 'Model', 'build', 'complete', 'init']
 
-MODELS: dict[str, Any] = {'vit': vit, 'deit': deit, 'hybrid': hybrid, 'bit': bit}
+MODELS: dict[str, Any] = {
+  'vit': vit,
+  'deit': deit,
+  'hybrid': hybrid,
+  'axial': axial,
+  'bit': bit,
+  'axial_resnet': axial_resnet,
+}
 
 
 def complete(section: dict[str, Any]) -> dict[str, Any]:

@@ -58,23 +58,24 @@ def obstacles(kernel: str, device: Any, section: dict[str, Any], length: int) ->
   """
   heads, dtype = section['num_heads'], section['dtype']
   head_dim = section['width'] // heads
-  dropout = ['attention dropout needs the weights'] * (section['attention_dropout'] > 0)
+  inside = ['attention dropout needs the weights'] * (section['attention_dropout'] > 0)
+  inside += ['relative positions add to the scores'] * (section['positions'] == 'relative')
   if kernel == 'pallas':
     if device.platform != 'tpu':
-      return ['the device is no TPU', *dropout]
+      return ['the device is no TPU', *inside]
     if device.device_kind in OLD_TPUS and dtype != 'float32':
-      return [f'a {device.device_kind} takes float32 alone in a kernel', *dropout]
+      return [f'a {device.device_kind} takes float32 alone in a kernel', *inside]
     from vit_jax.models import tpu_attention  # Pallas takes half a second to import.
 
     reason = tpu_attention.obstacle(head_dim, heads, length, dtype)
-    return [reason, *dropout] if reason else dropout
+    return [reason, *inside] if reason else inside
   capability = float(getattr(device, 'compute_capability', 0) or 0)
   reasons = {
     'the device is no NVIDIA GPU of compute capability 8.0 or later': capability < 8,
     'dtype is not bfloat16 or float16': dtype not in ('bfloat16', 'float16'),
     f'the heads are {head_dim} wide, not a multiple of 8 up to 128': head_dim % 8 or head_dim > 128,
   }
-  return [reason for reason, holds in reasons.items() if holds] + dropout
+  return [reason for reason, holds in reasons.items() if holds] + inside
 
 
 def choose(section: dict[str, Any], device: Any, length: int) -> str:
@@ -128,13 +129,33 @@ def on_tpu(qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T D'
 
 
 def exponents_of(
-  qkv: Float[Array, 'B T 3 h d'], scale: float
+  qkv: Float[Array, 'B T 3 h d'], scale: float, relative: Float[Array, 'R h d'] | None = None
 ) -> tuple[Float32[Array, 'B h T T'], Float32[Array, 'B h T 1']]:
-  """What softmax divides, and by what: exp(q k^T - max) and its sums, in float32."""
+  """What softmax divides, and by what: exp(q k^T - max) and its sums, in float32.
+
+  Args:
+    relative: further keys for each offset of key and query, `R = 2 T - 1`.
+  """
   query, key, _ = qkv.transpose(2, 0, 3, 1, 4)
   scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
+  if relative is not None:
+    by_offset = jnp.einsum(
+      'bhtd,rhd->bhtr', query * scale, relative, preferred_element_type=jnp.float32
+    )
+    scores += from_offsets(by_offset)
   exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   return exponents, exponents.sum(-1, keepdims=True)
+
+
+def from_offsets(x: Float[Array, 'B h T R']) -> Float[Array, 'B h T T']:
+  """Numbers by query and offset, from -(T - 1), by query and key: y[t, s] = x[t, s - t + T - 1].
+
+  A row more in front of each and the same memory in rows that are one shorter: nothing is gathered.
+  """
+  *batch, length, offsets = x.shape
+  flat = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, 1),)).reshape(*batch, -1)
+  flat = flat[..., length - 1 : length - 1 + length * offsets]
+  return flat.reshape(*batch, length, offsets)[..., :length]
 
 
 class Attention(nn.Module):
@@ -145,6 +166,9 @@ class Attention(nn.Module):
     attention_dropout: of the attention weights.
     attention: the kernel, as `choose` says: plain, cudnn (GPU) or pallas (TPU).
     remat: 'attention' computes the weights again in the backward pass instead of keeping them.
+    relative: whether the query also meets a learned key for each offset of two tokens in the
+      sequence; these logits are added (arXiv:2010.11929, D.4). Each head has keys of its own, which
+      the paper leaves open.
   """
 
   num_heads: int
@@ -155,6 +179,7 @@ class Attention(nn.Module):
   remat: str = 'none'
   dtype: str = 'float32'
   initialisers: str = 'official'
+  relative: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -176,7 +201,7 @@ class Attention(nn.Module):
     )
     qkv = qkv.swapaxes(2, 3) if by_head else qkv
     if kernel == 'plain':
-      y, weights = self.plain(qkv, scale, train)
+      y, weights = self.plain(qkv, scale, train, self.offsets(length, head_dim))
     else:
       y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn')
       exponents, total = exponents_of(qkv, scale)
@@ -186,15 +211,27 @@ class Attention(nn.Module):
     y = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
     return (y + bias.astype(self.dtype)).reshape(x.shape), weights
 
+  def offsets(self, length: int, head_dim: int) -> Float[Array, 'R h d'] | None:
+    """The learned key of each offset and head; None without relative positions."""
+    if not self.relative:
+      return None
+    initial = INITIALISERS[self.initialisers]('position', head_dim)
+    shape = (2 * length - 1, self.num_heads, head_dim)
+    return self.param('relative_embedding', initial, shape).astype(self.dtype)
+
   def plain(
-    self, qkv: Float[Array, 'B T 3 h d'], scale: float, train: bool
+    self,
+    qkv: Float[Array, 'B T 3 h d'],
+    scale: float,
+    train: bool,
+    relative: Float[Array, 'R h d'] | None = None,
   ) -> tuple[Float[Array, 'B T h d'], Float32[Array, 'B h T T']]:
     """Attention in the compiler's own operations, and its weights."""
     dropout = Dropout(self.attention_dropout)
     key = dropout.key(train)
 
     def attend(qkv, key):
-      exponents, total = exponents_of(qkv, scale)
+      exponents, total = exponents_of(qkv, scale, relative)
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
       exponents = dropout.drop(exponents, key)
       # Dividing d columns after the product is cheaper than dividing T columns before it.

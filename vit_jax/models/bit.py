@@ -95,10 +95,11 @@ class Stage(nn.Module):
   stride: int
   settings: tuple[str, float, str]
   remat: bool
+  unit: Any = PreUnit  # Made as one is.
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
-    make = nn.remat(PreUnit) if self.remat else PreUnit
+    make: Any = nn.remat(self.unit) if self.remat else self.unit
     for i in range(self.count):
       stride = 1 if i else self.stride
       x = make(self.width, stride, *self.settings, name=f'unit{i + 1:02}')(x)
@@ -141,6 +142,11 @@ class BigTransfer(Model):
   pool_padding: str
   remat: str
   dtype: str
+
+  @property
+  def unit(self) -> Any:
+    """What makes a unit, of (width, stride, standardise, epsilon, dtype)."""
+    return PreUnit
 
   @property
   def width(self) -> int:
@@ -189,7 +195,8 @@ class BigTransfer(Model):
     for i, count in enumerate(resnet.UNITS[self.depth]):
       stride = 2 if i else 1
       again = self.remat == 'blocks'
-      x = Stage(count, width * 2**i, stride, settings, again, name=f'block{i + 1}')(x)
+      make = Stage(count, width * 2**i, stride, settings, again, self.unit, name=f'block{i + 1}')
+      x = make(x)
       outputs[f'block_{i}/tokens'] = x
     norm = resnet.GroupNorm(self.group_norm_epsilon, ('gamma', 'beta'), name='group_norm')
     x = nn.relu(norm(x))
@@ -214,6 +221,11 @@ def build(*, variant: str, **section) -> BigTransfer:
   Raises:
     ValueError: no such variant or value.
   """
+  return assemble(BigTransfer, variant, section)
+
+
+def assemble(make: Any, variant: str, section: dict[str, Any]) -> Any:
+  """A ResNet, or a class `make` that is one, from a section whose every value is checked."""
   depth, _, factor = variant.removeprefix('R').partition('x')
   if not depth.isdigit() or int(depth) not in resnet.UNITS or not factor.isdigit():
     check_choice('config.model.variant', variant, VARIANTS)
@@ -222,7 +234,7 @@ def build(*, variant: str, **section) -> BigTransfer:
   check_choice('config.model.pool_padding', section['pool_padding'], POOL_PADDING)
   check_choice('config.model.dtype', section['dtype'], DTYPES)
   check_choice('config.model.remat', section['remat'], REMAT)
-  return BigTransfer(depth=int(depth), width_factor=int(factor), **section)
+  return make(depth=int(depth), width_factor=int(factor), **section)
 
 
 def section_of(facts: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models import attention, dropout, layers
-from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.position import POSITIONS
 from vit_jax.runtime import stacked
 from vit_jax.runtime.sections import take
 
@@ -25,17 +25,6 @@ PRODUCTS = (
 Body = Callable[..., Any]  # -> (x, outputs by name)
 
 
-class PositionEmbedding(nn.Module):
-  """A learned vector for each token, the class token's first (table 8, '1-D')."""
-
-  initialisers: str = 'official'
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    init = INITIALISERS[self.initialisers]('position', x.shape[-1])
-    return x + self.param('pos_embedding', init, (1, *x.shape[1:])).astype(x.dtype)
-
-
 class Encoder(nn.Module):
   """Positions -> dropout -> blocks -> norm; every intermediate is returned by name.
 
@@ -43,7 +32,9 @@ class Encoder(nn.Module):
   is computed again (`remat`) stand in one place.
 
   Attributes:
-    position: what is added to the tokens at the input.
+    position: what is added to the tokens (`position.py`).
+    position_at: where: input; shared, which adds the same before each block; or every, where
+      blocks have positions of their own.
     blocks: `block(x, train) -> (x, outputs by name)`, all with parameters of the same shapes; with
       `scan` all alike but for `drop_path`.
     norm: after the last block.
@@ -58,32 +49,46 @@ class Encoder(nn.Module):
   dropout: float = 0.0
   remat: str = 'none'
   scan: bool = False
+  position_at: str = 'input'
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B T D'], train: bool
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
-    x = self.position.copy(name='posembed_input')(x)
+    places: Any = None
+    if self.position_at != 'every':
+      places = self.position.copy(name='posembed_input')(x).astype(x.dtype)
+      x = x + places
     outputs = {'embedded': x}
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     if self.is_initializing():
       self.draw_blocks(x)
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
-    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, rng, train)
+    again = places if self.position_at == 'shared' else None
+    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, rng, train, again)
     x = self.norm.copy(name='encoder_norm')(x)
     return x, outputs | named | {'tokens': x}
 
-  def loop_blocks(self, x, rng, train: bool) -> tuple[Array, dict[str, Array]]:
-    """The blocks one after another, each compiled by itself."""
+  def resampled(self) -> dict[str, str]:
+    """Tables of positions that follow the grid, and how, as `Model.resampled` says."""
+    homes = ['posembed_input']
+    if self.position_at == 'every':
+      homes = [f'{name}/posembed' for name in stacked.names(STACK, len(self.blocks))]
+    tables: dict[str, str] = getattr(self.position, 'tables', {})
+    return {f'{home}/{name}': how for home in homes for name, how in tables.items()}
+
+  def loop_blocks(self, x, rng, train: bool, again) -> tuple[Array, dict[str, Array]]:
+    """The blocks one after another, each compiled by itself; before all but the first, `again`."""
     outputs = {}
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
+      x = x if again is None or not i else x + again
       x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine)
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
     return x, outputs
 
-  def scan_blocks(self, x, rng, train: bool) -> tuple[Array, dict[str, Array]]:
+  def scan_blocks(self, x, rng, train: bool, again) -> tuple[Array, dict[str, Array]]:
     """The blocks in a loop over their stacked parameters: one is compiled for all of them."""
     params = self.get_variable('params', STACK)
     if params is None:  # As files have them.
@@ -97,6 +102,7 @@ class Encoder(nn.Module):
       i, own, rate = given
       block = first if rate is None else first.clone(drop_path=rate)
       mine = rng and dropout.number_block(rng, STACK, i, count)
+      x = x if again is None else x + again * (i > 0).astype(x.dtype)
       x, named = remember(body_of(block, train), self.remat, True)(x, own, mine)
       # A gradient runs through all that a loop returns, read or not.
       return x, {'tokens': x} if train else named
@@ -148,17 +154,34 @@ def is_product(primitive: Any, *_: Any, **__: Any) -> bool:
   return primitive.name in PRODUCTS
 
 
-def build(section: dict[str, Any]) -> Encoder:
-  """The published encoder; each part takes its settings from a ViT's complete section."""
+def build(
+  section: dict[str, Any], prefix: int, grid: tuple[int, int], length: int | None = None
+) -> Encoder:
+  """The published encoder; each part takes its settings from a ViT's complete section.
+
+  Args:
+    prefix: how many tokens stand before those of the grid.
+    length: how many a token attends to at most; None: all.
+
+  Raises:
+    ValueError: a kernel of attention is asked for that cannot run.
+  """
+  length = length or prefix + grid[0] * grid[1]
+  section['attention'] = attention.choose(section, section['device'], length)
+  section['elementwise_again'] = section['device'].platform == 'gpu'
   depth, rate = section['depth'], section['drop_path']
   # Eight H100, 64 pictures each: 4.5 instead of 5.0 GB (5.3 with fsdp=8), as it is kept in float32.
   make_norm: Any = nn.remat(nn.LayerNorm) if section['elementwise_again'] else nn.LayerNorm
   norm = make_norm(section['epsilon'], dtype=section['dtype'])
-  attend, mlp = take(attention.Attention, section), take(layers.MlpBlock, section)
+  relative = section['positions'] == 'relative'
+  attend = take(attention.Attention, section, relative=relative)
+  mlp = take(layers.MlpBlock, section)
+  places = take(POSITIONS[section['positions']], section, prefix=prefix, grid=grid)
+  own = places if section['position_at'] == 'every' else None
   make = functools.partial(
-    layers.Block, attend, mlp, norm, section['projection_dropout'], section['layer_scale']
-  )
+    layers.Block, attend, mlp, norm, section['projection_dropout'], section['layer_scale'],
+    position=own,
+  )  # fmt: skip
   # Linear in depth: the first block is never dropped, the last one at the full rate.
-  blocks = tuple(make(rate * i / max(1, depth - 1)) for i in range(depth))
-  position = take(PositionEmbedding, section)
-  return take(Encoder, section, position=position, blocks=blocks, norm=norm)
+  blocks = tuple(make(drop_path=rate * i / max(1, depth - 1)) for i in range(depth))
+  return take(Encoder, section, position=places, blocks=blocks, norm=norm)

@@ -132,6 +132,7 @@ class Block(nn.Module):
     projection_dropout: of the output of attention.
     layer_scale: first factor of both branches; 0: they have none.
     drop_path: of both branches, for whole examples.
+    position: what is added to the tokens before all else; None: nothing.
   """
 
   attention: nn.Module
@@ -140,11 +141,14 @@ class Block(nn.Module):
   projection_dropout: float = 0.0
   layer_scale: float = 0.0
   drop_path: Any = 0.0
+  position: nn.Module | None = None
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B T D'], train: bool
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
+    if self.position is not None:
+      x = x + self.position.copy(name='posembed')(x).astype(x.dtype)
     y = self.norm.copy(name='LayerNorm_0')(x)
     y, weights = self.attention.copy(name='MultiHeadDotProductAttention_1')(y, train)
     attended = self.scaled(1, Dropout(self.projection_dropout)(y, train))

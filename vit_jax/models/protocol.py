@@ -58,7 +58,8 @@ class Model(nn.Module):
   def resampled(self) -> dict[str, str]:
     """Parameters whose shape follows the pictures' and how they change with it.
 
-    'tokens' for `(1, T, D)`, prefix first and then the grid; 'channels' for kernels `h w C D`;
+    'tokens' for `(1, T, D)`, prefix first and then the grid; 'rows' and 'columns' for one
+    axis of the grid, `(1, n, D)`; 'channels' for kernels `h w C D`;
     'prefix' for a token of the prefix, which another model of the family may lack.
     """
     return {}

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import attention, encoder, layers
+from vit_jax.models import encoder, layers, position
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
@@ -40,7 +40,7 @@ VARIANTS += ['g/14', 'G/14']
 OFFICIAL = dict(
   variant='B/16', gelu='tanh', epsilon=1e-6, readout='class_token', readout_weights='free',
   patch_index=1, class_token=True, qkv_bias=True, embedding_norm=False, qk_scale=None,
-  layer_scale=0.0,
+  layer_scale=0.0, positions='learned', position_at='input',
 )  # fmt: skip
 RATES = ('dropout', 'attention_dropout', 'projection_dropout', 'drop_path')
 
@@ -79,6 +79,11 @@ class VisionTransformer(Model):
     """Names of the tokens before the patches, as a section decides them."""
     return ('class_token',) * class_token
 
+  @staticmethod
+  def encoder_of(section: dict[str, Any], prefix: int, grid: tuple[int, int]) -> encoder.Encoder:
+    """The encoder of a complete section, for so many tokens before the grid."""
+    return encoder.build(section, prefix, grid)
+
   @property
   def embedding_side(self) -> int:
     """The patch side on what `stem` returns."""
@@ -93,11 +98,8 @@ class VisionTransformer(Model):
 
   def resampled(self) -> dict[str, str]:
     """The positions, the class token, and the kernel that sees the pixels."""
-    return {
-      'Transformer/posembed_input/pos_embedding': 'tokens',
-      'embedding/kernel': 'channels',
-      'cls': 'prefix',
-    }
+    positions = {f'Transformer/{name}': how for name, how in self.Transformer.resampled().items()}
+    return positions | {'embedding/kernel': 'channels', 'cls': 'prefix'}
 
   def sizes(self) -> dict[str, Any]:
     """The patch side, tokens, width, depth, heads and MLP width."""
@@ -221,12 +223,8 @@ def assemble(
     )
   prefix = make.prefix_of(section['class_token'])
   grid = (image_size[0] // patch_size, image_size[1] // patch_size)
-  length = len(prefix) + grid[0] * grid[1]
-  device = section['device']
-  section['attention'] = attention.choose(section, device, length)
-  section['elementwise_again'] = device.platform == 'gpu'
   reader = readouts.build(section['readout'], section, prefix=prefix, grid=grid)
-  parts = dict(readout=reader, Transformer=encoder.build(section))
+  parts = dict(readout=reader, Transformer=make.encoder_of(section, len(prefix), grid))
   return take(make, section, image_size=image_size, patch_size=patch_size, **parts)
 
 
@@ -247,6 +245,7 @@ def check_values(section: dict[str, Any]) -> None:
   if section['layer_scale'] < 0:
     raise ValueError(f'config.model.layer_scale={section["layer_scale"]} must be at least 0: none')
   check_choice('config.model.remat', section['remat'], encoder.REMAT)
+  position.check(section)
 
 
 def section_of(facts: dict[str, Any]) -> dict[str, Any]:
