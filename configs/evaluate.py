@@ -1,4 +1,4 @@
-r"""Judges weights that are finished: any run, weight file or address. `configs/evaluate.py[:frozen]`.
+r"""Judges finished weights, a run, a weight file or an address: `configs/evaluate.py[:frozen]`.
 
 python -m vit_jax.main --config=configs/evaluate.py --config.init_from=C --workdir=W --mode=evaluate
 

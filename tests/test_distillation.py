@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 from conftest import small_config
 from flax import traverse_util
@@ -262,7 +263,7 @@ def test_a_sweep_may_name_its_runs_and_follow_them(tmp_path):
   runs = sweep.plan(config, choices, tmp_path)
   assert [run.name for run in runs] == ['teacher__small,seed=0', 'taught,seed=0']
   assert runs[1].config.objective.teacher == str(runs[0].workdir)
-  sweep.sweep(runs, tmp_path, ())
+  sweep.sweep(runs, tmp_path, types.SimpleNamespace(TUNED=()))
   records = json.loads((tmp_path / 'reports/sweep.json').read_text())
   assert [record['label'] for record in records] == ['teacher: small', 'taught']
   page = (tmp_path / 'reports/sweep.md').read_text()

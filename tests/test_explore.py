@@ -292,6 +292,11 @@ def sweep():
 """
 
 
+# What a recipe says of its sweep.
+RATES = types.SimpleNamespace(TUNED=('optimizer.learning_rate',))
+NONE = types.SimpleNamespace(TUNED=())
+
+
 def planned(folder, choices=None):
   (folder / 'recipe.py').write_text(SWEEP)
   module, _ = recipe.open_recipe(str(folder / 'recipe.py'))
@@ -312,9 +317,9 @@ def test_a_sweep_resumes_and_chooses_by_validation(tmp_path, monkeypatch):
 
   monkeypatch.setattr(train, 'train', counted)
   with pytest.raises(KeyboardInterrupt):
-    sweep.sweep(runs, tmp_path / 'W', ('optimizer.learning_rate',))
+    sweep.sweep(runs, tmp_path / 'W', RATES)
   monkeypatch.setattr(train, 'train', lambda c, w: (steps.append(w), train_one(c, w)))
-  sweep.sweep(runs, tmp_path / 'W', ('optimizer.learning_rate',))
+  sweep.sweep(runs, tmp_path / 'W', RATES)
   assert len(steps) == len(set(steps)) == 4  # Each run once, although stopped in between.
   records = json.loads((tmp_path / 'W/reports/sweep.json').read_text())
   with (tmp_path / 'W/reports/sweep.csv').open() as file:
@@ -365,12 +370,12 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
     train_one(config, workdir)
 
   monkeypatch.setattr(train, 'train', first_diverges)
-  sweep.sweep(runs, tmp_path / 'W', ())
+  sweep.sweep(runs, tmp_path / 'W', NONE)
   records = json.loads((tmp_path / 'W/reports/sweep.json').read_text())
   assert [record['failed'] for record in records] == [True, False]
   assert checkpoint.belongs(runs[0].workdir)
   with pytest.raises(ValueError, match='another config'):  # Its failure is not taken for ours.
-    sweep.sweep(other_batches(runs), tmp_path / 'W', ())
+    sweep.sweep(other_batches(runs), tmp_path / 'W', NONE)
   assert '1, 1 failed' in (tmp_path / 'W/reports/sweep.md').read_text()
 
 
@@ -391,7 +396,7 @@ def test_a_start_that_fails_leaves_the_folder_free(trained, tmp_path):
   assert not (tmp_path / 'lab').exists()
   runs = planned(tmp_path, [{'init_from': str(tmp_path / 'nothing')}])
   with pytest.raises(FileNotFoundError):
-    sweep.sweep(runs, tmp_path / 'W', ())
+    sweep.sweep(runs, tmp_path / 'W', NONE)
   assert not list(tmp_path.rglob('config.json'))
 
 
@@ -422,7 +427,7 @@ def test_the_table_of_a_sweep_has_keys_without_a_dot(tmp_path):
     run.workdir.mkdir(parents=True)
     score = {'step': run.config.total_steps, 'test/accuracy': run.config.batch_size / 32}
     (run.workdir / 'metrics.jsonl').write_text(json.dumps(score) + '\n')
-  sweep.write(runs, tmp_path / 'reports', ())
+  sweep.write(runs, tmp_path / 'reports', NONE)
   with (tmp_path / 'reports/sweep.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert [(row['batch_size'], row['runs'], row['accuracy']) for row in rows] == [

@@ -151,7 +151,7 @@ def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:
   if FLAGS.mode == 'list':
     print('\n'.join(sweep.commands(runs, address, rest[1:])))
   else:
-    sweep.sweep(runs, workdir, getattr(module, 'TUNED', ('optimizer.learning_rate',)))
+    sweep.sweep(runs, workdir, module)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -30,11 +30,18 @@ class Run:
   workdir: pathlib.Path
 
   def scores(self) -> dict[str, Any] | None:
-    """What the last step says; None before it."""
+    """What the last step says, or that of the best checkpoint where `config.best` is set.
+
+    None before the last step.
+    """
     rows = metrics.read(self.workdir / 'metrics.jsonl')
     if not rows or rows[-1]['step'] < self.config.total_steps or 'test/accuracy' not in rows[-1]:
       return None
-    return rows[-1]
+    if not self.config.best:
+      return rows[-1]
+    mode, _, name = self.config.best.partition(':')
+    judged = [row for row in rows if name in row and 'test/accuracy' in row]
+    return {'max': max, 'min': min}[mode](judged, key=lambda row: row[name])
 
   @property
   def failure(self) -> pathlib.Path:

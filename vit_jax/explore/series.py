@@ -18,7 +18,8 @@ def blocks(records: Records, keys: list[str], folder: pathlib.Path) -> list[page
   """A section of other numbers of the test split, if any were measured; pictures go to `folder`."""
   found = by_setting(records, keys)
   names = list(dict.fromkeys(name for row in found.values() for name in row))
-  numbered = list(dict.fromkeys(n.rpartition('_')[0] for n in names if re.search(r'_\d+$', n)))
+  # By block from 0 on; what is numbered otherwise, such as few-shot accuracies, is no series.
+  numbered = [name.removesuffix('_0') for name in names if name.endswith('_0')]
   single = [name for name in names if name.rpartition('_')[0] not in numbered]
   made: list[page.Block] = []
   if single:

@@ -6,6 +6,9 @@ gathers what other machines have run.
 
 W/runs/<overrides>/   a run each
 W/reports/sweep.json  a record for each run; sweep.csv, sweep.md, sweep.png: settings, over seeds
+
+What else a recipe may say: `TUNED`, keys that validation chooses; `PICTURES` and `line`, pictures
+of one number against another (`against.py`).
 """
 
 import csv
@@ -20,7 +23,7 @@ import numpy as np
 
 from vit_jax import checkpoint, train
 from vit_jax.evaluation import statistics
-from vit_jax.explore import page, pictures, series
+from vit_jax.explore import against, page, pictures, series
 from vit_jax.explore.runs import Run, commands, plan
 from vit_jax.runtime import atomic, distributed
 from vit_jax.runtime.progress import clock
@@ -28,13 +31,14 @@ from vit_jax.runtime.progress import clock
 __all__ = ['Run', 'commands', 'plan', 'sweep']
 
 
-def sweep(runs: list[Run], workdir: pathlib.Path, tuned: tuple[str, ...]) -> None:
+def sweep(runs: list[Run], workdir: pathlib.Path, recipe: Any) -> None:
   """Runs what is not finished, one after another, and writes the table.
 
   A run's folder belongs to its config from its first checkpoint on, or from its failure.
 
   Args:
-    tuned: keys that are chosen, not compared: by validation, for each of the other settings.
+    recipe: the module; its `TUNED` are keys that are chosen, not compared: by validation, for each
+      of the other settings.
 
   Raises:
     ValueError: a run's folder belongs to another config; nothing has run yet.
@@ -52,7 +56,7 @@ def sweep(runs: list[Run], workdir: pathlib.Path, tuned: tuple[str, ...]) -> Non
     attempt(run)
     fresh += 1
   if distributed.is_first():
-    write(runs, workdir / 'reports', tuned)
+    write(runs, workdir / 'reports', recipe)
 
 
 def attempt(run: Run) -> None:
@@ -71,15 +75,12 @@ def attempt(run: Run) -> None:
     raise KeyboardInterrupt
 
 
-def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None:
+def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
   """The records of all runs, and the settings over their seeds."""
   folder.mkdir(parents=True, exist_ok=True)
-  records = [
-    {'run': run.name, 'workdir': str(run.workdir), 'failed': run.failure.exists()}
-    | run.shown
-    | {key: x for key, x in (run.scores() or {}).items() if key.split('/')[0] in SPLITS}
-    for run in runs
-  ]
+  tuned = getattr(recipe, 'TUNED', ('optimizer.learning_rate',))
+  wanted = getattr(recipe, 'PICTURES', ())
+  records = [record(run, bool(wanted)) for run in runs]
   atomic.write_text(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
   keys = [key for key in dict.fromkeys(k for run in runs for k in run.shown) if key != 'seed']
   rows = choose(settings(records, keys), keys, tuned)
@@ -99,12 +100,28 @@ def write(runs: list[Run], folder: pathlib.Path, tuned: tuple[str, ...]) -> None
     )  # fmt: skip
     figure.savefig(folder / 'sweep.png')
     blocks.append(page.Picture(folder / 'sweep.png', 'Chosen settings, over their seeds.'))
+  best = [row for row in records if is_among(row, drawn, keys)]
+  line = getattr(recipe, 'line', None) or against.line_of(wanted)
+  blocks += against.blocks(best, wanted, line, folder)
   blocks += series.blocks(records, keys, folder)
   atomic.write_text(folder / 'sweep.md', page.markdown(blocks, folder))
   logging.info('table of %d runs in %s', len(runs), folder / 'sweep.md')
 
 
 SPLITS = ('test', 'validation')
+
+
+def record(run: Run, whole: bool) -> dict[str, Any]:
+  """What `sweep.json` says of a run; `whole` adds its compute and speed."""
+  scores = {key: x for key, x in (run.scores() or {}).items() if key.split('/')[0] in SPLITS}
+  about = {'run': run.name, 'workdir': str(run.workdir), 'failed': run.failure.exists()}
+  also = {'overrides': run.overrides} | (against.measure(run) if scores and whole else {})
+  return about | run.shown | scores | also
+
+
+def is_among(row: dict[str, Any], chosen: list[dict[str, Any]], keys: list[str]) -> bool:
+  """Whether a run has one of the settings."""
+  return any(all(row.get(key) == other[key] for key in keys) for other in chosen)
 
 
 def settings(records: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:
