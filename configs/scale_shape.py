@@ -2,10 +2,10 @@ r"""Which size of a ViT to grow, depth, width, MLP, patch, or all: `configs/scal
 
 python -m vit_jax.main --config=configs/scale_shape.py[:cifar10] --workdir=W
 
-Figure 8 of the paper: one base model, each of its sizes changed alone, then all together, three seeds each. Pictures:
-accuracy and 5-shot accuracy against the compute of the training. On the digits; `cifar10` takes
-5,000 pictures of it, with --config.data.data_dir=D. The paper's base has 8 blocks of width 1,024,
-its patches 32 pixels, on JFT-300M; this one 4 blocks of 64.
+Figure 8 of the paper: one base model, each of its sizes changed alone, then all together, three
+seeds each. Pictures: accuracy and 5-shot accuracy against the compute of the training. On the
+digits; `cifar10` takes 5,000 pictures of it, with --config.data.data_dir=D. The paper's base has 8
+blocks of width 1,024, its patches 32 pixels, on JFT-300M; this one 4 blocks of 64.
 
 RESULT
 """

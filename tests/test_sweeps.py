@@ -1,0 +1,105 @@
+"""The paper's experiments as sweeps: their runs, their pictures, early stopping, small settings."""
+
+import json
+import types
+
+from conftest import ROOT, small_config
+import pytest
+
+from vit_jax import defaults, recipe
+from vit_jax.explore import against, runs, series, sweep
+
+RECIPES = {
+  'ablate_positions.py': 10 * 3,
+  'scale_shape.py': (1 + 3 * 4 + 2) * 3,
+  'ablate_heads.py': 2 * 2 * 4 * 3,
+  'pretraining_size.py': 2 * 4 * 2 * 3,
+  'compare_axial.py': 6 * 3,
+  'compare_hybrids.py': 4 * 3,
+  'compare_hybrids.py:optimizers': 4 * 3,
+}
+
+
+@pytest.mark.parametrize(('name', 'count'), RECIPES.items())
+def test_every_run_of_a_recipe_can_be(name, count, tmp_path):
+  module, words = recipe.open_recipe(f'{ROOT}/configs/{name}')
+  config = defaults.complete(module.get_config(*words), {})
+  planned = runs.plan(config, module.sweep(*words), tmp_path)
+  assert len(planned) == count
+  lines = {getattr(module, 'line', lambda _: '')(run.overrides) for run in planned}
+  assert 1 <= len(lines) <= 6 and all(isinstance(line, str) for line in lines)
+
+
+@pytest.mark.parametrize('name', ['ablate_positions', 'scale_shape', 'ablate_heads',
+                                  'pretraining_size', 'compare_axial', 'compare_hybrids'])  # fmt: skip
+def test_a_recipe_without_its_data_says_so(name):
+  module, _ = recipe.open_recipe(f'{ROOT}/configs/{name}.py')
+  with pytest.raises(ValueError, match=f'{name}.py:nothing: choose'):
+    module.get_config('nothing')
+
+
+def small(folder, **overrides):
+  config = defaults.complete(
+    small_config(run='sweep', data__validation_fraction=0.2, **overrides),
+    {'evaluators': ('classification', 'fewshot')},
+  )
+  config.update_from_flattened_dict({'evaluation.fewshot.shots': (1, 5), 'eval_every': 2})
+  return config, folder
+
+
+def test_pictures_stand_against_compute_and_settings(tmp_path):
+  config, _ = small(tmp_path, total_steps=2)
+  module = types.SimpleNamespace(
+    TUNED=(), PICTURES=(('compute', 'test/fewshot_5'), ('model.depth', 'test/accuracy'),
+                        ('speed', 'test/accuracy'), ('model.width', 'test/accuracy')),
+  )  # fmt: skip
+  choices = [{'model.depth': depth, 'seed': seed} for depth in (1, 2) for seed in (0, 1)]
+  planned = runs.plan(config, choices, tmp_path)
+  sweep.sweep(planned, tmp_path, module)
+  records = json.loads((tmp_path / 'reports/sweep.json').read_text())
+  assert [record['overrides']['model.depth'] for record in records] == [1, 1, 2, 2]
+  by_depth = {record['model.depth']: record['compute'] for record in records}
+  # One more block of width 32, MLP 128 on 5 tokens: 3 times its forward pass, 2 steps of 16.
+  products = 4 * 32 * 32 * 5 + 2 * 5 * 5 * 32 + 2 * 32 * 128 * 5
+  assert by_depth[2] - by_depth[1] == 3 * 2 * products * 2 * 16
+  names = {path.name for path in (tmp_path / 'reports').glob('*.png')}
+  assert names == {'sweep.png', 'fewshot_5_against_compute.png', 'accuracy_against_depth.png',
+                   'accuracy_against_speed.png'}  # fmt: skip
+  page = (tmp_path / 'reports/sweep.md').read_text()
+  assert 'fewshot_1' in page and 'fewshot_5_against_compute.png' in page
+
+
+def test_early_stopping_counts_the_best_checkpoint(tmp_path):
+  config, _ = small(tmp_path, best='max:validation/accuracy')
+  (run,) = runs.plan(config, [{'seed': 3}], tmp_path)
+  sweep.attempt(run)
+  rows = [json.loads(line) for line in (run.workdir / 'metrics.jsonl').read_text().splitlines()]
+  judged = {row['step']: row for row in rows if 'validation/accuracy' in row}
+  assert {*judged} == {2, 4, 6}
+  best = max(judged.values(), key=lambda row: row['validation/accuracy'])
+  assert run.scores() == best
+  last = runs.plan(small(tmp_path, best=None)[0], [{'seed': 3}], tmp_path)[0]
+  assert last.scores() == judged[6]
+
+
+def test_points_are_means_over_seeds_by_line():
+  records = [
+    {'overrides': {'a': a, 'kind': kind, 'seed': seed}, 'test/accuracy': a + seed / 10}
+    for kind in ('x', 'y') for a in (1, 2) for seed in (0, 1)
+  ]  # fmt: skip
+  pair = ('a', 'test/accuracy')
+  found = against.gather(records, pair, against.line_of([pair]))
+  assert {*found} == {'x', 'y'} and len(found['x']) == 2
+  assert [*found['x'].values()][0] == [(1.0, 1.0), (1.0, 1.1)]
+  axis = against.draw(found, pair).axes[0]
+  assert axis.lines[0].get_ydata().tolist() == pytest.approx([1.05, 2.05])
+  assert not against.gather([{'overrides': {}, 'test/accuracy': 1.0}], pair, lambda _: '')
+
+
+def test_few_shots_are_no_series_of_blocks(tmp_path):
+  records = [
+    {'kind': 'a', 'test/fewshot_1': 0.5, 'test/similarity_0': 0.1, 'test/similarity_1': 0.9}
+  ]
+  made = series.blocks(records, ['kind'], tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ['similarity.png']
+  assert any('fewshot_1' in str(block) for block in made)
