@@ -188,6 +188,18 @@ PARTS = {
       group_norm_epsilon=float,  # official: 1e-6
     ),
     'axial': _VIT,  # row attention, then column attention (appendix D.6); no class token
+    'swin': dict(  # arXiv:2103.14030; 'T/4'
+      variant=str,
+      window=int,  # side of a window, in tokens; else 7 (12 at 384 pixels)
+      dropout=0.0,
+      drop_path=0.0,  # of the last block; earlier blocks linearly less
+      qkv_bias=bool,  # else True
+      gelu=str,  # else exact
+      epsilon=float,  # of the layer norms, else 1e-5
+      remat='none',  # or blocks: compute them again in the backward pass
+      dtype='float32',
+      initialisers='deit',  # normal of 0.02; or official, torch
+    ),
     'bit': _RESNET,
     'axial_resnet': _RESNET  # 3 x 3 convolutions become attention along columns and rows
     | dict(
