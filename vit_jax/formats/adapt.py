@@ -38,6 +38,9 @@ def adapt(
       axis = ('rows', 'columns').index(kinds[name])
       have[name] = resample.line(have[name], new.grid[axis], method)
       done.append(f'{name}: {old.grid[axis]} {kinds[name]} to {new.grid[axis]}, {method}')
+    if kinds[name] == 'offsets' and have[name].shape != want[name].shape:
+      done.append(f'{name}: {have[name].shape[0]} offsets to {want[name].shape[0]}, bicubic')
+      have[name] = resample.offsets(have[name], want[name].shape[0])
     if kinds[name] == 'channels' and have[name].shape[2] != want[name].shape[2]:
       done.append(f'{name}: {have[name].shape[2]} channels to {want[name].shape[2]}')
       have[name] = resample.channels(have[name], want[name].shape[2])

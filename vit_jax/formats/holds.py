@@ -6,7 +6,7 @@ A family that is not in `HOLDERS` is refused by every target here; our own forma
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vit_jax.formats import bit, names, weights
+from vit_jax.formats import bit, names, swin, weights
 from vit_jax.formats.files import Arrays
 
 Section = dict[str, Any]
@@ -164,6 +164,14 @@ def bit_losses(target: str, model: Section) -> list[str]:
   return differing(target, model, FIXED_BIT)
 
 
+def swin_losses(target: str, model: Section) -> list[str]:
+  """What a target cannot hold of a Swin: all have the paper's settings."""
+  lost = differing(target, model, {'gelu': 'exact', 'epsilon': 1e-5})
+  if model['variant'].partition('/')[0] == 'digits':
+    lost.append(f'variant={model["variant"]}: {target} has T, S, B and L')
+  return lost
+
+
 def rename_vit(target: str, arrays: Arrays) -> Arrays:
   """Arrays of a ViT or a hybrid under a target's names."""
   if target == 'official':
@@ -194,5 +202,6 @@ HOLDERS = {
   'vit': Holder(tuple(FIXED), ('timm', 'huggingface'), vit_losses, rename_vit),
   'deit': Holder(tuple(FIXED), ('timm', 'huggingface'), deit_losses, rename_deit),
   'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
+  'swin': Holder(tuple(FIXED), (), swin_losses, swin.renamed),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
 }

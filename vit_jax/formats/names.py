@@ -158,12 +158,12 @@ def rules(family: Family, depth: int, units: Sequence[int] | None = None) -> Ite
     yield Rule((PARAMETERS[key],), name, 'same')
   for module, kind in KINDS.items():
     if module in family.modules:
-      yield from _module(module, family.modules[module] + '.', kind)
+      yield from module_rules(module, family.modules[module] + '.', kind)
   for i in range(depth):
     ours, theirs = BLOCK.format(i), family.block.format(i)
     for module, kind in BLOCK_KINDS.items():
       if module in family.modules:
-        yield from _module(ours + module, theirs + family.modules[module] + '.', kind)
+        yield from module_rules(ours + module, theirs + family.modules[module] + '.', kind)
     for branch, name in enumerate(family.scales or (), 1):
       yield Rule((f'{ours}LayerScale_{branch}/scale',), theirs + name, 'same')
     if family.packed:
@@ -180,23 +180,23 @@ def resnet_rules(prefix: str, units: Sequence[int] | None) -> Iterator[Rule]:
   """A hybrid's ResNet. A stem without stages has shorter names at timm."""
   stems = [f'{prefix}stem.', prefix]
   for stem in stems if units is None else stems[:1] if units else stems[1:]:
-    yield from _weight('conv_root', f'{stem}conv', 'conv')
-    yield from _module('gn_root', f'{stem}norm.', 'norm')
+    yield from weight_rule('conv_root', f'{stem}conv', 'conv')
+    yield from module_rules('gn_root', f'{stem}norm.', 'norm')
   for b, count in enumerate(HYBRID_UNITS if units is None else units):
     for u in range(count):
       ours, theirs = f'block{b + 1}/unit{u + 1}/', f'{prefix}stages.{b}.blocks.{u}.'
       for i in (1, 2, 3):
-        yield from _weight(f'{ours}conv{i}', f'{theirs}conv{i}', 'conv')
-        yield from _module(f'{ours}gn{i}', f'{theirs}norm{i}.', 'norm')
-      yield from _weight(f'{ours}conv_proj', f'{theirs}downsample.conv', 'conv')
-      yield from _module(f'{ours}gn_proj', f'{theirs}downsample.norm.', 'norm')
+        yield from weight_rule(f'{ours}conv{i}', f'{theirs}conv{i}', 'conv')
+        yield from module_rules(f'{ours}gn{i}', f'{theirs}norm{i}.', 'norm')
+      yield from weight_rule(f'{ours}conv_proj', f'{theirs}downsample.conv', 'conv')
+      yield from module_rules(f'{ours}gn_proj', f'{theirs}downsample.norm.', 'norm')
 
 
-def _weight(ours: str, theirs: str, kind: str) -> Iterator[Rule]:
+def weight_rule(ours: str, theirs: str, kind: str) -> Iterator[Rule]:
   yield Rule((f'{ours}/kernel',), f'{theirs}.weight', kind)
 
 
-def _module(ours: str, theirs: str, kind: str) -> Iterator[Rule]:
+def module_rules(ours: str, theirs: str, kind: str) -> Iterator[Rule]:
   weight = 'scale' if kind == 'norm' else 'kernel'
   yield Rule((f'{ours}/{weight}',), f'{theirs}weight', 'same' if kind == 'norm' else kind)
   bias = 'heads bias' if kind == 'heads' else 'same'
@@ -237,11 +237,11 @@ def to_ours(arrays: Arrays, family: Family, depth: int, heads: int) -> tuple[Arr
     left.discard(rule.theirs)
     entry = arrays[rule.theirs]
     for i, name in enumerate(rule.ours):
-      found[name] = _converted(entry, rule, i, heads)
+      found[name] = converted(entry, rule, i, heads)
   return found, left
 
 
-def _converted(entry: Entry, rule: Rule, part: int, heads: int) -> Entry:
+def converted(entry: Entry, rule: Rule, part: int, heads: int) -> Entry:
   count = len(rule.ours)
   kind = rule.kind.replace('qkv kernel', 'heads').replace('qkv bias', 'heads bias')
 
@@ -266,11 +266,11 @@ def to_theirs(
     if not set(rule.ours) <= set(ours):
       continue
     left -= set(rule.ours)
-    made[rule.theirs] = _exported([ours[name] for name in rule.ours], rule.kind)
+    made[rule.theirs] = exported([ours[name] for name in rule.ours], rule.kind)
   return made, left
 
 
-def _exported(entries: list[Entry], kind: str) -> Entry:
+def exported(entries: list[Entry], kind: str) -> Entry:
   convert = OUT[kind.replace('qkv kernel', 'heads').replace('qkv bias', 'heads bias')]
 
   def load() -> np.ndarray:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from vit_jax.formats import bit, files, from_torch, official, weights
+from vit_jax.formats import bit, files, from_torch, official, swin, weights
 
 
 def read(
@@ -32,13 +32,15 @@ def read(
   try:
     if bit.recognise(arrays):
       return bit.open_weights(arrays)
+    if swin.recognise(arrays):
+      return swin.open_weights(arrays, settings)
     if official.recognise(arrays):
       return official.open_weights(arrays, settings)
     if from_torch.family_of(arrays):
       return from_torch.open_weights(arrays, settings, sizes)
     foreign = weights.parts_of(set(arrays))
     raise ValueError(
-      'holds no ViT or BiT of a known family'
+      'holds no ViT, Swin or BiT of a known family'
       + (f'; it has {foreign}, which our models lack' if foreign else '')
       + f'; its arrays: {weights.shown(set(arrays))}'
     )

@@ -4,6 +4,7 @@ Grids are (height, width). Sampling is separable: along each axis a matrix of we
 """
 
 from collections.abc import Callable
+import math
 
 import numpy as np
 
@@ -60,6 +61,19 @@ def line(x: np.ndarray, new: int, method: str) -> np.ndarray:
   """`(1, n, D)` embeddings of rows or columns for another number of them."""
   weights = METHODS[method](x.shape[1], new)
   return np.einsum('ij,bjd->bid', weights, x.astype(np.float64)).astype(x.dtype)
+
+
+def offsets(table: np.ndarray, new: int) -> np.ndarray:
+  """`(n^2, h)` numbers by offset in square windows, for other windows: bicubic, as Swin's code.
+
+  Raises:
+    ValueError: a window that is no square.
+  """
+  old_side, new_side = math.isqrt(table.shape[0]), math.isqrt(new)
+  if old_side**2 != table.shape[0] or new_side**2 != new:
+    raise ValueError(f'tables of {table.shape[0]} and {new} offsets are not both of square windows')
+  sides = (old_side, old_side), (new_side, new_side)
+  return grid(table[None], *sides, 'bicubic')[0]
 
 
 def channels(kernel: np.ndarray, new: int) -> np.ndarray:

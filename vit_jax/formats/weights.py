@@ -22,7 +22,6 @@ FOREIGN = {
   r'fc_norm': 'a norm after the pooling',
   r'norm_pre|pre_layernorm|patch_embed\.norm': 'a norm before the blocks',
   r'attn_pool': 'attention pooling of another form',
-  r'layers\.\d+\.blocks': 'windows (Swin)',
 }
 
 

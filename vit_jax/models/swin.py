@@ -239,3 +239,18 @@ def check_values(section: dict[str, Any]) -> None:
   for key in ('dropout', 'drop_path'):
     if not 0 <= section[key] < 1:
       raise ValueError(f'config.model.{key}={section[key]} must be in [0, 1)')
+
+
+def section_of(facts: dict[str, Any]) -> dict[str, Any]:
+  """The part of a section that a weight file decides, from what its arrays say.
+
+  Raises:
+    ValueError: no Swin that is known has these blocks and heads.
+  """
+  found = {key: facts[key] for key in ('width', 'depths', 'heads')}
+  named = next((name for name, known in SIZES.items() if known == found), None)
+  if named is None:
+    raise ValueError(f'a Swin of {found}; known: {SIZES}')
+  kept = ('window', 'qkv_bias', 'channels', 'num_classes', 'image_size')
+  variant = {'variant': f'{named}/{facts["embedding_side"]}'}
+  return variant | {key: facts[key] for key in kept}
