@@ -142,7 +142,8 @@ def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
   kernel, table = ours['embedding/kernel'].shape, ours[f'stage_0/block_0/{ATTENTION}/{TABLE}']
   window = (math.isqrt(table.shape[0]) + 1) // 2
   model = {
-    'kind': 'swin', 'depths': depths, 'heads': heads, 'width': kernel[3], 'embedding_side': kernel[0],
+    'kind': 'swin', 'depths': depths, 'heads': heads, 'width': kernel[3],
+    'embedding_side': kernel[0],
     'channels': kernel[2], 'num_classes': head.shape[-1] if head else 0, 'window': window,
     'image_size': image_size(settings, window),
     'qkv_bias': f'stage_0/block_0/{ATTENTION}/query/bias' in ours,
