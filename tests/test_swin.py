@@ -151,6 +151,7 @@ def test_computing_again_is_the_same():
 def run_config(**overrides):
   return small_config(
     model__name='swin', model__variant='digits/1', model__window=4, data__validation_fraction=0.2,
+    optimizer__schedule='constant',
     **overrides,
   )  # fmt: skip
 
