@@ -134,8 +134,8 @@ class Computed:
   def read(self, rows: np.ndarray) -> tuple[Float[np.ndarray, 'n F'], ...]:
     """The features of some examples, one array a view."""
     data = self.subject.data
-    some = {self.split: data.splits[self.split].take(rows)}
-    part = dataclasses.replace(data, splits=some)
+    some = data.splits[self.split].take(rows)
+    part = dataclasses.replace(data, splits=data.splits | {self.split: some})
     found = self.collect(self.params, part, self.split)
     return tuple(found[view.output] for view in self.views)
 
