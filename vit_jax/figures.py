@@ -113,7 +113,7 @@ def by_block(values: Sequence[float], label: str, title: str) -> Any:
 
 
 def lines(
-  places: Sequence[float], values: dict[str, Sequence[float]], xlabel: str, ylabel: str
+  places: Sequence[int | float], values: dict[str, list[float]], xlabel: str, ylabel: str
 ) -> Any:
   """Lines by name over a few places, which stand at equal distances with their numbers."""
   figure, axes = new_figure(5.6, 3.6)

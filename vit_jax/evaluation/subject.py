@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-import math
 from typing import Any
 
 from flax import traverse_util
@@ -45,11 +44,6 @@ class Subject:
     shapes = traverse_util.unflatten_dict(weights.shapes_of(self.model), sep='/')
     image = jax.ShapeDtypeStruct((1, *self.data.image_shape), jnp.uint8)
     return jax.eval_shape(lambda params, x: self.forward(params, x)[1], shapes, image)
-
-  @property
-  def size(self) -> int:
-    """Bytes that the cache may take."""
-    return math.floor(self.cache_gb * 1e9)
 
   def check_classes(self, evaluator: str) -> None:
     """Raises a ValueError unless the head tells the classes of the data, in their order."""
