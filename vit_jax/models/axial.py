@@ -47,23 +47,23 @@ class AxialBlock(nn.Module):
   """A block whose attention follows the rows, and one that follows the columns.
 
   Attributes:
-    row, column: blocks as `layers.Block`.
+    along_row, along_column: blocks as `layers.Block`.
     drop_path: of both.
   """
 
-  row: layers.Block
-  column: layers.Block
+  along_row: layers.Block
+  along_column: layers.Block
   drop_path: Any = 0.0
 
   @property
   def attention(self) -> nn.Module:
     """The attention of the first of the two, whose settings both have."""
-    return self.row.attention
+    return self.along_row.attention
 
   @property
   def mlp(self) -> nn.Module:
     """The MLP of the first of the two."""
-    return self.row.mlp
+    return self.along_row.mlp
 
   @nn.compact
   def __call__(
@@ -71,7 +71,7 @@ class AxialBlock(nn.Module):
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
     outputs = {}
     for name in ('row', 'column'):
-      block = getattr(self, name).copy(name=name, drop_path=self.drop_path)
+      block = getattr(self, f'along_{name}').copy(name=name, drop_path=self.drop_path)
       x, named = block(x, train)
       outputs |= {f'{name}/{key}': value for key, value in named.items() if key != 'tokens'}
     return x, outputs | {'tokens': x}

@@ -39,7 +39,7 @@ class LineAttention(nn.Module):
       3 * width, 1, 1, 'SAME', self.standardise, self.dtype, name='qkv'
     )
     qkv = convolve(x).reshape(*batch, length, 3, self.num_heads, width // self.num_heads)
-    query, key, value = (part.swapaxes(2, 3) for part in jnp.moveaxis(qkv, 4, 0))  # B n h t d
+    query, key, value = (part.swapaxes(2, 3) for part in jnp.moveaxis(qkv, 3, 0))  # B n h t d
     by_query, by_key, by_value = (
       self.offsets(name, length, query.shape[-1]) for name in ('query', 'key', 'value')
     )
