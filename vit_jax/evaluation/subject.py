@@ -12,6 +12,7 @@ from jax import numpy as jnp
 from vit_jax import weights
 from vit_jax.data import Dataset
 from vit_jax.models import Model
+from vit_jax.objectives import Objective
 from vit_jax.weights import Passport
 
 
@@ -27,6 +28,7 @@ class Subject:
     batch_size: of all devices together; filled up to divide over them.
     cache: folder for what a frozen model makes of the data; None: WORKDIR/cache.
     cache_gb: the most that it may take, in 1e9 bytes.
+    objective: what the model is trained for; None: nobody says.
   """
 
   model: Model
@@ -37,6 +39,7 @@ class Subject:
   batch_size: int = 256
   cache: str | None = None
   cache_gb: float = 20.0
+  objective: Objective | None = None
 
   @functools.cached_property
   def outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
