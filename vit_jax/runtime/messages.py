@@ -2,11 +2,12 @@
 
 from logging import Formatter, getLogger
 
-from absl import logging
+from absl import flags, logging
 
 
 def show() -> None:
   """Shows messages of level INFO as they are; call it once, when a command starts."""
+  flags.FLAGS.mark_as_parsed()  # Else absl begins with a warning; a command may still parse some.
   logging.use_absl_handler()
   logging.get_absl_handler().setFormatter(Formatter('%(message)s'))
   getLogger('jax').setLevel('WARNING')  # Else it lists the backends that are not there.
