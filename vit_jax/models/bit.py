@@ -10,7 +10,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import resnet
+from vit_jax.models import arithmetic, resnet
 from vit_jax.models.layers import DTYPES
 from vit_jax.models.protocol import Model
 from vit_jax.runtime.choices import check_choice
@@ -174,6 +174,12 @@ class BigTransfer(Model):
   def sizes(self) -> dict[str, Any]:
     """The depth in layers, as in the name, and the width of the features."""
     return {'width': self.width, 'depth': self.depth}
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image: the root, each stage, the head."""
+    width, units = 64 * self.width_factor, resnet.UNITS[self.depth]
+    found = arithmetic.of_resnet(self.image_size, self.channels, width, units)
+    return found | {'head': arithmetic.of_head((self.width,), 0, self.num_classes)}
 
   def summary(self) -> str:
     """The depth, the last map and the images, in a line."""

@@ -103,6 +103,14 @@ class Model(nn.Module):
     """Sizes by name, for tables and weight files: 'width', 'depth', 'tokens', ..."""
     return {}
 
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image by part, in closed form; {}: nobody knows.
+
+    Those of products alone, each two FLOPs: norms, softmax, biases and activations are left out,
+    and the border of a convolution counts as input (`arithmetic.py`).
+    """
+    return {}
+
   def summary(self) -> str:
     """What becomes of an image, in a line: the first lines of a run show it."""
     height, width = self.image_size
