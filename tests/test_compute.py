@@ -37,7 +37,9 @@ SMALL = {
   'vit': [('mu/16', 48), ('Ti/16', 64)],
   'deit': [('Ti/16', 32), ('Ti/16-distilled', 48)],
   'hybrid': [('R+Ti/16', 64), ('R26+S/32', 64), ('R50+B/16', 96)],
+  'axial': [('digits/4', 32), ('cifar/4', 48)],
   'bit': [('R50x1', 64), ('R50x1', 97)],
+  'axial_resnet': [('R26x1', 64)],
 }
 ROWS = [(name, *row) for name in models.MODELS for row in SMALL[name]]
 
@@ -48,6 +50,12 @@ def test_the_closed_form_is_what_is_traced(name, variant, side):
   model = build(name, variant, side, classes=7)
   parts = model.multiply_adds()
   assert all(value >= 0 for value in parts.values())
+  assert flops.flops_of(*forward(model)) == 2 * arithmetic.total(model)
+
+
+@pytest.mark.parametrize('name', ['vit', 'axial'])
+def test_relative_positions_count_their_products(name):
+  model = build(name, 'mu/8', 32, classes=5, positions='relative', readout='mean')
   assert flops.flops_of(*forward(model)) == 2 * arithmetic.total(model)
 
 

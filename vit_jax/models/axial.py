@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import attention, encoder, layers, vit
+from vit_jax.models import arithmetic, attention, encoder, layers, vit
 
 VARIANTS = ['digits/2', 'cifar/4']
 VARIANTS += [f'{size}/{patch}' for size in ('Ti', 'S', 'B', 'L') for patch in (16, 32)]
@@ -85,6 +85,10 @@ class AxialTransformer(vit.VisionTransformer):
     """No tokens: a class token stands in no row and no column."""
     del class_token
     return ()
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image, by part (`arithmetic.of_axial`)."""
+    return arithmetic.of_axial(self)
 
   @staticmethod
   def encoder_of(section: dict[str, Any], prefix: int, grid: tuple[int, int]) -> encoder.Encoder:

@@ -14,7 +14,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import bit, resnet
+from vit_jax.models import arithmetic, bit, resnet
 from vit_jax.models.attention import from_offsets
 
 VARIANTS = ['R26x1', 'R50x1']
@@ -105,6 +105,11 @@ class AxialResNet(bit.BigTransfer):
   def unit(self) -> Any:
     """What makes a unit."""
     return functools.partial(AxialUnit, num_heads=self.num_heads)
+
+  @property
+  def middle(self) -> Any:
+    """The arithmetic of a unit's middle."""
+    return arithmetic.of_lines
 
 
 def build(*, variant: str, **section) -> AxialResNet:

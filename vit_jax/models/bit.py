@@ -144,6 +144,11 @@ class BigTransfer(Model):
   dtype: str
 
   @property
+  def middle(self) -> Any:
+    """The arithmetic of a unit's middle, as `arithmetic.of_resnet` takes it; None: 3 x 3."""
+    return None
+
+  @property
   def unit(self) -> Any:
     """What makes a unit, of (width, stride, standardise, epsilon, dtype)."""
     return PreUnit
@@ -178,7 +183,7 @@ class BigTransfer(Model):
   def multiply_adds(self) -> dict[str, int]:
     """Multiply-adds of a forward pass of one image: the root, each stage, the head."""
     width, units = 64 * self.width_factor, resnet.UNITS[self.depth]
-    found = arithmetic.of_resnet(self.image_size, self.channels, width, units)
+    found = arithmetic.of_resnet(self.image_size, self.channels, width, units, self.middle)
     return found | {'head': arithmetic.of_head((self.width,), 0, self.num_classes)}
 
   def summary(self) -> str:
