@@ -19,7 +19,7 @@ PARTS = [(section, name) for section, names in defaults.PARTS.items() for name i
 # What stands behind the colon, beside nothing.
 ARGUMENTS = {'vit_folder': ['small'], 'vit_study': ['small'], 'vit_tfds': ['cifar10_long']}
 ARGUMENTS |= {'vit_augreg': ['L/16,strong2'], 'vit_paper': ['imagenet21k,L/16', 'jft,R50x1']}
-ARGUMENTS |= {'deit': ['B_384']}
+ARGUMENTS |= {'deit': ['B_384'], 'masked_patches': ['cifar10', 'folder', 'paper']}
 ARGUMENTS |= {'finetune': ['cifar10_512'], 'bit_hyperrule': ['cifar10', '20000']}
 VARIETIES = [
   (path, a)
@@ -119,6 +119,11 @@ def test_every_top_level_key_is_read():
   assert set(defaults.get_config()) <= read
 
 
+def files_of(folder):
+  """The modules in a folder of the package."""
+  return [f'vit_jax.{folder}.{x.stem}' for x in (ROOT / 'vit_jax' / folder).glob('[a-z]*.py')]
+
+
 BUILDERS = {
   'data': [
     'vit_jax.data',
@@ -128,12 +133,10 @@ BUILDERS = {
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
   ],
-  'model': [f'vit_jax.models.{path.stem}' for path in (ROOT / 'vit_jax/models').glob('[a-z]*.py')],
-  'objective': [f'vit_jax.objectives.{x}' for x in ('classification', 'distillation', 'mixing')],
+  'model': files_of('models'),
+  'objective': files_of('objectives'),
   'optimizer': ['vit_jax.optim', 'vit_jax.optim.rules', 'vit_jax.optim.schedules'],
-  'evaluators': [
-    f'vit_jax.evaluation.{x}' for x in ('classification', 'multi_label', 'similarity')
-  ],
+  'evaluators': files_of('evaluation'),
   'explore': ['vit_jax.explore.readouts', 'vit_jax.explore.lab'],
 }
 

@@ -205,10 +205,10 @@ def test_what_is_computed_is_what_is_stored(trained, tmp_path, devices):
   exp = experiment.build(config)
   mesh = sharding.make_mesh(1, jax.devices()[:devices])
   model = vit_jax.load(trained)
-  evaluators = experiment.build_evaluators(config, model.model, model.passport, exp.data, mesh)
-  found = evaluators.run(model.params, ('test', 'validation'))
+  evaluators = experiment.build_evaluators(config, exp.objective, model.passport, exp.data, mesh)
+  found = evaluators.run({'model': model.params}, ('test', 'validation'))
   assert {*found} == {*evaluators.metrics}
-  assert not evaluators.run(model.params, ('train',))
+  assert not evaluators.run({'model': model.params}, ('train',))
   report = evaluate(trained, tmp_path, *names, **options)
   for name in names:
     row = report[name]['layers'][0]

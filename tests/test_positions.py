@@ -240,12 +240,19 @@ def test_an_axial_block_sees_its_row_then_everything():
   block = model.Transformer.blocks[0]
   x = jax.random.normal(jax.random.key(0), (1, 15, 32))
   both = reach(lambda x: block.apply({'params': params}, x, False)[0], x, 8)
-  row = reach(lambda x: block.row.apply({'params': params['row']}, x, False)[0], x, 8).reshape(3, 5)
+  row = reach(
+    lambda x: block.along_row.apply({'params': params['row']}, x, False)[0], x, 8
+  ).reshape(3, 5)
   assert both.all() and row[1].all() and row.sum() == 5
 
 
 def test_an_axial_model_trains_resumes_and_is_judged(tmp_path):
-  options = dict(model__name='axial', model__variant='mu/2', data__validation_fraction=0.2)
+  options = dict(
+    optimizer__schedule='constant',
+    model__name='axial',
+    model__variant='mu/2',
+    data__validation_fraction=0.2,
+  )
   train.train(small_config(**options), tmp_path / 'whole')
   train.train(small_config(**options, total_steps=2), tmp_path / 'cut')
   train.train(small_config(**options), tmp_path / 'cut')

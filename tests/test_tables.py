@@ -44,6 +44,7 @@ SMALL = {
   'evaluation.batch_size': 64,
 }
 DISTILLED = {'model.name': 'deit', 'model.variant': 'mu/4-distilled'}
+MASKED = {'objective.name': 'masked_patches', 'evaluators': ('masked_patches',)}
 PICTURES = {'data.image_size': (32, 32), 'data.channels': 3, 'batch_size': 4}
 RESNET = PICTURES | {
   'model.readout': None, 'data.test_fraction': 0.05, 'data.validation_fraction': 0.05,
@@ -53,6 +54,8 @@ SETTINGS = {
   ('model.readout', 'distillation_token'): DISTILLED,
   ('model.readout', 'class_and_distillation'): DISTILLED,
   ('evaluators', 'similarity'): DISTILLED,
+  ('evaluators', 'masked_patches'): MASKED,
+  ('objective.name', 'masked_patches'): MASKED,
   ('evaluators', 'fewshot'): {'best': 'max:validation/fewshot_5'},
   ('evaluators', 'linear'): {'evaluation.linear.strengths': (0.01, 0.1)},
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},

@@ -213,13 +213,22 @@ class Checkpoints:
     """The model's parameters (numpy) and passport: of the best checkpoint, else of the newest.
 
     Raises:
+      as `restore_whole`.
+    """
+    params, passport = self.restore_whole()
+    return params['model'], passport
+
+  def restore_whole(self) -> tuple[dict, dict]:
+    """All parameters of the objective (numpy), the model's in 'model', and passport: as above.
+
+    Raises:
       ValueError: there is none, or none can be read.
     """
     steps, damaged = self._newest_first(), {}
     for step in dict.fromkeys([self._manager.best_step() or steps[0], *steps] if steps else []):
       try:
         passport = self._passport(step)
-        return self._arrays(step, passport['weights'])['model'], passport
+        return self._arrays(step, passport['weights']), passport
       except Exception as error:  # As above.
         damaged[step] = ' '.join(str(error).split())[:300]
         logging.warning('checkpoint %s is damaged: %s', self.folder / str(step), damaged[step])

@@ -218,6 +218,12 @@ PARTS = {
       temperature=3.0,  # soft: of both; the published code's default is 1.0
       divergence='batch',  # soft: a mean over examples; or official, over examples and classes
     ),
+    'masked_patches': dict(  # arXiv:2010.11929, B.1.2: hidden patches are predicted, without labels
+      # Of a hidden patch: mean_colour (8 levels a channel: 512 classes), colours (of its 4 x 4
+      # parts), or pixels (mean squared error).
+      target='mean_colour',
+      corruption=0.5,  # share of an image's patches; the paper also tried 0.15
+    ),
   },
   'optimizer': {
     'sgd': dict(
@@ -288,6 +294,9 @@ PARTS = {
     ),
     'multi_label': dict(),  # of data with any number of labels a picture: mean average precision
     'similarity': dict(),  # of the first two tokens before the patches, by block
+    'masked_patches': dict(  # how well that objective predicts, and what a blind guess would reach
+      seed=0,  # of what is hidden, by the number of the picture
+    ),
     # These three train classifiers on frozen features, of any layer and any readout.
     'fewshot': dict(
       shots=(1, 5, 10, 25),  # training examples a class

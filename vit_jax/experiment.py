@@ -97,7 +97,7 @@ def build(
   optimizer, learning_rate, multipliers = optim.build(
     total_steps=config.total_steps, groups=model.layer_groups(), **config.optimizer
   )
-  evaluators = build_evaluators(config, model, passport, dataset, mesh)
+  evaluators = build_evaluators(config, objective, passport, dataset, mesh)
   metrics.check_bands(config.bands, evaluators.metrics)
   return Experiment(
     config, mesh, dataset, model, objective, optimizer, learning_rate, multipliers, passport,
@@ -192,18 +192,16 @@ def check_classes(what: str, known: Passport, dataset: data.Dataset) -> None:
 
 
 def build_evaluators(
-  config: Config, model: models.Model, passport: Passport, dataset: data.Dataset, mesh: Any
-) -> evaluation.Evaluators:
+  config: Config, objective: objectives.Objective, passport: Passport, dataset: data.Dataset,
+  mesh: Any,
+) -> evaluation.Evaluators:  # fmt: skip
   """The evaluators that `config.evaluators` names, for weights of this passport."""
+  model: Any = objective.model
   return evaluation.build(
-    tuple(config.evaluators),
-    config.evaluation.to_dict(),
-    model=model,
-    forward=weights.make_forward(model, dataset.preprocess),
-    passport=passport,
-    data=dataset,
+    tuple(config.evaluators), config.evaluation.to_dict(), model=model, objective=objective,
+    forward=weights.make_forward(model, dataset.preprocess), passport=passport, data=dataset,
     mesh=mesh,
-  )
+  )  # fmt: skip
 
 
 def check_numbers(config: Config) -> None:

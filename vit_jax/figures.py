@@ -75,6 +75,27 @@ def gallery(images: Sequence[np.ndarray], titles: Sequence[str], heading: str = 
   return figure
 
 
+def pairs(
+  first: Sequence[np.ndarray],
+  second: Sequence[np.ndarray],
+  titles: Sequence[str],
+  heading: str = '',
+) -> Any:
+  """Pairs of pictures, one above the other under one title; eight pairs in a row."""
+  columns = min(8, max(3, len(first)))
+  rows = max(1, math.ceil(len(first) / columns))
+  figure, axes = new_figure(1.7 * columns, 3.9 * rows + 0.5, 2 * rows, columns)
+  for axis in axes.flat:
+    axis.axis('off')
+  for i, (above, below, title) in enumerate(zip(first, second, titles, strict=True)):
+    row, column = 2 * (i // columns), i % columns
+    show(axes[row, column], above)
+    show(axes[row + 1, column], below)
+    axes[row, column].set_title(title, fontsize=8)
+  figure.suptitle(heading, fontsize=10)
+  return figure
+
+
 def patches(image: np.ndarray, patch_size: int) -> Any:
   """An image, and the same image cut into its grid of patches."""
   grid = (image.shape[0] // patch_size, image.shape[1] // patch_size)
@@ -113,7 +134,7 @@ def by_block(values: Sequence[float], label: str, title: str) -> Any:
 
 
 def lines(
-  places: Sequence[float], values: dict[str, Sequence[float]], xlabel: str, ylabel: str
+  places: Sequence[int | float], values: dict[str, list[float]], xlabel: str, ylabel: str
 ) -> Any:
   """Lines by name over a few places, which stand at equal distances with their numbers."""
   figure, axes = new_figure(5.6, 3.6)

@@ -9,7 +9,6 @@ Any key can be overridden: --config.model.readout=mean, --config.optimizer.name=
 """
 
 import json
-from logging import Formatter, getLogger
 import math
 import pathlib
 import signal
@@ -20,7 +19,7 @@ from absl import flags, logging
 
 from vit_jax import defaults, recipe
 from vit_jax.defaults import Config
-from vit_jax.runtime import distributed, memory
+from vit_jax.runtime import distributed, memory, messages
 from vit_jax.runtime.choices import check_choice
 
 FLAGS = flags.FLAGS
@@ -156,12 +155,7 @@ def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the command; a person's mistake ends it with one line instead of a traceback."""
-  logging.use_absl_handler()
-  handler = logging.get_absl_handler()
-  handler.setFormatter(Formatter('%(message)s'))
-  getLogger('jax').setLevel('WARNING')  # Else it lists the backends that are not there.
-  getLogger('matplotlib').setLevel('WARNING')  # Else it says that it looked for fonts.
-  logging.set_verbosity(logging.INFO)
+  messages.show()
   argv = sys.argv if argv is None else argv
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C; the loop takes both over.
   try:

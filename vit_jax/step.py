@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent import futures
 import functools
+import pathlib
 from typing import Any
 import zlib
 
@@ -12,7 +13,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from vit_jax import optim
+from vit_jax import checkpoint, optim
 from vit_jax.defaults import Config
 from vit_jax.experiment import Experiment
 from vit_jax.formats import adapt
@@ -32,17 +33,34 @@ class TrainState:
 
 def fresh_state(experiment: Experiment, constants: Any) -> TrainState:
   """The state before step 1, as a function of the seed."""
-  config, objective = experiment.config, experiment.objective
+  config = experiment.config
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
-  shapes = objective.batch_shapes(experiment.data.image_shape, 1)
-  batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
-  batch['weight'] = jnp.ones((1,))
-  keys = {'params': key} | streams(objective, key)
-  params = objective.init(keys, batch, constants, train=False)['params']
+  params = init_params(experiment.objective, experiment.data.image_shape, key, constants)
   trainable, _ = optim.partition(params, experiment.multipliers)
   ema = params if config.ema_decay else None
   opt_state = experiment.optimizer.init(trainable)
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema)
+
+
+def init_params(
+  objective: Objective, image_shape: tuple[int, int, int], key: jax.Array, constants: Any
+) -> dict[str, Any]:
+  """Fresh parameters of an objective: its model's, in 'model', and what it adds."""
+  shapes = objective.batch_shapes(image_shape, 1)
+  batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+  batch['weight'] = jnp.ones((1,))
+  keys = {'params': key} | streams(objective, key)
+  params: dict[str, Any] = {**objective.init(keys, batch, constants, train=False)['params']}
+  return params if objective.trains_head else params | {'model': with_zero_head(params['model'])}
+
+
+def with_zero_head(model: dict[str, Any]) -> dict[str, Any]:
+  """A model's parameters with heads of zeros, which nobody takes for trained ones.
+
+  Most start so by themselves; a DeiT's do not.
+  """
+  heads = {name: x for name, x in model.items() if name.startswith('head')}
+  return model | jax.tree.map(jnp.zeros_like, heads)
 
 
 def streams(objective: Objective, key: jax.Array) -> dict[str, jax.Array]:
@@ -115,14 +133,36 @@ def from_source(experiment: Experiment, shapes: dict[str, Any]) -> dict[str, Any
   """
   source: Any = experiment.source
   given, about = source.flat(), source.passport
-  if about.class_names != list(experiment.data.class_names):
-    # Other classes: the head starts anew, whatever its shape.
-    given = {name: x for name, x in given.items() if not name.startswith('head/')}
+  other = about.class_names != list(experiment.data.class_names)
+  if other or not experiment.objective.trains_head:  # The head starts anew, whatever its shape.
+    given = {name: x for name, x in given.items() if not name.startswith('head')}
   want = traverse_util.flatten_dict(shapes, sep='/')
   old, new = about.build(), experiment.model
   fitted, done = adapt.adapt(given, want, old, new, source.name, experiment.config.resample)
   logging.info('from %s: %d arrays; %s', source.name, len(fitted), '; '.join(done))
   return fitted
+
+
+def load_params(
+  workdir: pathlib.Path, objective: Objective, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+  """All parameters of a run's objective (numpy), of its best checkpoint, else of its newest.
+
+  Raises:
+    ValueError: the folder has no checkpoint, or one of another objective.
+  """
+  if not (workdir / 'checkpoints').is_dir():
+    raise ValueError(
+      f'{workdir} holds no checkpoints/, and what an objective adds to its model is in those '
+      'alone: weight files hold the model; give the folder of a run'
+    )
+  with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+    params, _ = checkpoints.restore_whole()
+  init = functools.partial(init_params, objective, image_shape)
+  want = stacked.unstack_shapes(jax.eval_shape(init, jax.random.key(0), {}))
+  flat = functools.partial(traverse_util.flatten_dict, sep='/')
+  adapt.check_complete(flat(params), flat(want), workdir)
+  return params
 
 
 def make_train_step(experiment: Experiment) -> Callable:

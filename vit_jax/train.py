@@ -8,13 +8,23 @@ from absl import logging
 from clu import parameter_overview
 import jax
 
-from vit_jax import checkpoint, data, defaults, experiment, metrics, models, predict, weights
+from vit_jax import (
+  checkpoint,
+  data,
+  defaults,
+  experiment,
+  metrics,
+  models,
+  objectives,
+  predict,
+  weights,
+)
 from vit_jax.defaults import Config
 from vit_jax.experiment import Experiment
 from vit_jax.metrics import Recorder, due
 from vit_jax.runtime import compiled, devices, distributed, sharding, stacked, targets
 from vit_jax.runtime.interruption import Interruption
-from vit_jax.step import TrainState, from_file, in_file, prepare, state_shapes
+from vit_jax.step import TrainState, from_file, in_file, load_params, prepare, state_shapes
 
 COPIES = 3  # times its state that a step takes at least, with gradients and activations
 
@@ -56,7 +66,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         if groups or scheduled or interrupted:
           recorder.settle()  # What is not finite is neither evaluated nor saved.
           with recorder.paused():
-            evaluated = (state.ema if config.ema_decay else state.params)['model']
+            evaluated = state.ema if config.ema_decay else state.params
             scores = exp.evaluators.run(evaluated, groups)
           recorder.add(step, scores)
           bands.judge(step, scores)
@@ -192,10 +202,19 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   check_same_model(config, about.model, place, whole=place == workdir)
   dataset = open_data(config, about, place)
   mesh = experiment.evaluation_mesh(config, about.preprocess.image_size)
-  params = jax.device_put(predictor.params, sharding.replicated(mesh))
-  evaluators = experiment.build_evaluators(config, predictor.model, about, dataset, mesh)
+  objective = objectives.build(
+    model=predictor.model, normalise=about.preprocess.normalise, **config.objective
+  )
+  evaluators = experiment.build_evaluators(config, objective, about, dataset, mesh)
   if evaluators.read_head and weights.has_zero_head(predictor.params):
-    raise ValueError(f'{place}: the head is all zero, so an accuracy would say nothing; train it')
+    raise ValueError(
+      f'{place}: the head is all zero, so an accuracy would say nothing; train it, with '
+      f'config.init_from={place} say'
+    )
+  params: Any = {'model': predictor.params}
+  if evaluators.read_objective:
+    params = load_params(pathlib.Path(place), objective, dataset.image_shape)
+  params = jax.device_put(params, sharding.replicated(mesh))
   known = {'step': about.step, 'weights': about.weights}
   if place != workdir:
     known['init_from'] = str(place)

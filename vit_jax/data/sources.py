@@ -42,6 +42,7 @@ class Listed:
 
   Attributes:
     labels: `N`, a class each; or `N K`, 1 for each class in a picture and else 0.
+    numbers: by which pixels are named; None: their places. A part keeps those of the whole.
 
   Raises:
     ValueError: labels of another shape or number, or other numbers in `N K`.
@@ -49,6 +50,7 @@ class Listed:
 
   images: Sequence[Picture] | np.ndarray
   labels: np.ndarray
+  numbers: np.ndarray | None = None
 
   def __post_init__(self):
     shape = self.labels.shape
@@ -68,10 +70,12 @@ class Listed:
 
   def name(self, index: int) -> str:
     image = self.images[index]
-    return image if isinstance(image, str) else f'picture {index}'
+    number = index if self.numbers is None else self.numbers[index]
+    return image if isinstance(image, str) else f'picture {number}'
 
   def take(self, indices: np.ndarray) -> 'Listed':
-    return Listed([self.images[i] for i in indices], self.labels[indices])
+    numbers = np.asarray(indices) if self.numbers is None else self.numbers[indices]
+    return Listed([self.images[i] for i in indices], self.labels[indices], numbers)
 
 
 def multi_hot(

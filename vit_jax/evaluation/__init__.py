@@ -7,6 +7,8 @@ A new one is a file, its section in `vit_jax/defaults.py`, and one line here. It
   run(params, groups) -> {metric: number}, of some of the groups
   report(params, folder, about) -> what JSON says of the weights; files go into `folder`
   reads_head         False where it does not judge the head, which may then be all zero
+  reads_objective    True where `params` are all of the objective's: the model's, in 'model', and
+                     what the objective adds; else they are the model's alone
 """
 
 from collections.abc import Callable, Collection
@@ -21,11 +23,13 @@ from vit_jax.evaluation import (
   fewshot,
   knn,
   linear,
+  masked_patches,
   multi_label,
   real,
   similarity,
 )
 from vit_jax.evaluation.subject import Subject
+from vit_jax.objectives import Objective
 from vit_jax.runtime.choices import check_choice
 
 
@@ -48,6 +52,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
   'classification': classification.Classification,
   'multi_label': multi_label.MultiLabel,
   'similarity': similarity.Similarity,
+  'masked_patches': masked_patches.MaskedPatches,
   'fewshot': fewshot.FewShot,
   'knn': knn.NearestNeighbours,
   'linear': linear.LinearProbe,
@@ -75,19 +80,31 @@ class Evaluators:
   @property
   def read_head(self) -> bool:
     """Whether any of them judges the head of the model."""
-    return any(getattr(one, 'reads_head', True) for one in self.by_name.values())
+    return any(map(reads_head, self.by_name.values()))
+
+  @property
+  def read_objective(self) -> bool:
+    """Whether any of them reads what the objective adds to the model."""
+    return any(map(reads_objective, self.by_name.values()))
 
   def run(self, params: Any, groups: Collection[str]) -> dict[str, float]:
-    """The numbers of some groups, of every evaluator that has one of them."""
+    """The numbers of some groups, of every evaluator that has one of them.
+
+    Args:
+      params: all of the objective's: the model's, in 'model', and what the objective adds, which
+        may be missing unless `read_objective`.
+    """
     found: dict[str, float] = {}
     for one in self.by_name.values():
       if {metric.partition('/')[0] for metric in one.metrics} & {*groups}:
-        found |= one.run(params, groups)
+        found |= one.run(part_for(one, params), groups)
     return found
 
   def report(self, params: Any, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What each evaluator reports; of several, by their names."""
-    found = {name: one.report(params, folder, about) for name, one in self.by_name.items()}
+    """What each evaluator reports; of several, by their names. `params` as in `run`."""
+    found = {
+      name: one.report(part_for(one, params), folder, about) for name, one in self.by_name.items()
+    }
     return found if len(found) > 1 else next(iter(found.values()))
 
   def choose_best(self, wanted: str | None) -> str | None:
@@ -108,15 +125,30 @@ class Evaluators:
     return wanted
 
 
+def reads_head(one: Evaluator) -> bool:
+  """Whether an evaluator judges the head of the model."""
+  return getattr(one, 'reads_head', True)
+
+
+def reads_objective(one: Evaluator) -> bool:
+  """Whether an evaluator is given all parameters of the objective."""
+  return getattr(one, 'reads_objective', False)
+
+
+def part_for(one: Evaluator, params: Any) -> Any:
+  """The parameters that an evaluator is given: all of the objective's, or those of the model."""
+  return params if reads_objective(one) else params['model']
+
+
 def build(names: tuple[str, ...], section: dict[str, Any], **given: Any) -> Evaluators:
   """The evaluators `names`.
 
   Args:
     section: `config.evaluation`: what all share, and a section for each by its name.
-    given: the model, forward, passport, data and mesh of a `Subject`.
+    given: the model, forward, passport, data, mesh and objective of a `Subject`.
 
   Raises:
-    ValueError: an unknown name, or a value that is impossible.
+    ValueError: an unknown name, a value that is impossible, or a head to judge that nobody trains.
   """
   if not names:
     raise ValueError(f'config.evaluators is empty; choose from {", ".join(EVALUATORS)}')
@@ -124,4 +156,17 @@ def build(names: tuple[str, ...], section: dict[str, Any], **given: Any) -> Eval
     check_choice('name in config.evaluators', name, EVALUATORS)
   shared = {key: value for key, value in section.items() if not isinstance(value, dict)}
   subject = Subject(**given, **shared)
-  return Evaluators({name: EVALUATORS[name](subject, **section[name]) for name in names})
+  found = {name: EVALUATORS[name](subject, **section[name]) for name in names}
+  check_heads(found, subject.objective)
+  return Evaluators(found)
+
+
+def check_heads(found: dict[str, Evaluator], objective: Objective | None) -> None:
+  """Raises a ValueError where an evaluator judges a head that the objective does not train."""
+  judges = [name for name, one in found.items() if reads_head(one)]
+  if judges and objective is not None and not objective.trains_head:
+    raise ValueError(
+      f'config.evaluators: {judges[0]} judges the head of the model, which config.objective does '
+      "not train; take config.evaluators=('masked_patches',), which judges its own predictions, or "
+      "'fewshot', 'knn' or 'linear', which train heads of their own"
+    )

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Collection, Sequence
 import json
 import pathlib
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from vit_jax.evaluation.whole_split import metric_names
 from vit_jax.runtime import atomic, distributed
 
 
+@runtime_checkable
 class Classifier(Protocol):
   """What training on the features of one view left."""
 

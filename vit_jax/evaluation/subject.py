@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-import math
 from typing import Any
 
 from flax import traverse_util
@@ -13,6 +12,7 @@ from jax import numpy as jnp
 from vit_jax import weights
 from vit_jax.data import Dataset
 from vit_jax.models import Model
+from vit_jax.objectives import Objective
 from vit_jax.weights import Passport
 
 
@@ -28,6 +28,7 @@ class Subject:
     batch_size: of all devices together; filled up to divide over them.
     cache: folder for what a frozen model makes of the data; None: WORKDIR/cache.
     cache_gb: the most that it may take, in 1e9 bytes.
+    objective: what the model is trained for; None: nobody says.
   """
 
   model: Model
@@ -38,6 +39,7 @@ class Subject:
   batch_size: int = 256
   cache: str | None = None
   cache_gb: float = 20.0
+  objective: Objective | None = None
 
   @functools.cached_property
   def outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -45,11 +47,6 @@ class Subject:
     shapes = traverse_util.unflatten_dict(weights.shapes_of(self.model), sep='/')
     image = jax.ShapeDtypeStruct((1, *self.data.image_shape), jnp.uint8)
     return jax.eval_shape(lambda params, x: self.forward(params, x)[1], shapes, image)
-
-  @property
-  def size(self) -> int:
-    """Bytes that the cache may take."""
-    return math.floor(self.cache_gb * 1e9)
 
   def check_classes(self, evaluator: str) -> None:
     """Raises a ValueError unless the head tells the classes of the data, in their order."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax import numpy as jnp
@@ -81,7 +81,7 @@ def views_of(subject: Subject, layers: str, readout: str) -> tuple[View, ...]:
 
 def native_output(subject: Subject) -> str:
   """What the head reads: after the tanh layer where there is one."""
-  found = 'pre_logits' if 'pre_logits' in subject.outputs else 'features'
+  found = 'pre_logits' if subject.passport.model.get('pre_logits') else 'features'
   if found not in subject.outputs or len(subject.outputs[found].shape) != 2:
     raise ValueError(
       f"config.evaluation: readout='{NATIVE}': the model's own readout makes no vector of an "
@@ -103,6 +103,7 @@ def readout_of(subject: Subject, name: str, output: str) -> Any:
   return found[0].module
 
 
+@runtime_checkable
 class Features(Protocol):
   """The features of a split.
 
@@ -134,8 +135,8 @@ class Computed:
   def read(self, rows: np.ndarray) -> tuple[Float[np.ndarray, 'n F'], ...]:
     """The features of some examples, one array a view."""
     data = self.subject.data
-    some = {self.split: data.splits[self.split].take(rows)}
-    part = dataclasses.replace(data, splits=some)
+    some = data.splits[self.split].take(rows)
+    part = dataclasses.replace(data, splits=data.splits | {self.split: some})
     found = self.collect(self.params, part, self.split)
     return tuple(found[view.output] for view in self.views)
 
@@ -206,7 +207,7 @@ def store(
     layers=tuple(view.output for view in views),
     folder=place,
     batch_size=sharding.round_up(subject.batch_size, subject.mesh),
-    limit=subject.size,
+    limit=subject.cache_gb * 1e9,
     section_key='config.evaluation',
   )
   readouts = {view.output: view.readout for view in views if view.readout is not None}

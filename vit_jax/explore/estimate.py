@@ -81,6 +81,7 @@ class Estimate:
     messages: between devices.
     attention: the kernel in the program.
     seconds: of compiling; 0 for what lies between two programs that were compiled.
+    flops: as XLA counts them (`compiled.flops_of`).
   """
 
   batch_size: int
@@ -91,6 +92,7 @@ class Estimate:
   messages: tuple[Collective, ...] = ()
   attention: str | None = None
   seconds: float = 0.0
+  flops: float | None = None
 
   @property
   def total(self) -> int:
@@ -161,6 +163,7 @@ def examine(
     tuple(compiled.collectives_of(text, len(run.devices))),
     compiled.attention_of(text),
     seconds,
+    compiled.flops_of(program, text),
   )
 
 
@@ -190,4 +193,5 @@ def between(first: Estimate, second: Estimate, batch_size: int) -> Estimate:
     memory={key: line(first.memory[key], second.memory[key]) for key in keys},
     traffic=traffic,
     seconds=0.0,
+    flops=None,
   )

@@ -1,7 +1,8 @@
 """What a recipe's `sweep()` names, as runs: each its config, its folder and its command.
 
 Where settings are many, `'label': 'with a teacher'` names them, in the table and the folders; and
-`'objective.teacher': 'run:LABEL'` is the folder of an earlier run of that label (and that seed).
+`'objective.teacher': 'run:LABEL'` is the folder of an earlier run of that label (and that seed), as
+`'init_from': 'run:LABEL'` is. A run that others name need not tell classes: it is not compared.
 """
 
 import collections
@@ -35,18 +36,23 @@ class Run:
     None before the last step.
     """
     rows = metrics.read(self.workdir / 'metrics.jsonl')
-    if not rows or rows[-1]['step'] < self.config.total_steps or 'test/accuracy' not in rows[-1]:
+    if not rows or rows[-1]['step'] < self.config.total_steps or not is_judged(rows[-1]):
       return None
     if not self.config.best:
       return rows[-1]
     mode, _, name = self.config.best.partition(':')
-    judged = [row for row in rows if name in row and 'test/accuracy' in row]
+    judged = [row for row in rows if name in row and is_judged(row)]
     return {'max': max, 'min': min}[mode](judged, key=lambda row: row[name])
 
   @property
   def failure(self) -> pathlib.Path:
     """Where it says why the run diverged."""
     return self.workdir / 'failed.txt'
+
+
+def is_judged(row: dict[str, Any]) -> bool:
+  """Whether a line of metrics has numbers of the test split."""
+  return any(key.startswith('test/') for key in row)
 
 
 def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -> list[Run]:
@@ -62,11 +68,14 @@ def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -
   if twice:
     raise ValueError(f'sweep() of the recipe names some runs twice: {", ".join(twice[:5])}')
   runs: list[Run] = []
+  sources = {value for choice in choices for value in choice.values() if is_run(value)}
   for name, choice in zip(names, choices, strict=True):
     shown = {key: choice[key] for key in ('label', 'seed') if key in choice}
     overrides = {key: resolve(value, runs, choice) for key, value in choice.items()
                  if key != 'label'}  # fmt: skip
     made = child(config, overrides)
+    if f'run:{choice.get("label")}' not in sources:
+      check_compared(made)
     runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
                     workdir / 'runs' / name))  # fmt: skip
   return runs
@@ -78,7 +87,7 @@ def resolve(value: Any, before: list[Run], choice: dict[str, Any]) -> Any:
   Raises:
     ValueError: no run before this one has the label.
   """
-  if not isinstance(value, str) or not value.startswith('run:'):
+  if not is_run(value):
     return value
   label = value.removeprefix('run:')
   found = [run for run in before if run.shown.get('label') == label]
@@ -86,6 +95,11 @@ def resolve(value: Any, before: list[Run], choice: dict[str, Any]) -> Any:
   if not found:
     raise ValueError(f'sweep() of the recipe: {value} names no run before it')
   return str((same or found)[0].workdir)
+
+
+def is_run(value: Any) -> bool:
+  """Whether a value of `sweep()` names another run."""
+  return isinstance(value, str) and value.startswith('run:')
 
 
 def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]]) -> str:
@@ -114,9 +128,13 @@ def child(config: Config, overrides: dict[str, Any]) -> Config:
   made.update_from_flattened_dict(overrides)
   if not made.eval_every:
     raise ValueError('config.eval_every=0: a sweep compares evaluations, so it needs one')
-  if 'classification' not in made.evaluators:
-    raise ValueError('a sweep compares test/accuracy: config.evaluators needs classification')
   return made
+
+
+def check_compared(config: Config) -> None:
+  """Raises a ValueError unless a run has the number that a sweep compares."""
+  if 'classification' not in config.evaluators:
+    raise ValueError('a sweep compares test/accuracy: config.evaluators needs classification')
 
 
 def commands(runs: list[Run], recipe: str, words: list[str]) -> list[str]:

@@ -2,9 +2,11 @@
 
   python -m vit_jax.interpret WHAT CHECKPOINT [IMAGES...] --out=DIR
   python -m vit_jax.interpret batch --config=RECIPE [--config.KEY=VALUE ...] --out=DIR
+  python -m vit_jax.interpret masked RUN [IMAGES...] --out=DIR
 
 WHAT is patches, flattening, feature_maps or readouts. CHECKPOINT is a run, a weight file or an
-address; without IMAGES test pictures of its data are taken. `batch` shows what training sees.
+address; without IMAGES test pictures of its data are taken. `batch` shows what training sees,
+`masked` what a run of masked patch prediction hides and predicts.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import numpy as np
 
 from vit_jax import data, experiment, interpret, predict, recipe
 from vit_jax.data import preprocess
-from vit_jax.interpret import batch
+from vit_jax.interpret import batch, masked
 
 
 def images_of(
@@ -54,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
   """Runs the command `python -m vit_jax.interpret`."""
   words = sys.argv[1:] if arguments is None else arguments
   try:
-    (write_batch if words[:1] == ['batch'] else write_pictures)(words)
+    own = {'batch': write_batch, 'masked': write_masked}
+    own.get(words[0] if words else '', write_pictures)(words)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
 
@@ -70,6 +73,19 @@ def write_batch(words: list[str]) -> None:
   save(figure, found, options.out / 'batch.png')
 
 
+def write_masked(words: list[str]) -> None:
+  """Draws what a run of masked patch prediction predicts of each image."""
+  options = masked.parse(words)
+  predictor = predict.load(options.checkpoint)
+  opened = masked.open_objective(predictor, options.checkpoint)
+  for i, (name, image) in enumerate(images_of(predictor, options)):
+    figure, found = masked.masked(*opened, image, options.seed)
+    path = options.out / f'masked_{name}.png'
+    if path.exists() and i:  # Of two folders, the same name.
+      path = path.with_stem(f'{path.stem}_{i}')
+    save(figure, {'image': name} | found, path)
+
+
 def write_pictures(words: list[str]) -> None:
   """Draws one of PICTURES for each image."""
   parser = argparse.ArgumentParser(
@@ -77,7 +93,7 @@ def write_pictures(words: list[str]) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('what', choices=['batch', *interpret.PICTURES])
+  parser.add_argument('what', choices=['batch', 'masked', *interpret.PICTURES])
   parser.add_argument('checkpoint', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='*', help='image files, or folders of them')
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')

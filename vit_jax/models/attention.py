@@ -147,7 +147,7 @@ def exponents_of(
   return exponents, exponents.sum(-1, keepdims=True)
 
 
-def from_offsets(x: Float[Array, 'B h T R']) -> Float[Array, 'B h T T']:
+def from_offsets(x: Float[Array, '*B T R']) -> Float[Array, '*B T T']:
   """Numbers by query and offset, from -(T - 1), by query and key: y[t, s] = x[t, s - t + T - 1].
 
   A row more in front of each and the same memory in rows that are one shorter: nothing is gathered.

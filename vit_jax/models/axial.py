@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import attention, encoder, layers, vit
+from vit_jax.models import arithmetic, attention, encoder, layers, vit
 
 VARIANTS = ['digits/2', 'cifar/4']
 VARIANTS += [f'{size}/{patch}' for size in ('Ti', 'S', 'B', 'L') for patch in (16, 32)]
@@ -47,23 +47,23 @@ class AxialBlock(nn.Module):
   """A block whose attention follows the rows, and one that follows the columns.
 
   Attributes:
-    row, column: blocks as `layers.Block`.
+    along_row, along_column: blocks as `layers.Block`.
     drop_path: of both.
   """
 
-  row: layers.Block
-  column: layers.Block
+  along_row: layers.Block
+  along_column: layers.Block
   drop_path: Any = 0.0
 
   @property
   def attention(self) -> nn.Module:
     """The attention of the first of the two, whose settings both have."""
-    return self.row.attention
+    return self.along_row.attention
 
   @property
   def mlp(self) -> nn.Module:
     """The MLP of the first of the two."""
-    return self.row.mlp
+    return self.along_row.mlp
 
   @nn.compact
   def __call__(
@@ -71,7 +71,7 @@ class AxialBlock(nn.Module):
   ) -> tuple[Float[Array, 'B T D'], dict[str, Array]]:
     outputs = {}
     for name in ('row', 'column'):
-      block = getattr(self, name).copy(name=name, drop_path=self.drop_path)
+      block = getattr(self, f'along_{name}').copy(name=name, drop_path=self.drop_path)
       x, named = block(x, train)
       outputs |= {f'{name}/{key}': value for key, value in named.items() if key != 'tokens'}
     return x, outputs | {'tokens': x}
@@ -85,6 +85,10 @@ class AxialTransformer(vit.VisionTransformer):
     """No tokens: a class token stands in no row and no column."""
     del class_token
     return ()
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image, by part (`arithmetic.of_axial`)."""
+    return arithmetic.of_axial(self)
 
   @staticmethod
   def encoder_of(section: dict[str, Any], prefix: int, grid: tuple[int, int]) -> encoder.Encoder:

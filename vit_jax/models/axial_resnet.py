@@ -14,7 +14,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import bit, resnet
+from vit_jax.models import arithmetic, bit, resnet
 from vit_jax.models.attention import from_offsets
 
 VARIANTS = ['R26x1', 'R50x1']
@@ -39,7 +39,7 @@ class LineAttention(nn.Module):
       3 * width, 1, 1, 'SAME', self.standardise, self.dtype, name='qkv'
     )
     qkv = convolve(x).reshape(*batch, length, 3, self.num_heads, width // self.num_heads)
-    query, key, value = (part.swapaxes(2, 3) for part in jnp.moveaxis(qkv, 4, 0))  # B n h t d
+    query, key, value = (part.swapaxes(2, 3) for part in jnp.moveaxis(qkv, 3, 0))  # B n h t d
     by_query, by_key, by_value = (
       self.offsets(name, length, query.shape[-1]) for name in ('query', 'key', 'value')
     )
@@ -105,6 +105,11 @@ class AxialResNet(bit.BigTransfer):
   def unit(self) -> Any:
     """What makes a unit."""
     return functools.partial(AxialUnit, num_heads=self.num_heads)
+
+  @property
+  def middle(self) -> Any:
+    """The arithmetic of a unit's middle."""
+    return arithmetic.of_lines
 
 
 def build(*, variant: str, **section) -> AxialResNet:

@@ -10,7 +10,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import resnet
+from vit_jax.models import arithmetic, resnet
 from vit_jax.models.layers import DTYPES
 from vit_jax.models.protocol import Model
 from vit_jax.runtime.choices import check_choice
@@ -144,6 +144,11 @@ class BigTransfer(Model):
   dtype: str
 
   @property
+  def middle(self) -> Any:
+    """The arithmetic of a unit's middle, as `arithmetic.of_resnet` takes it; None: 3 x 3."""
+    return None
+
+  @property
   def unit(self) -> Any:
     """What makes a unit, of (width, stride, standardise, epsilon, dtype)."""
     return PreUnit
@@ -174,6 +179,12 @@ class BigTransfer(Model):
   def sizes(self) -> dict[str, Any]:
     """The depth in layers, as in the name, and the width of the features."""
     return {'width': self.width, 'depth': self.depth}
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image: the root, each stage, the head."""
+    width, units = 64 * self.width_factor, resnet.UNITS[self.depth]
+    found = arithmetic.of_resnet(self.image_size, self.channels, width, units, self.middle)
+    return found | {'head': arithmetic.of_head((self.width,), 0, self.num_classes)}
 
   def summary(self) -> str:
     """The depth, the last map and the images, in a line."""

@@ -70,6 +70,12 @@ class Encoder(nn.Module):
     x = self.norm.copy(name='encoder_norm')(x)
     return x, outputs | named | {'tokens': x}
 
+  @property
+  def relative(self) -> bool:
+    """Whether attention has relative positions."""
+    block: Any = self.blocks[0]
+    return block.attention.relative
+
   def resampled(self) -> dict[str, str]:
     """Tables of positions that follow the grid, and how, as `Model.resampled` says."""
     homes = ['posembed_input']

@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.models import resnet, vit
+from vit_jax.models import arithmetic, resnet, vit
 from vit_jax.runtime.choices import check_choice
 
 # Units of each stage and the patch side on the feature map. '/16' moves the last stage's units
@@ -46,6 +46,12 @@ class HybridVisionTransformer(vit.VisionTransformer):
     """The positions, and the kernel of the root: the embedding sees features, not colours."""
     kinds = super().resampled() | {'conv_root/kernel': 'channels'}
     return {name: kind for name, kind in kinds.items() if name != 'embedding/kernel'}
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image: of the ResNet, then as a ViT's."""
+    stem = arithmetic.of_resnet(self.image_size, self.channels, 64, self.units)
+    features = 64 * 2 ** (len(self.units) + 1) if self.units else 64
+    return stem | arithmetic.of_transformer(self, features)
 
   def setup(self):
     super().setup()

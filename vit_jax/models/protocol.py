@@ -47,6 +47,41 @@ class Model(nn.Module):
     """Names of heads whose own logits are outputs, 'logits_NAME', beside those of all together."""
     return ()
 
+  @property
+  def has_stages(self) -> bool:
+    """Whether `embed`, `encode` and `read` can be called alone: a family has all three, or none.
+
+    Calling the model is then one after the other, and `sizes()` has 'patch_size' and 'width'.
+    """
+    return type(self).embed is not Model.embed
+
+  def embed(self, images: Any) -> Any:
+    """Normalised images `B H W C` -> patch embeddings `B N D`, row by row, without positions.
+
+    Raises:
+      ValueError: the family has no stages.
+    """
+    raise ValueError(self._refusal('embed'))
+
+  def encode(self, patches: Any, *, train: bool = False) -> Any:
+    """Patch embeddings -> (tokens of the last block `B T D`, the prefix first, outputs by name).
+
+    Raises:
+      ValueError: the family has no stages.
+    """
+    raise ValueError(self._refusal('encode'))
+
+  def read(self, tokens: Any) -> Any:
+    """Tokens of the last block -> (logits, outputs by name).
+
+    Raises:
+      ValueError: the family has no stages.
+    """
+    raise ValueError(self._refusal('read'))
+
+  def _refusal(self, stage: str) -> str:
+    return f'a {type(self).__name__} has no stage {stage!r}: take a model of patches, such as a ViT'
+
   def layer_groups(self) -> tuple[str, ...]:
     """Patterns of whole parameter names from the input to the head.
 
@@ -66,6 +101,14 @@ class Model(nn.Module):
 
   def sizes(self) -> dict[str, Any]:
     """Sizes by name, for tables and weight files: 'width', 'depth', 'tokens', ..."""
+    return {}
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image by part, in closed form; {}: nobody knows.
+
+    Those of products alone, each two FLOPs: norms, softmax, biases and activations are left out,
+    and the border of a convolution counts as input (`arithmetic.py`).
+    """
     return {}
 
   def summary(self) -> str:

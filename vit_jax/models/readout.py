@@ -6,6 +6,7 @@ patches only; names that end in `_all` read the prefix too.
 """
 
 from functools import partial
+import math
 from typing import Any, ClassVar
 
 from flax import linen as nn
@@ -39,6 +40,15 @@ class Readout(nn.Module):
   heavy: ClassVar[bool] = False
   is_pair: ClassVar[bool] = False
 
+  def shape(self, width: int) -> tuple[int, ...]:
+    """The shape of the features of one image, from tokens of this width."""
+    return (width,)
+
+  def multiply_adds(self, width: int) -> int:
+    """Multiply-adds of the products in it, for one image and tokens of this width."""
+    del width
+    return 0
+
   def patches(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B N D']:
     return tokens[:, len(self.prefix) :]
 
@@ -70,6 +80,9 @@ class ClassAndDistillation(Readout):
 
   needs: ClassVar[tuple[str, ...]] = ('class_token', 'distillation_token')
   is_pair: ClassVar[bool] = True
+
+  def shape(self, width: int) -> tuple[int, ...]:
+    return (2 * width,)
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B F']:
     return jnp.concatenate([self.token(tokens, name) for name in self.needs], axis=-1)
@@ -127,6 +140,12 @@ class WeightedMix(Readout):
     super().__post_init__()
     check_choice('config.model.readout_weights', self.readout_weights, WEIGHTS)
 
+  def shape(self, width: int) -> tuple[int, ...]:
+    return (width if self.join == 'add' else 2 * width,)
+
+  def multiply_adds(self, width: int) -> int:
+    return math.prod(self.grid) * width
+
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B F']:
     patches, token = self.patches(tokens), self.token(tokens, 'class_token')
@@ -151,6 +170,11 @@ class AttentionPool(Readout):
   epsilon: float = 1e-6
   heavy: ClassVar[bool] = True
 
+  def multiply_adds(self, width: int) -> int:
+    patches, hidden = math.prod(self.grid), self.mlp_dim or 4 * width
+    # Query and output of one token; keys, values and both products of all patches; the MLP.
+    return 2 * (1 + patches) * width**2 + 2 * patches * width + 2 * width * hidden
+
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
@@ -170,6 +194,9 @@ class AttentionPool(Readout):
 
 class Unread(Readout):
   """The absence of a readout: every token goes to the head, so logits are `B T K`."""
+
+  def shape(self, width: int) -> tuple[int, ...]:
+    return (len(self.prefix) + math.prod(self.grid), width)
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     return tokens

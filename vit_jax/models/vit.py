@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import encoder, layers, position
+from vit_jax.models import arithmetic, encoder, layers, position
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
@@ -112,6 +112,10 @@ class VisionTransformer(Model):
       'num_heads': block.attention.num_heads,
       'mlp_dim': block.mlp.mlp_dim,
     }
+
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image, by part (`arithmetic.of_transformer`)."""
+    return arithmetic.of_transformer(self, self.channels)
 
   def summary(self) -> str:
     """The grid, the tokens and the images, in a line."""

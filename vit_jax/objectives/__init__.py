@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from vit_jax.objectives import classification, distillation
+from vit_jax.objectives import classification, distillation, masked_patches
 from vit_jax.objectives.protocol import Objective
 from vit_jax.runtime.choices import check_choice
 
@@ -16,6 +16,7 @@ __all__ = ['OBJECTIVES', 'Objective', 'build']
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
   'classification': classification.Classification,
   'distillation': distillation.Distillation,
+  'masked_patches': masked_patches.MaskedPatches,
 }
 
 

@@ -22,6 +22,8 @@ class Objective(nn.Module):
     metrics: names of the numbers beside the loss.
     predictions: how logits become probabilities: softmax, or sigmoid.
     forwards: of each of `sources`, `forward(params, pixels) -> (logits, outputs by name)`.
+    trains_head: whether the model's own head learns; where it does not it starts, and stays, zero,
+      and no evaluator may judge it.
   """
 
   model: nn.Module
@@ -29,6 +31,7 @@ class Objective(nn.Module):
   forwards: Any = None
   streams: ClassVar[tuple[str, ...]] = ('dropout',)
   metrics: ClassVar[tuple[str, ...]] = ()
+  trains_head: ClassVar[bool] = True
 
   @property
   def predictions(self) -> str:

@@ -183,6 +183,16 @@ def traffic_of(compiled: Any, program: Program) -> tuple[int, str]:
   return own_traffic(program), 'sum'
 
 
+def flops_of(compiled: Any, program: Program) -> float | None:
+  """FLOPs of a call as XLA counts them, elementwise ones too; None where it does not say.
+
+  It counts the body of a loop once, so that of a program with loops nothing is said, and leaves out
+  what a convolution multiplies with the border that it adds to its input.
+  """
+  counted = float((compiled.cost_analysis() or {}).get('flops', 0.0))
+  return counted if counted > 0 and not has_loops(program) else None
+
+
 def own_traffic(program: Program) -> int:
   """The sum of what every scheduled instruction reads and writes, loops by their turns."""
   return sum(times * touched(program, where, one) for where, one, times in program.walk())

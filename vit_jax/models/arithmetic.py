@@ -1,0 +1,122 @@
+"""Multiply-adds of a forward pass of one image in closed form, part by part.
+
+Those of products alone: a multiplication and an addition count once here and as two FLOPs
+elsewhere. Norms, softmax, biases and activations are left out; the border that a convolution adds
+to its input counts as input, as in every published table.
+"""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+from vit_jax.models.protocol import Model
+
+Size = tuple[int, int]
+
+
+def of_transformer(model: Any, features: int) -> dict[str, int]:
+  """The parts of a ViT: `projections` are query, key, value and output; `attention` the products of
+  queries with keys and of weights with values.
+
+  Args:
+    model: a VisionTransformer.
+    features: channels of what is cut into patches.
+  """
+  sizes, width, patches = model.sizes(), model.width, math.prod(model.grid)
+  depth, tokens = sizes['depth'], sizes['num_tokens']
+  offsets = (2 * tokens - 1) * model.Transformer.relative
+  return {
+    'embedding': patches * model.embedding_side**2 * features * width,
+    'projections': depth * tokens * 4 * width**2,
+    'attention': depth * tokens * (2 * tokens + offsets) * width,
+    'mlp': depth * tokens * 2 * width * sizes['mlp_dim'],
+    'readout': model.readout.multiply_adds(width),
+    'head': of_head(model.readout.shape(width), model.pre_logits or 0, model.num_classes),
+  }
+
+
+def of_axial(model: Any) -> dict[str, int]:
+  """The parts of an Axial-ViT: as a ViT's, with two attentions along lines and two MLPs a block."""
+  parts, relative = of_transformer(model, model.channels), model.Transformer.relative
+  depth, tokens = model.sizes()['depth'], math.prod(model.grid)
+  keys = sum(2 * line + (2 * line - 1) * relative for line in model.grid)
+  return parts | {
+    'projections': 2 * parts['projections'],
+    'attention': depth * tokens * keys * model.width,
+    'mlp': 2 * parts['mlp'],
+  }
+
+
+def of_head(shape: tuple[int, ...], pre_logits: int, num_classes: int) -> int:
+  """The layers from the features of an image, of this shape, to its logits.
+
+  Args:
+    pre_logits: width of a layer before the head; 0: there is none.
+  """
+  *rows, width = shape
+  if not pre_logits:
+    return math.prod(rows) * width * num_classes
+  return math.prod(rows) * pre_logits * (width + num_classes)
+
+
+def of_resnet(
+  image_size: Size,
+  channels: int,
+  width: int,
+  units: tuple[int, ...],
+  middle: Callable[[Size, Size, int], int] | None = None,
+) -> dict[str, int]:
+  """A ResNet's `root`, a 7 x 7 convolution in steps of 2 before a pool that does the same, and
+  `stage_1` and so on, of bottlenecks whose first one halves the grid but in the first stage.
+
+  Args:
+    width: of the root, and of the bottlenecks in the first stage.
+    units: bottlenecks of each stage.
+    middle: multiply-adds of a bottleneck's middle, of the maps before and after it and its width;
+      None: a 3 x 3 convolution.
+  """
+  middle = middle or (lambda before, after, inner: math.prod(after) * 9 * inner**2)
+  grid = halve(image_size)
+  found = {'root': math.prod(grid) * 7 * 7 * channels * width}
+  grid, features = halve(grid), width
+  for stage, count in enumerate(units):
+    inner, total = width * 2**stage, 0
+    for unit in range(count):
+      after = halve(grid) if stage and not unit else grid
+      total += of_bottleneck(math.prod(grid), math.prod(after), features, inner)
+      total += middle(grid, after, inner)
+      grid, features = after, 4 * inner
+    found[f'stage_{stage + 1}'] = total
+  return found
+
+
+def of_bottleneck(before: int, after: int, features: int, inner: int) -> int:
+  """A bottleneck but for its middle: 1 x 1, 1 x 1 and, where shapes change, the shortcut's.
+
+  Args:
+    before, after: places of the map that goes in, and of the one that comes out.
+    features: channels that go in; four times `inner` come out.
+  """
+  out = 4 * inner
+  projected = features != out or before != after
+  reduce, expand = before * features * inner, after * inner * out
+  return reduce + expand + after * features * out * projected
+
+
+def of_lines(before: Size, after: Size, inner: int) -> int:
+  """Attention along columns and rows of the map that goes in, relative in queries, keys, values."""
+  del after  # Its steps are a pool behind it.
+  places = math.prod(before)
+  each = [3 * inner**2 + (3 * line + 2 * (2 * line - 1)) * inner for line in before]
+  return places * sum(each)
+
+
+def halve(grid: Size) -> Size:
+  """The (height, width) after a step of 2, rounded up."""
+  return -(-grid[0] // 2), -(-grid[1] // 2)
+
+
+def total(model: Model) -> int | None:
+  """All multiply-adds of a forward pass of one image; None where a family does not say."""
+  parts = model.multiply_adds()
+  return sum(parts.values()) if parts else None
