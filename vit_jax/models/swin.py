@@ -52,26 +52,22 @@ class Stage(nn.Module):
 
   Attributes:
     blocks: as `layers.Block`, of `WindowAttention`.
-    merging: what halves the map; None: nothing.
-    again: whether the backward pass computes blocks again instead of keeping what they made.
+    merge: what halves the map; None: nothing.
   """
 
   blocks: tuple[layers.Block, ...]
-  merging: PatchMerging | None
-  again: bool
+  merge: PatchMerging | None = None
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B H W C'], train: bool
   ) -> tuple[Float[Array, 'B h w D'], dict[str, Array]]:
-    if self.merging is not None:
-      x = self.merging.copy(name='merging')(x)
+    if self.merge is not None:
+      x = self.merge.copy(name='merging')(x)
     shape, outputs = x.shape, {}
     x = x.reshape(shape[0], -1, shape[-1])
     for i, block in enumerate(self.blocks):
-      call: Any = nn.remat(layers.Block.__call__, static_argnums=(2,)) if self.again else None
-      named_block = block.copy(name=f'block_{i}')
-      x, named = call(named_block, x, train) if call else named_block(x, train)
+      x, named = block.copy(name=f'block_{i}')(x, train)
       outputs |= {f'unit_{i}/{key}': value for key, value in named.items() if key != 'tokens'}
     return x.reshape(shape), outputs
 
@@ -217,6 +213,8 @@ def stage_of(
   """A stage of so many blocks as there are rates of drop path."""
   norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
   mlp = take(layers.MlpBlock, section, mlp_dim=4 * width)
+  again = section['remat'] == 'blocks'
+  make: Any = nn.remat(layers.Block, static_argnums=(2,)) if again else layers.Block
   blocks = []
   for j, rate in enumerate(rates):
     windows = Windows.of(grid, section['window'], shifted=bool(j % 2))
@@ -224,9 +222,9 @@ def stage_of(
       num_heads, section['qkv_bias'], dtype=section['dtype'], windows=windows,
       initialisers=section['initialisers'],
     )  # fmt: skip
-    blocks.append(layers.Block(attend, mlp, norm, section['dropout'], drop_path=float(rate)))
+    blocks.append(make(attend, mlp, norm, section['dropout'], drop_path=float(rate)))
   merging = PatchMerging(section['epsilon'], section['dtype']) if merge else None
-  return Stage(tuple(blocks), merging, section['remat'] == 'blocks')
+  return Stage(tuple(blocks), merging)
 
 
 def check_values(section: dict[str, Any]) -> None:
