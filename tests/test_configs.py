@@ -127,6 +127,7 @@ BUILDERS = {
     'vit_jax.data.augment',
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
+    'vit_jax.data.vtab',
   ],
   'model': [f'vit_jax.models.{path.stem}' for path in (ROOT / 'vit_jax/models').glob('[a-z]*.py')],
   'objective': [f'vit_jax.objectives.{x}' for x in ('classification', 'distillation', 'mixing')],

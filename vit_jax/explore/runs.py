@@ -20,7 +20,8 @@ from vit_jax.defaults import Config
 class Run:
   """One run of a sweep; `overrides` are what differs from its config on the command line.
 
-  `shown` is what names its setting in the table: the overrides, or its label.
+  `shown` is what names its setting in the table: the overrides, or its label. A run is finished
+  once its last step says what is `measured`.
   """
 
   name: str
@@ -28,13 +29,13 @@ class Run:
   overrides: dict[str, Any]
   config: Config
   workdir: pathlib.Path
+  measured: str = 'test/accuracy'
 
   def scores(self) -> dict[str, Any] | None:
     """What the last step says; None before it."""
     rows = metrics.read(self.workdir / 'metrics.jsonl')
-    if not rows or rows[-1]['step'] < self.config.total_steps or 'test/accuracy' not in rows[-1]:
-      return None
-    return rows[-1]
+    done = bool(rows) and rows[-1]['step'] >= self.config.total_steps
+    return rows[-1] if done and self.measured in rows[-1] else None
 
   @property
   def failure(self) -> pathlib.Path:
