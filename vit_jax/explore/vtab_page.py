@@ -134,7 +134,7 @@ def blocks(report: dict[str, Any], folder: pathlib.Path) -> list[page.Block]:
 
 
 def picture(report: dict[str, Any]) -> Any:
-  """A bar for each of the 19 tasks, those of a group in one colour; a line at each group's mean."""
+  """A bar for each of the 19 tasks, those of a group in one colour; dashes at each group's mean."""
   figure, axes = new_figure(7.2, 6.2)
   axis, names = axes[0, 0], list(TASKS)
   for group, colour in zip(GROUPS, COLOURS, strict=False):
@@ -144,16 +144,17 @@ def picture(report: dict[str, Any]) -> Any:
     mean = report['groups'][group]
     if mean['accuracy'] is not None:
       label = f'{group}: {percent(mean)} ({mean["tasks"]} of {mean["of"]})'
-      axis.plot([100 * mean['accuracy']] * 2, [rows[0] - 0.5, rows[-1] + 0.5], color=colour,
-                ls='--', label=label)  # fmt: skip
+      axis.barh(rows[0], 0, color=colour, label=label)  # For the legend.
+      axis.vlines(100 * mean['accuracy'], rows[0] - 0.5, rows[-1] + 0.5, color='0.1', ls='--')
   axis.set_yticks(range(len(names)), names)
   axis.set_ylim(len(names) - 0.4, -0.6)  # The first on top.
-  axis.set(xlim=(0, 100), xlabel='test accuracy, % (bars: standard deviation over fine-tunings)')
+  axis.set_xlim(0, 100)
+  axis.set_xlabel('test accuracy, % (whiskers: deviation over fine-tunings; dashes: group means)')
   mean = report['mean']
   axis.set_title(f'VTAB-1k: {percent(mean)}, mean of {mean["tasks"]} of {mean["of"]} tasks')
   axis.grid(axis='x', alpha=0.3)
-  if axis.lines:
-    axis.legend(frameon=False, fontsize=9, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=1)
+  if axis.get_legend_handles_labels()[0]:
+    axis.legend(frameon=False, fontsize=9, loc='upper center', bbox_to_anchor=(0.5, -0.1))
   return figure
 
 
@@ -165,4 +166,5 @@ def bar(axis: Any, row: int, found: dict[str, Any] | None, colour: str) -> None:
     return
   value, spread = 100 * found['accuracy'], 100 * (found['deviation'] or 0)
   axis.barh(row, value, color=colour, xerr=spread or None, error_kw={'capsize': 3}, height=0.75)
-  axis.text(min(value + spread + 1, 90), row, f'{value:.1f}', va='center', fontsize=8)
+  place, ink = (1, 'white') if value > 10 else (value + spread + 1, 'black')
+  axis.text(place, row, f'{value:.1f}', va='center', color=ink, fontsize=8, fontweight='bold')
