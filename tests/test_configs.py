@@ -132,6 +132,7 @@ BUILDERS = {
     'vit_jax.data.augment',
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
+    'vit_jax.data.vtab',
   ],
   'model': files_of('models'),
   'objective': files_of('objectives'),
