@@ -70,7 +70,9 @@ class Encoder(nn.Module):
       self.draw_blocks(x)
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
-    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, rng, train)
+    # What is added to the weights of some blocks lies apart, as the blocks in files do.
+    scan = self.scan and 'perturbations' not in self.variables
+    x, named = (self.scan_blocks if scan else self.loop_blocks)(x, rng, train)
     x = self.norm.copy(name='encoder_norm')(x)
     return x, outputs | named | {'tokens': x}
 
@@ -79,7 +81,8 @@ class Encoder(nn.Module):
     outputs = {}
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
-      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine)
+      changes = self.get_variable('perturbations', name)
+      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine, changes)
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
     return x, outputs
 
@@ -122,12 +125,16 @@ class Encoder(nn.Module):
 
 
 def body_of(block: Any, train: bool) -> Body:
-  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`."""
+  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`.
+
+  A fourth argument, where there is one, is its part of the collection 'perturbations'.
+  """
   block = block.clone(parent=None, name=None)
 
-  def body(x, params, rng):
+  def body(x, params, rng, changes=None):
     rngs = {} if rng is None else {'dropout': rng}
-    return block.apply({'params': params}, x, train, rngs=rngs)
+    also = {} if changes is None else {'perturbations': changes}
+    return block.apply({'params': params} | also, x, train, rngs=rngs)
 
   return body
 

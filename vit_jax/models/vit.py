@@ -91,6 +91,10 @@ class VisionTransformer(Model):
     top = f'Transformer/(encoderblock_{last}|encoder_norm)/.*'
     return '.*', *blocks, top, '(head|pre_logits|readout)/.*'
 
+  def perturbation(self, block: int) -> str:
+    """The name of what is added to the attention weights of a block, from 0."""
+    return f'Transformer/encoderblock_{block}/MultiHeadDotProductAttention_1/attention_weights'
+
   def resampled(self) -> dict[str, str]:
     """The positions, the class token, and the kernel that sees the pixels."""
     return {
