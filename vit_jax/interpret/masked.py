@@ -38,7 +38,7 @@ def parse(words: list[str]) -> argparse.Namespace:
   parser.add_argument('checkpoint', metavar='RUN', help='the folder of a run')
   parser.add_argument('images', nargs='*', help='image files, or folders of them')
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
-  parser.add_argument('--count', type=int, default=1, help='test pictures, without IMAGES')
+  parser.add_argument('--count', type=int, help='the first so many images (else 1 without IMAGES)')
   parser.add_argument('--seed', type=int, default=0, help='of what is hidden')
   return parser.parse_args(words)
 

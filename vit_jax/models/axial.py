@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import arithmetic, attention, encoder, layers, vit
+from vit_jax.models import arithmetic, attention, encoder, layers, vit, vit_sizes
 
 VARIANTS = ['digits/2', 'cifar/4']
 VARIANTS += [f'{size}/{patch}' for size in ('Ti', 'S', 'B', 'L') for patch in (16, 32)]
@@ -124,4 +124,4 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> AxialTrans
       'config.model.class_token=True: a class token stands in no row and no column of an axial '
       "model; leave it out and take a readout of patches, such as 'mean'"
     )
-  return vit.assemble(AxialTransformer, *vit.decode_variant(variant), image_size, section)
+  return vit.assemble(AxialTransformer, *vit_sizes.decode_variant(variant), image_size, section)

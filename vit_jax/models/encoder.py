@@ -66,7 +66,9 @@ class Encoder(nn.Module):
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
     again = places if self.position_at == 'shared' else None
-    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, rng, train, again)
+    # What is added to the weights of some blocks lies apart, as the blocks in files do.
+    scan = self.scan and 'perturbations' not in self.variables
+    x, named = (self.scan_blocks if scan else self.loop_blocks)(x, rng, train, again)
     x = self.norm.copy(name='encoder_norm')(x)
     return x, outputs | named | {'tokens': x}
 
@@ -89,8 +91,9 @@ class Encoder(nn.Module):
     outputs = {}
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
+      changes = self.get_variable('perturbations', name)
       x = x if again is None or not i else x + again
-      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine)
+      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine, changes)
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
     return x, outputs
 
@@ -134,12 +137,16 @@ class Encoder(nn.Module):
 
 
 def body_of(block: Any, train: bool) -> Body:
-  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`."""
+  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`.
+
+  A fourth argument, where there is one, is its part of the collection 'perturbations'.
+  """
   block = block.clone(parent=None, name=None)
 
-  def body(x, params, rng):
+  def body(x, params, rng, changes=None):
     rngs = {} if rng is None else {'dropout': rng}
-    return block.apply({'params': params}, x, train, rngs=rngs)
+    also = {} if changes is None else {'perturbations': changes}
+    return block.apply({'params': params} | also, x, train, rngs=rngs)
 
   return body
 
