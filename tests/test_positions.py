@@ -246,6 +246,19 @@ def test_an_axial_block_sees_its_row_then_everything():
   assert both.all() and row[1].all() and row.sum() == 5
 
 
+def test_rows_and_columns_become_one_map():
+  model = build('axial')
+  params = drawn(model)
+  _, outputs = run(model, params, pictures(model, 1))
+  found = np.asarray(model.attention_map(outputs, 1))[0]
+  rows = np.asarray(outputs['block_1/row/attention_weights'])[0]  # H h W W
+  columns = np.asarray(outputs['block_1/column/attention_weights'])[0]  # W h H H
+  np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+  for r, c, s, d in [(0, 0, 0, 0), (2, 3, 1, 4), (1, 4, 2, 0)]:
+    expected = columns[c, :, r, s] * rows[s, :, c, d]
+    np.testing.assert_allclose(found[:, 5 * r + c, 5 * s + d], expected, rtol=1e-5)
+
+
 def test_an_axial_model_trains_resumes_and_is_judged(tmp_path):
   options = dict(
     optimizer__schedule='constant',
