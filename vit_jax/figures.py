@@ -156,7 +156,7 @@ def by_block(values: Sequence[float], label: str, title: str) -> Any:
 def lines(
   places: Sequence[int | float], values: dict[str, list[float]], xlabel: str, ylabel: str
 ) -> Any:
-  """Lines by name over a few places, which stand at equal distances with their numbers."""
+  """Lines of shares in 0..1 by name over a few places, which stand at equal distances."""
   figure, axes = new_figure(5.6, 3.6)
   axis, at = axes[0, 0], range(len(places))
   shades = COLOURS if len(values) <= len(COLOURS) else ramp(len(values))
@@ -164,6 +164,7 @@ def lines(
     axis.plot(at, line, color=colour, marker='o', ms=4, label=name)
   axis.set_xticks(at, [f'{place:g}' for place in places])
   axis.set(xlabel=xlabel, ylabel=ylabel)
+  axis.set_ylim(top=min(1.01, axis.get_ylim()[1]))
   axis.grid(alpha=0.3)
   if len(values) > 1:
     figure.legend(frameon=False, fontsize=7, loc='outside right upper')
