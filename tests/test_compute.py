@@ -298,7 +298,7 @@ def test_the_largest_batch(monkeypatch, tmp_path, capsys):
 
 
 def test_what_is_too_large_is_not_timed(monkeypatch, tmp_path, capsys, caplog):
-  large = Estimate(2, 1, {'state': 1, 'activations': 10**18, 'total': 10**18}, flops=8.0)
+  large = Estimate(2, 1, {'state': 1, 'total': 10**18}, flops=8.0)
   monkeypatch.setattr(estimate, 'of_step', lambda *_: large)
   monkeypatch.setattr(estimate, 'of_forward', lambda *_: large)
   monkeypatch.setattr(stopwatch, 'images_per_second', None)

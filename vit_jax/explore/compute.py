@@ -181,12 +181,17 @@ def compute(options: argparse.Namespace, rest: list[str]) -> list[dict[str, Any]
       print(compute_page.header(row))
     print(json.dumps(row) if options.json else compute_page.line(row), flush=True)
     rows.append(row)
-  about = {'version': vit_jax.__version__, 'jax': jax.__version__, 'flops': counted.CONVENTION}
-  text = json.dumps(about | {'rows': rows}, indent=2)
-  atomic.write_text(options.out / 'compute.json', text + '\n')
+    write(options.out, rows)  # After each, as the next may take long.
   compute_page.picture(rows).savefig(options.out / 'compute.png')
   logging.info('%s\nwritten: %s and compute.png', counted.CONVENTION, options.out / 'compute.json')
   return rows
+
+
+def write(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+  """Writes `compute.json`."""
+  about = {'version': vit_jax.__version__, 'jax': jax.__version__, 'flops': counted.CONVENTION}
+  text = json.dumps(about | {'rows': rows}, indent=2)
+  atomic.write_text(folder / 'compute.json', text + '\n')
 
 
 def main(arguments: list[str] | None = None) -> None:
