@@ -9,7 +9,7 @@ against the number of training pictures. The paper pre-trains on ImageNet, Image
 JFT-300M, and finds that larger models need more. DATA is `digits` or `cifar10`, with
 --config.data.data_dir=D.
 
-RESULT
+Not run.
 """
 
 from vit_jax import defaults
