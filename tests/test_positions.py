@@ -79,6 +79,30 @@ def test_waves_are_the_papers():
       np.testing.assert_allclose(table[1 + 3 * row + column], np.concatenate(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize('kind', [*ADDED, 'relative', 'none'])
+@pytest.mark.parametrize('place', position.PLACES)
+def test_what_is_added_can_be_looked_at(kind, place):
+  """The difference that it makes to the tokens before the first block's norm."""
+  if kind not in ADDED and place != 'input':
+    pytest.skip('it adds nothing')
+  model = build(positions=kind, position_at=place)
+  params = drawn(model)
+  found = model.position_embeddings(params)
+  if kind not in ADDED:
+    assert found is None
+    return
+  outputs = run(model, params, pictures(model, 1))[1]
+  bare = run(build(positions='none'), params, pictures(model, 1))[1]['embedded']
+  before = outputs['embedded'][0]
+  if place == 'every':  # The block adds it, so that its output tells.
+    first = model.Transformer.blocks[0].copy(position=None)
+    own = params['Transformer']['encoderblock_0']
+    after = first.apply({'params': own}, (bare[0] + found)[None], False)[0]
+    np.testing.assert_allclose(outputs['block_0/tokens'], after, atol=1e-5)
+    return
+  np.testing.assert_allclose(before - bare[0], found, atol=1e-5)
+
+
 def test_columns_and_rows_are_learned_apart():
   model = build(positions='learned_2d')
   params = drawn(model)['Transformer']['posembed_input']

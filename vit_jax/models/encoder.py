@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models import attention, dropout, layers
-from vit_jax.models.position import POSITIONS
+from vit_jax.models.position import POSITIONS, Nothing
 from vit_jax.runtime import stacked
 from vit_jax.runtime.sections import take
 
@@ -77,6 +77,20 @@ class Encoder(nn.Module):
     """Whether attention has relative positions."""
     block: Any = self.blocks[0]
     return block.attention.relative
+
+  def places(self, params: dict[str, Any], length: int, width: int) -> Array | None:
+    """What is added to each token, `T D`: at the input, or before the first block; None: nothing.
+
+    Args:
+      params: of the encoder, as files have them.
+      length: tokens.
+    """
+    if isinstance(self.position, Nothing):
+      return None
+    home = params['encoderblock_0'] if self.position_at == 'every' else params
+    own = home.get('posembed' if self.position_at == 'every' else 'posembed_input', {})
+    table: Any = self.position.apply({'params': own}, jnp.zeros((1, length, width)))
+    return table[0]
 
   def resampled(self) -> dict[str, str]:
     """Tables of positions that follow the grid, and how, as `Model.resampled` says."""

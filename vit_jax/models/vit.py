@@ -80,6 +80,10 @@ class VisionTransformer(Model):
     top = f'Transformer/(encoderblock_{last}|encoder_norm)/.*'
     return '.*', *blocks, top, '(head|pre_logits|readout)/.*'
 
+  def position_embeddings(self, params: dict[str, Any]) -> Any:
+    """What is added to each token, learned or fixed: `T D`; None where nothing is."""
+    return self.Transformer.places(params['Transformer'], self.sizes()['num_tokens'], self.width)
+
   def perturbation(self, block: int) -> str:
     """The name of what is added to the attention weights of a block, from 0."""
     return f'Transformer/encoderblock_{block}/MultiHeadDotProductAttention_1/attention_weights'
