@@ -406,7 +406,7 @@ def test_the_config_of_a_fine_tuning(checkpoint, tmp_path):
   assert (run.config.batch_size, run.config.total_steps, run.config.seed) == (512, 2500, 2)
   assert run.config.data.image_size == (32, 32) and run.config.data.examples == '1000'
   assert run.config.init_from == str(checkpoint) and run.config.eval_every == 2500
-  assert run.workdir == tmp_path / 'dtd/final/seed=2'
+  assert run.workdir == tmp_path / 'dtd/final/learning_rate=0.01,steps=2500,seed=2'
   tuned = made.run('dtd', 'tune', 0.003, 500, 0)
   assert tuned.config.data.examples == '800' and tuned.config.eval_every == 0
   assert tuned.workdir.name == 'learning_rate=0.003,steps=500'
@@ -419,7 +419,7 @@ def test_the_config_of_a_fine_tuning(checkpoint, tmp_path):
 
 TINY = (
   '--config.data.image_size=(32,32)', '--config.batch_size=16', '--config.accumulation_steps=1',
-  '--config.log_every=1', '--steps=2', '--learning_rates=0.1,0.01', '--seeds=2',
+  '--config.checkpoint_every=1', '--steps=2', '--learning_rates=0.1,0.01', '--seeds=2',
 )  # fmt: skip
 
 
@@ -439,6 +439,8 @@ def test_the_whole_protocol(checkpoint, one_set, quick, tmp_path):
   assert '18 are left out' in done.stderr and 'tfds build sun397/tfds' in done.stderr
   before = runs_of(tmp_path)
   assert len(before) == 2 + 2
+  assert not [*tmp_path.glob('cifar100/tune/*/checkpoints')]  # Only numbers stay.
+  assert len([*tmp_path.glob('cifar100/final/*/model/weights.npz')]) == 2
   report = json.loads((tmp_path / 'vtab.json').read_text())
   check_report(report, tmp_path)
   assert report['tasks'].keys() == {'cifar100'} and len(report['missing']) == 18
@@ -451,9 +453,7 @@ def test_the_whole_protocol(checkpoint, one_set, quick, tmp_path):
   again = quick(*words, module='vit_jax.explore.vtab')  # A no-op.
   assert again.returncode == 0, again.stderr
   assert runs_of(tmp_path) == before and again.stdout == done.stdout
-  (tmp_path / 'cifar100/final/seed=1/metrics.jsonl').unlink()  # As if it had not been run.
-  other = quick(*words[:-3], '--steps=4', '--learning_rates=0.5', '--seeds=1',
-                module='vit_jax.explore.vtab')  # fmt: skip
+  other = quick(*words, '--config.optimizer.momentum=0.5', module='vit_jax.explore.vtab')
   assert other.returncode == 1 and 'was started with another config' in other.stderr
 
 
@@ -471,12 +471,14 @@ def check_report(report, workdir):
   assert (task['learning_rate'], task['total_steps']) == (
     best['learning_rate'], best['total_steps']
   )  # fmt: skip
-  final = [metrics.read(workdir / f'cifar100/final/seed={i}/metrics.jsonl')[-1] for i in range(2)]
+  setting = f'learning_rate={best["learning_rate"]:g},steps={best["total_steps"]}'
+  runs = [workdir / f'cifar100/final/{setting},seed={i}' for i in range(2)]
+  final = [metrics.read(run / 'metrics.jsonl')[-1] for run in runs]
   scores = [row['test/accuracy'] for row in final]
   assert task['accuracy_by_seed'] == scores
   assert task['accuracy'] == pytest.approx(np.mean(scores))
   assert task['deviation'] == pytest.approx(np.std(scores, ddof=1))
-  config = json.loads((workdir / 'cifar100/final/seed=1/config.json').read_text())
+  config = json.loads((runs[1] / 'config.json').read_text())
   assert config['data']['examples'] == '1000' and config['seed'] == 1
 
 

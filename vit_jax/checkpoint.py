@@ -43,8 +43,17 @@ def check_owner(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if not there.is_dir() or not os.access(there, os.W_OK):
     raise OSError(f'--workdir={workdir}: {there} is not a folder that can be written')
   path = workdir / 'config.json'
-  if not path.exists() or not belongs(workdir):
-    return
+  if path.exists() and belongs(workdir):
+    check_same(workdir, config)
+
+
+def check_same(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Compares `config` with `config.json`, which is there; touches nothing.
+
+  Raises:
+    ValueError: keys differ that may not change; lists them.
+  """
+  path = workdir / 'config.json'
   try:
     then, now = (comparable(x) for x in (json.loads(path.read_text()), config))
   except ValueError as error:

@@ -73,13 +73,13 @@ COLUMNS = (
   Column('exaFLOPs', 10, shown('exaflops', 'traced', three_digits), 'exaflops'),
   Column('3 forward', 10, shown('exaflops', 'three_forward', three_digits), 'exaflops'),
 )
-TITLE = 22  # characters of a model's name
+TITLE = 22  # characters of a model's name; that of a recipe may be longer
 
 
 def header(first: Row) -> str:
   """The titles of the table's columns, for records with the parts of this one."""
   columns = ''.join(f'{one.title:>{one.width}}' for one in chosen(first))
-  return f'{"model":{TITLE}}{columns}'
+  return f'{"model":{max(TITLE, len(first["model"]))}}{columns}'
 
 
 def line(row: Row) -> str:
@@ -178,7 +178,7 @@ def finish(axis: Any) -> None:
   for one in (axis.yaxis, axis.xaxis):
     if one.get_scale() == 'log':
       low, high = one.get_view_interval()
-      subs = range(1, 10) if high / low < 10 else (1, 2, 5)
+      subs = (1, 2, 3, 5, 7) if high / low < 10 else (1, 2, 5)
       one.set_major_locator(LogLocator(subs=subs, numticks=12))
       one.set_major_formatter(FuncFormatter(lambda x, _: three_digits(x)))
       one.set_minor_formatter(FuncFormatter(lambda *_: ''))

@@ -9,14 +9,16 @@ For each task every learning rate and number of steps is tried on 800 examples a
 are named, with what prepares them. The same command goes on where it stopped: every run is an
 ordinary one, in a folder of its own, and finished ones are not repeated.
 
-W/TASK/tune/*/ , W/TASK/final/*/     the runs
-W/vtab.json  W/vtab.md  W/vtab.png   accuracies: means and deviations by task, by group, over all
+W/TASK/tune/*/    the runs that choose, of which only numbers stay
+W/TASK/final/*/   the runs that are tested, with their models
+W/vtab.json , vtab.md , vtab.png   accuracies: means and deviations by task, by group, over all
 """
 
 import argparse
 from collections.abc import Iterator
 import dataclasses
 import pathlib
+import shutil
 import signal
 import sys
 from typing import Any
@@ -85,11 +87,20 @@ def fine_tune(plan: Plan, task: str) -> Iterator[None]:
 
 
 def finish(run: Run) -> Run:
-  """A run that is finished, or failed, now or before."""
-  checkpoint.check_owner(run.workdir, run.config.to_dict())
-  if run.scores() is None and not run.failure.exists():
+  """A run that is finished, or failed, now or before; of one that tunes its numbers stay alone.
+
+  Raises:
+    ValueError: its folder belongs to a run of other settings.
+  """
+  config, settled = run.config.to_dict(), run.scores() is not None or run.failure.exists()
+  if settled and (run.workdir / 'config.json').exists():
+    checkpoint.check_same(run.workdir, config)
+  else:
+    checkpoint.check_owner(run.workdir, config)
     logging.info('%s', run.name)
     attempt(run)
+  for name in ('checkpoints', 'model') if run.measured == HELD else ():
+    shutil.rmtree(run.workdir / name, ignore_errors=True)
   return run
 
 

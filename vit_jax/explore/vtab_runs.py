@@ -16,6 +16,7 @@ DECIDED = {
 }  # fmt: skip
 HELD, TESTED = 'validation/accuracy', 'test/accuracy'
 WARMUP = 200  # steps, or a fifth of the run (Scenic's settings)
+EVERY = 500  # steps from one checkpoint to the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +69,13 @@ class Plan:
       'seed': seed,
       # Without this a run is evaluated by what chooses its checkpoint alone: tuning never tests.
       'eval_every': 0 if tuning else steps,
-      'checkpoint_every': max(1, steps // 5),
+      'checkpoint_every': EVERY,
       'optimizer.warmup_steps': min(WARMUP, steps // 5),
     }
     left = {key: value for key, value in overrides.items() if key not in self.given}
     config = self.config.copy_and_resolve_references()
     config.update_from_flattened_dict(left)
-    name = f'learning_rate={rate:g},steps={steps}' if tuning else f'seed={seed}'
+    name = f'learning_rate={rate:g},steps={steps}' + f',seed={seed}' * (not tuning)
     where = self.workdir / task / kind / name
     return Run(f'{task}: {name}', left, left, config, where, HELD if tuning else TESTED)
 
@@ -94,6 +95,7 @@ def base_config(source: str, data_dir: str | None, words: list[str]) -> tuple[Co
   )
   config.init_from = source
   config.batch_size, config.accumulation_steps = 512, 8
+  config.keep_checkpoints = 2
   given = [key for key, _ in recipe.sort_words(words)[2]]
   for key in given:
     if key in DECIDED:
