@@ -40,7 +40,7 @@ def parse(words: list[str]) -> argparse.Namespace:
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
   parser.add_argument('--count', type=int, help='the first so many images (else 1 without IMAGES)')
   parser.add_argument('--seed', type=int, default=0, help='of what is hidden')
-  return parser.parse_args(words)
+  return parser.parse_intermixed_args(words)
 
 
 def open_objective(predictor: predict.Predictor, run: str) -> tuple[MaskedPatches, Callable]:
