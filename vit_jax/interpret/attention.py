@@ -14,6 +14,7 @@ from vit_jax.predict import Predictor
 
 PANEL = 96  # pixels of the longer side of a map in the mosaic
 MOST = 99.5  # per cent of all values lie within the colours
+SIDES = 2.9  # inches beside the mosaic: the image, the names of layers, the colour bar
 
 
 class Attention(Picture):
@@ -69,23 +70,23 @@ class Attention(Picture):
     return Measured(content, title, maps, image)
 
   def scale(self, found: Sequence[Measured]) -> overlay.Limits:
-    """Colours from 0 to what nearly all values stay below, times uniform attention."""
+    """Colours from 0 to what nearly all values stay below, but at least to twice uniform."""
     values = np.concatenate([x.ravel() for one in found for x in relative(one).values()])
-    return 0.0, max(float(np.percentile(values, MOST)), 1e-6)
+    return 0.0, max(float(np.percentile(values, MOST)), 2.0)
 
   def size(self, measured: Measured) -> tuple[float, float]:
     rows, columns = len(measured.arrays), max(len(x) for x in measured.arrays.values())
     height, width = overlay.fitting(measured.pixels, 1000)
     inches = min(0.9, 16 / columns)
-    return 3.4 + columns * inches * width / 1000, max(2.6, 0.6 + rows * inches * height / 1000)
+    return SIDES + columns * inches * width / 1000, max(2.6, 0.6 + rows * inches * height / 1000)
 
   def draw(self, figure: Any, measured: Measured, scale: overlay.Limits) -> None:
     image, maps = measured.pixels, relative(measured)
     size = overlay.fitting(image, PANEL)
     rows = [[overlay.blend(image, one, scale, size) for one in layer] for layer in maps.values()]
     gap = PANEL // 16
-    width = self.size(measured)[0]
-    left, right = figure.subplots(1, 2, width_ratios=(1.4, width - 1.4))
+    width, height = self.size(measured)
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, width - 1.2))
     figures.show(left, image)
     left.set_title('image', fontsize=9)
     left.set_anchor('N')
@@ -99,7 +100,10 @@ class Attention(Picture):
     right.tick_params(length=0, labelsize=8)
     right.set(xlabel='head', ylabel='layer')
     right.spines[:].set_visible(False)
-    overlay.colour_bar(figure, right, scale, 'times uniform attention', extend='max', aspect=30)
+    overlay.colour_bar(
+      figure, right, scale, 'times uniform attention', extend='max', aspect=30,
+      shrink=min(1.0, 4.5 / height), anchor=(0.0, 1.0),
+    )  # fmt: skip
 
 
 def add_query(parser: argparse.ArgumentParser) -> None:

@@ -54,14 +54,15 @@ class Distance(Picture):
     prefix = [name.replace('_', ' ') for name in model.prefix]
     without = f'{" and ".join(prefix)} dropped' if prefix else 'all tokens are patches'
     how = 'rows renormalised' if renormalise else 'rows not renormalised'
-    title = f'mean attention distance, {len(images)} images; {without}, {how}'
+    seen = f'{len(images)} images' if len(images) > 1 else '1 image'
+    title = f'mean attention distance, {seen}; {without}, {how}'
     content = {
       'images': len(images), 'image_size': list(model.image_size), 'unit': 'pixels',
       'dropped': list(model.prefix), 'renormalised': renormalise,
       'layers': [one.layer for one in blocks], 'grids': [list(one.grid) for one in blocks],
-      'distance': [rounded(x, 4) for x in means],
-      'standard_deviation_over_images': [rounded(found[one.block].std(0), 4) for one in blocks],
-      'uniform_attention': rounded(uniform, 4),
+      'distance': [rounded(x) for x in means],
+      'standard_deviation_over_images': [rounded(found[one.block].std(0)) for one in blocks],
+      'uniform_attention': rounded(uniform),
     }  # fmt: skip
     return [Measured(content, title)]
 

@@ -43,7 +43,7 @@ class FeatureMaps(Picture):
   def size(self, measured: Measured) -> tuple[float, float]:
     layers = layers_in(measured)
     columns = 1 + max(len(layer['channels']) for layer in layers.values())
-    return 2.3 * columns, 2.6 * len(layers)
+    return 2.3 * columns, 0.5 + 2.1 * len(layers)
 
   def draw(self, figure: Any, measured: Measured, scale: None) -> None:
     del scale

@@ -113,5 +113,7 @@ def numbers(text: str) -> list[int]:
 
 
 def rounded(values: Any, digits: int = 6) -> Any:
-  """An array as nested lists of numbers that are worth reading."""
-  return np.round(np.asarray(values, np.float64), digits).tolist()
+  """An array as nested lists of numbers with so many significant digits, for JSON."""
+  if np.ndim(values):
+    return [rounded(value, digits) for value in values]
+  return float(f'{float(values):.{digits}g}')

@@ -11,6 +11,7 @@ from vit_jax.predict import Predictor
 
 GAP = 1  # cells between two tiles
 MAP = 'viridis'
+APART = 1.5  # inches for the tokens of the prefix
 
 
 class Positions(Picture):
@@ -45,27 +46,26 @@ class Positions(Picture):
   def size(self, measured: Measured) -> tuple[float, float]:
     height, width = measured.numbers['grid']
     side = min(10.0, max(4.5, 0.06 * max(height, width) ** 2 / 2))
-    apart = 1.9 if measured.numbers['prefix'] else 0.0
-    return side * min(1.0, width / height) + apart + 1.2, side * min(1.0, height / width) + 0.4
+    apart = APART if measured.numbers['prefix'] else 0.0
+    return side * min(1.0, width / height) + apart + 1.5, side * min(1.0, height / width) + 0.4
 
   def draw(self, figure: Any, measured: Measured, scale: None) -> None:
     prefix, grid = measured.numbers['prefix'], tuple(measured.numbers['grid'])
-    ratios = [self.size(measured)[0] - 1.9, 1.9] if prefix else [1.0]
+    ratios = [self.size(measured)[0] - APART, APART] if prefix else [1.0]
     parts = figure.subfigures(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     first, cosines = len(prefix), measured.arrays['similarity']
     axis = parts[0].subplots()
     drawn = axis.imshow(tiled(cosines[first:, first:], grid), cmap=MAP, vmin=-1, vmax=1,
                         interpolation='nearest')  # fmt: skip
     number_tiles(axis, grid)
-    if not prefix:
-      parts[0].colorbar(drawn, ax=axis, label='cosine similarity', shrink=0.8)
-      return
-    axes = parts[1].subplots(first, 1, squeeze=False)[:, 0]
-    for i, axis in enumerate(axes):
-      axis.imshow(cosines[i, first:].reshape(grid), cmap=MAP, vmin=-1, vmax=1)
-      axis.set_title(f'{prefix[i].replace("_", " ")}\nwith patches', fontsize=9)
+    parts[0].colorbar(drawn, ax=axis, label='cosine similarity', shrink=0.8)
+    # Squares from the top on, however high the figure is.
+    for i, axis in enumerate(parts[-1].subplots(max(2, first), 1) if prefix else ()):
       axis.axis('off')
-    parts[1].colorbar(drawn, ax=list(axes), label='cosine similarity', location='bottom')
+      axis.set_anchor('N')
+      if i < first:
+        axis.imshow(cosines[i, first:].reshape(grid), cmap=MAP, vmin=-1, vmax=1)
+        axis.set_title(f'{prefix[i].replace("_", " ")}\nwith patches', fontsize=9)
 
 
 def similarity(x: Num[np.ndarray, 'T D']) -> Float[np.ndarray, 'T T']:

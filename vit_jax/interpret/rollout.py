@@ -62,12 +62,12 @@ class Rollout(Picture):
     ]
 
   def scale(self, found: Sequence[Measured]) -> overlay.Limits:
-    """Colours from 0 to the largest value, times the mean patch."""
-    return 0.0, max(float(relative(one).max()) for one in found)
+    """Colours from 0 to the largest value, but at least to twice the mean patch."""
+    return 0.0, max(2.0, *(float(relative(one).max()) for one in found))
 
   def size(self, measured: Measured) -> tuple[float, float]:
     height, width = measured.pixels.shape[:2]
-    return 7.0, max(1.5, 2.9 * height / width)
+    return 7.0, max(2.2, 2.9 * height / width)
 
   def draw(self, figure: Any, measured: Measured, scale: overlay.Limits) -> None:
     left, right = figure.subplots(1, 2)
@@ -147,7 +147,7 @@ def measured(
     'residual': given['residual'], 'weighted': given['weighted'],
     **{key: given[key] for key in ('target_class', 'predicted') if given.get(key)},
     'on_prefix': dict(zip(short_names(query.prefix), rounded(rows[-1, :first]), strict=True)),
-    'map': rounded(maps[-1], 8),
+    'map': rounded(maps[-1]),
   }  # fmt: skip
   kind = 'attention rollout'
   if given['weighted'] == 'gradient':
