@@ -38,7 +38,7 @@ def get_config(data='digits'):
   config.optimizer.warmup_steps = 50
   config.eval_every = config.total_steps // 6
   config.checkpoint_every = config.total_steps // 6
-  config.keep_checkpoints = 1
+  config.keep_checkpoints = 2
   config.best = 'max:validation/accuracy'
   config.evaluators = ('classification', 'fewshot')
   config.evaluation = dict(fewshot=dict(shots=(5,)))
