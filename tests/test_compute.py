@@ -339,3 +339,11 @@ def test_a_card_that_is_not_here(tmp_path):
   row = json.loads(done.stdout)
   assert row['device'] == 'NVIDIA H100 80GB HBM3' and row['largest_batch_size'] > 1000
   assert row['memory_gb']['total'] > 0
+
+
+def test_a_larger_batch_that_takes_less_is_no_limit():
+  """Where a small step is held by two threads and one twice as large once, look further up."""
+  known = [Estimate(size, 1, {'total': total}) for size, total in ((8, 120), (16, 100))]
+  assert alternatives.where_full(known, 1000, 8) == 32
+  known.append(Estimate(32, 1, {'total': 200}))
+  assert alternatives.where_full(known, 1000, 8) > 100

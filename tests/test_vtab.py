@@ -533,6 +533,7 @@ def test_what_diverges_is_not_chosen(checkpoint, one_set, tmp_path, monkeypatch)
   [
     (['--tasks=cifar10'], "did you mean 'cifar100'"),
     (['--config.total_steps=5'], '--config.total_steps is decided by the protocol.*use --steps'),
+    (['--config.evaluators=()'], 'config.evaluators is decided by the protocol of VTAB$'),
     (['--config.data.examples=800'], 'config.data.examples is decided by the protocol of VTAB$'),
     (['--config.data.crop=squashd'], "did you mean 'squashed'"),
     (['--config.data.corp=none'], "did you mean 'data.crop'"),

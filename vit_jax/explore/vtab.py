@@ -36,6 +36,11 @@ from vit_jax.runtime import compilation, devices, memory, messages
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
 
+SAVING = (
+  'less memory: --config.model.dtype=bfloat16, --config.accumulation_steps=32, '
+  '--config.model.remat=blocks, a smaller --config.data.image_size'
+)
+
 
 def evaluate(plan: Plan) -> dict[str, Any]:
   """Runs what is not finished, and writes the tables after each task.
@@ -183,6 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(vtab_page.summary(report))
   except KeyboardInterrupt:
     sys.exit('stopped; the same command goes on from here')
+  except MemoryError as error:
+    sys.exit(f'error: {error}; {SAVING}')
   except (ValueError, TypeError, OSError) as error:
     sys.exit(f'error: {error}')
 

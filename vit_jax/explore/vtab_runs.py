@@ -13,6 +13,7 @@ DECIDED = {
   'total_steps': '--steps', 'optimizer.learning_rate': '--learning_rates', 'seed': '--seeds',
   'data.task': '--tasks', 'data.data_dir': '--data_dir', 'data.name': None, 'data.examples': None,
   'init_from': 'CHECKPOINT', 'run': None, 'eval_every': None, 'best': None,
+  'evaluators': None,
 }  # fmt: skip
 HELD, TESTED = 'validation/accuracy', 'test/accuracy'
 WARMUP = 200  # steps, or a fifth of the run (Scenic's settings)
