@@ -1,7 +1,4 @@
-"""What a run keeps to go on from: checkpoints/<step>/ with state and passport (Orbax).
-
-The newest few stay, and the best; they are written in the background.
-"""
+"""What a run keeps to go on from: checkpoints/<step>/, the newest few and the best (Orbax)."""
 
 import json
 import os
