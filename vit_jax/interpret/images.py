@@ -34,7 +34,9 @@ def named(
   if paths:
     return by_name([(path.stem, path) for path in preprocess.find_images([*paths])[:count]])
   if not predictor.passport.origin.get('data'):
-    raise ValueError(f'{checkpoint} does not say what it was trained on: give IMAGES')
+    raise ValueError(
+      f'{checkpoint} does not say what it was trained on: give IMAGES (to compare: --images=PATH)'
+    )
   source = data.build(**experiment.data_of(predictor.passport, checkpoint)).splits['test']
   found = []
   for index in indices(len(source), count or normal, spread=normal > 1):
