@@ -89,6 +89,7 @@ class Encoder(nn.Module):
       return None
     home = params['encoderblock_0'] if self.position_at == 'every' else params
     own = home.get('posembed' if self.position_at == 'every' else 'posembed_input', {})
+    own = jax.tree.map(jnp.asarray, own)  # files give NumPy arrays
     table: Any = self.position.apply({'params': own}, jnp.zeros((1, length, width)))
     return table[0]
 
