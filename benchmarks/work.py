@@ -66,10 +66,10 @@ class Work:
 
 def of(kind: str, variant: str, batch_size: int, image_size: int, dtype: str) -> Work:
   """The work of a variant that our package names."""
-  from vit_jax.models import vit
+  from vit_jax.models import vit_sizes
 
-  name, patch = vit.decode_variant(variant)
-  return Work(kind, variant, batch_size, image_size, dtype, patch, **vit.SIZES[name])
+  name, patch = vit_sizes.decode_variant(variant)
+  return Work(kind, variant, batch_size, image_size, dtype, patch, **vit_sizes.SIZES[name])
 
 
 def cores() -> int:

@@ -7,7 +7,7 @@ before it, as in pre-training; each over learning rates, three seeds. The paper:
 as well, at different rates. Pictures: accuracy and 5-shot accuracy against the rate. On the digits;
 `cifar10` takes 5,000 pictures of it, with --config.data.data_dir=D.
 
-RESULT
+Not run.
 """
 
 from vit_jax import defaults

@@ -7,7 +7,11 @@ columns and rows apart, likewise; relative in attention; and, which the paper do
 waves. Each with three seeds; the table has accuracy and 5-shot accuracy of the frozen features.
 DATA is `digits` (built in; the default) or `cifar10`, 5,000 pictures: --config.data.data_dir=D.
 
-RESULT
+Digits, 400 steps, no augmentation, three seeds (0.5.0; 15 min of one core): none 76.1 % of 360 test
+pictures (95 % t interval 70.9 to 81.3), clearly below all others; learned 93.9 at the input, 94.5
+in every block, 94.9 shared; columns and rows apart 87.9, 91.0, 91.5; relative 90.7; waves 97.2, in
+two dimensions 92.9. The others do not all lie within each other's intervals, as the paper's do on
+JFT: learned and fixed waves are above columns and rows at the input. `cifar10`: not run.
 
 The similarity of what was learned (figure 10), side by side on one scale:
 

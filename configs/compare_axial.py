@@ -8,7 +8,7 @@ to 32 x 32, as a ResNet's stem shrinks them by four; `cifar10` takes 5,000 pictu
 --config.data.data_dir=D. The paper trains B/32 and B/16 on JFT-300M: Axial-ViT above ViT at more
 compute, AxialResNet slow on a TPU.
 
-RESULT
+Not run as a whole.
 """
 
 from vit_jax import defaults

@@ -10,7 +10,7 @@ patch is 32 pixels wide; other data: --config.data.name=folder --config.data.pat
 --config.data.image_size='(224,224)'. The paper's are pre-trained on JFT-300M: hybrids lead at small
 compute, and Adam is better than SGD for ResNets by half a point on average.
 
-RESULT
+Not run.
 """
 
 from vit_jax import defaults

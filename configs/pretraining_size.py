@@ -9,7 +9,7 @@ against the number of training pictures. The paper pre-trains on ImageNet, Image
 JFT-300M, and finds that larger models need more. DATA is `digits` or `cifar10`, with
 --config.data.data_dir=D.
 
-RESULT
+Not run.
 """
 
 from vit_jax import defaults
@@ -38,7 +38,7 @@ def get_config(data='digits'):
   config.optimizer.warmup_steps = 50
   config.eval_every = config.total_steps // 6
   config.checkpoint_every = config.total_steps // 6
-  config.keep_checkpoints = 1
+  config.keep_checkpoints = 2
   config.best = 'max:validation/accuracy'
   config.evaluators = ('classification', 'fewshot')
   config.evaluation = dict(fewshot=dict(shots=(5,)))

@@ -7,7 +7,7 @@ seeds each. Pictures: accuracy and 5-shot accuracy against the compute of the tr
 digits; `cifar10` takes 5,000 pictures of it, with --config.data.data_dir=D. The paper's base has 8
 blocks of width 1,024, its patches 32 pixels, on JFT-300M; this one 4 blocks of 64.
 
-RESULT
+Not run at this size; a test runs a sweep of four small runs and its pictures.
 """
 
 from vit_jax import defaults

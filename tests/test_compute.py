@@ -128,26 +128,25 @@ def test_exaflops_of_the_paper(variant, epochs):
   assert found == pytest.approx(TABLE_6[variant, epochs], rel=0.03)
 
 
-# What XLA counts of a forward pass, over ours. It leaves out what a convolution multiplies with the
-# border that it adds, which is much where maps are small.
-XLA = [('vit', 'Ti/16', 224, 1.0, 0.03)]
+# XLA counts what is not a product too, and leaves out what convolutions multiply with a border.
+XLA = [('vit', 'Ti/16', 224)]
 XLA_SLOW = [
-  ('vit', 'S/16', 224, 1.0, 0.03), ('vit', 'B/16', 224, 1.0, 0.03),
-  ('vit', 'Ti/16', 384, 1.0, 0.03), ('deit', 'S/16-distilled', 224, 1.0, 0.03),
-  ('hybrid', 'R26+S/32', 224, 0.96, 0.03), ('bit', 'R50x1', 224, 0.95, 0.03),
+  ('vit', 'S/16', 224), ('vit', 'B/16', 224), ('vit', 'Ti/16', 384),
+  ('deit', 'S/16-distilled', 224), ('hybrid', 'R26+S/32', 224), ('bit', 'R50x1', 224),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-  ('name', 'variant', 'side', 'share', 'within'),
+  ('name', 'variant', 'side'),
   [*XLA, *(pytest.param(*row, marks=pytest.mark.slow) for row in XLA_SLOW)],
 )
-def test_what_xla_counts(name, variant, side, share, within):
+def test_what_xla_counts(name, variant, side):
+  """Within 3 %."""
   model = build(name, variant, side)
   function, *arguments = forward(model)
   program = jax.jit(function).lower(*arguments).compile()
   found = compiled.flops_of(program, hlo.parse(program.as_text()))
-  assert found / (2 * arithmetic.total(model)) == pytest.approx(share, abs=within)
+  assert found == pytest.approx(2 * arithmetic.total(model), rel=0.03)
 
 
 def test_xla_says_nothing_of_loops():
@@ -298,7 +297,7 @@ def test_the_largest_batch(monkeypatch, tmp_path, capsys):
 
 
 def test_what_is_too_large_is_not_timed(monkeypatch, tmp_path, capsys, caplog):
-  large = Estimate(2, 1, {'state': 1, 'activations': 10**18, 'total': 10**18}, flops=8.0)
+  large = Estimate(2, 1, {'state': 1, 'total': 10**18}, flops=8.0)
   monkeypatch.setattr(estimate, 'of_step', lambda *_: large)
   monkeypatch.setattr(estimate, 'of_forward', lambda *_: large)
   monkeypatch.setattr(stopwatch, 'images_per_second', None)
@@ -340,3 +339,11 @@ def test_a_card_that_is_not_here(tmp_path):
   row = json.loads(done.stdout)
   assert row['device'] == 'NVIDIA H100 80GB HBM3' and row['largest_batch_size'] > 1000
   assert row['memory_gb']['total'] > 0
+
+
+def test_a_larger_batch_that_takes_less_is_no_limit():
+  """Where a small step is held by two threads and one twice as large once, look further up."""
+  known = [Estimate(size, 1, {'total': total}) for size, total in ((8, 120), (16, 100))]
+  assert alternatives.where_full(known, 1000, 8) == 32
+  known.append(Estimate(32, 1, {'total': 200}))
+  assert alternatives.where_full(known, 1000, 8) > 100

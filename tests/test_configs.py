@@ -25,8 +25,8 @@ VARIETIES = [
   (path, a)
   for path in RECIPES
   for a in ['', *ARGUMENTS.get(path.stem, [])]
-  if path.stem != 'explore_readouts'
-]  # It needs a checkpoint: test_explore.py.
+  if path.stem not in ('explore_readouts', 'evaluate')
+]  # They need a checkpoint: test_explore.py, test_evaluators.py.
 
 
 @pytest.mark.parametrize(('path', 'argument'), VARIETIES, ids=lambda x: getattr(x, 'name', x))
@@ -132,6 +132,7 @@ BUILDERS = {
     'vit_jax.data.augment',
     'vit_jax.data.folder',
     'vit_jax.data.tfds',
+    'vit_jax.data.vtab',
   ],
   'model': files_of('models'),
   'objective': files_of('objectives'),

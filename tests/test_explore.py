@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vit_jax import checkpoint, defaults, interpret, models, predict, recipe, train, weights
+from vit_jax import checkpoint, defaults, models, predict, recipe, train, weights
 from vit_jax.explore import compare, lab, page, readouts, sweep
 from vit_jax.interpret import __main__ as interpret_command
 from vit_jax.models import readout
@@ -521,7 +521,7 @@ def test_what_other_families_lack_is_said(maps, trained, tmp_path):
   config = exploration(write_maps(maps, trained, plain=True))
   with pytest.raises(ValueError, match='holds a maps, which has no tokens on a grid'):
     readouts.explore(config, tmp_path / 'lab')
-  for what in interpret.PICTURES:
+  for what in ('patches', 'flattening', 'feature_maps', 'readouts'):
     with pytest.raises(SystemExit, match='a maps has no patches to show'):
       interpret_command.main([what, str(maps), f'--out={tmp_path / "out"}'])
   assert not (tmp_path / 'out').exists()
@@ -570,45 +570,6 @@ def test_modes_that_a_run_does_not_have(quick, tmp_path):
   assert 'config.run=explore: choose train' in done.stderr
 
 
-@pytest.mark.parametrize('what', list(interpret.PICTURES))
-def test_pictures_of_test_images_and_of_files(trained, tmp_path, what):
-  Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / 'a.png')
-  interpret_command.main([what, str(trained), f'--out={tmp_path / "out"}', '--count=2'])
-  interpret_command.main([what, str(trained), str(tmp_path / 'a.png'), f'--out={tmp_path / "out"}'])
-  names = {f'{what}_{name}{suffix}' for name in ('test_0', 'test_1', 'a')
-           for suffix in ('.png', '.json')}  # fmt: skip
-  assert {path.name for path in (tmp_path / 'out').iterdir()} == names
-  numbers = json.loads((tmp_path / 'out' / f'{what}_a.json').read_text())
-  assert numbers['grid'] == [2, 2]
-  if what == 'flattening':
-    assert numbers['values_per_patch'] == 16
-    expected = np.arange(64).reshape(8, 8)[:4, 4:].mean()
-    assert numbers['mean_of_patches'][1] == pytest.approx(expected)
-
-
-def test_feature_maps_are_the_patch_convolution(trained, tmp_path):
-  pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-  Image.fromarray(pixels).save(tmp_path / 'a.png')
-  words = ['feature_maps', str(trained), str(tmp_path / 'a.png'), f'--out={tmp_path}']
-  interpret_command.main([*words, '--channels=3,0'])
-  found = json.loads((tmp_path / 'feature_maps_a.json').read_text())
-  assert found['channels'] == [3, 0]
-  params = predict.load(trained).params['embedding']
-  image = (pixels / 255 - 0.5) / 0.5
-  for channel in (3, 0):
-    kernel = params['kernel'][:, :, 0, channel]
-    cells = image.reshape(2, 4, 2, 4).swapaxes(1, 2)
-    expected = (cells * kernel).sum((2, 3)) + params['bias'][channel]
-    np.testing.assert_allclose(found['maps'][str(channel)], expected, atol=1e-4)
-
-
-def test_without_data_pictures_must_be_given(trained, tmp_path):
-  params, passport = weights.load(trained)
-  weights.write_model(tmp_path / 'model', params, dataclasses.replace(passport, origin={}))
-  with pytest.raises(SystemExit, match='give IMAGES'):
-    interpret_command.main(['patches', str(tmp_path), f'--out={tmp_path}'])
-
-
 @pytest.mark.slow
 def test_fine_tuning_on_the_data_of_the_checkpoint(trained, tmp_path):
   """Trains and evaluates on what the checkpoint was trained on, without naming it."""
@@ -622,23 +583,3 @@ def test_fine_tuning_on_the_data_of_the_checkpoint(trained, tmp_path):
   about = weights.open_source(tmp_path / 'again').passport
   assert about.origin['data']['name'] == 'digits'
   assert about.class_names == list('0123456789')
-
-
-@pytest.mark.parametrize(
-  ('words', 'message'),
-  [(['readouts', '--tokens=5'], '2 x 2 patches'), (['feature_maps', '--channels=99'], '0 to 31')],
-)
-def test_pictures_that_cannot_be_are_refused(trained, tmp_path, words, message):
-  with pytest.raises(SystemExit, match=message):
-    interpret_command.main([words[0], str(trained), f'--out={tmp_path}', words[1]])
-
-
-def test_the_numbers_of_a_224_pixel_image(tmp_path):
-  """224 / 16 gives 14 x 14 = 196 patches of 768 values."""
-  from vit_jax.interpret import patches
-
-  image = np.zeros((224, 224, 3), np.uint8)
-  image[16:32, 208:] = 7  # Row 1, last column: patch 28.
-  cells = patches.cut(image, 16)
-  assert cells.shape == (196, 16, 16, 3)
-  assert np.flatnonzero(cells.any((1, 2, 3))).tolist() == [27]

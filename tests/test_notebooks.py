@@ -17,6 +17,7 @@ EXPECTED = {
   '1_first_run': (3, 'run/reports/evaluation.json'),
   '2_finetune': (2, 'run/tuned/reports/evaluation.json'),
   '3_readouts': (4, 'run/lab/reports/readouts.json'),
+  '4_look_inside': (9, 'run/pictures/compare_positions.json'),
 }
 
 

@@ -79,6 +79,30 @@ def test_waves_are_the_papers():
       np.testing.assert_allclose(table[1 + 3 * row + column], np.concatenate(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize('kind', [*ADDED, 'relative', 'none'])
+@pytest.mark.parametrize('place', position.PLACES)
+def test_what_is_added_can_be_looked_at(kind, place):
+  """The difference that it makes to the tokens before the first block's norm."""
+  if kind not in ADDED and place != 'input':
+    pytest.skip('it adds nothing')
+  model = build(positions=kind, position_at=place)
+  params = drawn(model)
+  found = model.position_embeddings(params)
+  if kind not in ADDED:
+    assert found is None
+    return
+  outputs = run(model, params, pictures(model, 1))[1]
+  bare = run(build(positions='none'), params, pictures(model, 1))[1]['embedded']
+  before = outputs['embedded'][0]
+  if place == 'every':  # The block adds it, so that its output tells.
+    first = model.Transformer.blocks[0].copy(position=None)
+    own = params['Transformer']['encoderblock_0']
+    after = first.apply({'params': own}, (bare[0] + found)[None], False)[0]
+    np.testing.assert_allclose(outputs['block_0/tokens'], after, atol=1e-5)
+    return
+  np.testing.assert_allclose(before - bare[0], found, atol=1e-5)
+
+
 def test_columns_and_rows_are_learned_apart():
   model = build(positions='learned_2d')
   params = drawn(model)['Transformer']['posembed_input']
@@ -244,6 +268,19 @@ def test_an_axial_block_sees_its_row_then_everything():
     lambda x: block.along_row.apply({'params': params['row']}, x, False)[0], x, 8
   ).reshape(3, 5)
   assert both.all() and row[1].all() and row.sum() == 5
+
+
+def test_rows_and_columns_become_one_map():
+  model = build('axial')
+  params = drawn(model)
+  _, outputs = run(model, params, pictures(model, 1))
+  found = np.asarray(model.attention_map(outputs, 1))[0]
+  rows = np.asarray(outputs['block_1/row/attention_weights'])[0]  # H h W W
+  columns = np.asarray(outputs['block_1/column/attention_weights'])[0]  # W h H H
+  np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+  for r, c, s, d in [(0, 0, 0, 0), (2, 3, 1, 4), (1, 4, 2, 0)]:
+    expected = columns[c, :, r, s] * rows[s, :, c, d]
+    np.testing.assert_allclose(found[:, 5 * r + c, 5 * s + d], expected, rtol=1e-5)
 
 
 def test_an_axial_model_trains_resumes_and_is_judged(tmp_path):

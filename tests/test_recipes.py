@@ -64,9 +64,17 @@ TRAINED = {
 EXPLORED = [('explore_readouts', 'fair'), ('explore_readouts', 'study')]
 SWEPT = [('sweep_readouts', 'few'), ('sweep_readouts', 'all'), ('finetune', 'digits')]
 SWEPT += [('ablate_distillation', ''), ('masked_patches', 'digits')]
+# The paper's experiments, and how many runs they are.
+PAPERS = {
+  ('ablate_positions', 'digits'): 30, ('scale_shape', 'digits'): 45, ('ablate_heads', 'digits'): 48,
+  ('pretraining_size', 'digits'): 48, ('compare_axial', 'digits'): 18,
+  ('compare_hybrids', 'models'): 12, ('compare_hybrids', 'optimizers'): 12,
+}  # fmt: skip
+SWEPT += [*PAPERS]
+JUDGED = [('evaluate', 'head'), ('evaluate', 'frozen')]
 COUNTS = {
   ('sweep_readouts', 'few'): 30, ('sweep_readouts', 'all'): 135, ('finetune', 'digits'): 4,
-  ('ablate_distillation', ''): 20, ('masked_patches', 'digits'): 12,
+  ('ablate_distillation', ''): 20, ('masked_patches', 'digits'): 12, **PAPERS,
 }  # fmt: skip
 # One of each kind of run is in the fast part; all others run with the slow tests.
 FAST = {
@@ -87,7 +95,7 @@ def overrides(settings):
 
 
 def test_no_recipe_is_left_out():
-  names = {name for name, _ in [*TRAINED, *EXPLORED, *SWEPT]}
+  names = {name for name, _ in [*TRAINED, *EXPLORED, *SWEPT, *JUDGED]}
   assert names == {path.stem for path in CONFIGS.glob('*.py')}
 
 
@@ -143,6 +151,14 @@ def test_it_explores(recipe, variety, quick, weights, tmp_path):
   done = quick(address, *overrides(settings), f'--workdir={tmp_path / "w"}')
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'w/reports/readouts.html').stat().st_size > 1000
+
+
+@pytest.mark.parametrize(('recipe', 'variety'), rows(JUDGED))
+def test_it_judges(recipe, variety, quick, weights, tmp_path):
+  address = f'--config={CONFIGS}/{recipe}.py:{variety}'
+  done = quick(address, f'--config.init_from={weights}', f'--workdir={tmp_path}', '--mode=evaluate')
+  assert done.returncode == 0, done.stderr
+  assert json.loads(done.stdout) and any((tmp_path / 'reports').iterdir())
 
 
 # The same recipe with two of its runs.

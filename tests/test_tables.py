@@ -10,6 +10,7 @@ import json
 from conftest import make_folder, real_data
 import numpy as np
 from PIL import Image
+import prepared
 import pytest
 
 from vit_jax import data, evaluation, models, objectives, optim
@@ -66,6 +67,10 @@ SETTINGS = {
     'data.dataset': 'cifar10', 'data.test_split': 'test[:50]', 'data.train_split': 'train[:100]',
     'data.channels': 3,
   },
+  ('data.name', 'vtab'): {
+    'data.task': 'cifar100', 'data.channels': 3, 'data.examples': '800',
+    'data.validation_fraction': None,
+  },
 }  # fmt: skip
 # One row of each table is in the fast part; all others run with the slow tests.
 FAST = {
@@ -91,6 +96,9 @@ def words_of(table, name, folder, train):
   if name == 'real':
     (folder / 'real.json').write_text(json.dumps({str(k): [str(k), '3'] for k in range(10)}))
     settings['evaluation.real.labels'] = str(folder / 'real.json')
+  if chosen == {'data.name': 'vtab'}:
+    prepared.write_cifar100(folder / 'sets')
+    settings['data.data_dir'] = str(folder / 'sets')
   if chosen == {'data.name': 'tfds'}:
     settings['data.data_dir'] = str(real_data('tfds'))
   return tuple(f'--config.{key}={value}' for key, value in settings.items())

@@ -1,7 +1,4 @@
-"""What a run keeps to go on from: checkpoints/<step>/ with state and passport (Orbax).
-
-The newest few stay, and the best; they are written in the background.
-"""
+"""What a run keeps to go on from: checkpoints/<step>/, the newest few and the best (Orbax)."""
 
 import json
 import os
@@ -43,8 +40,17 @@ def check_owner(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if not there.is_dir() or not os.access(there, os.W_OK):
     raise OSError(f'--workdir={workdir}: {there} is not a folder that can be written')
   path = workdir / 'config.json'
-  if not path.exists() or not belongs(workdir):
-    return
+  if path.exists() and belongs(workdir):
+    check_same(workdir, config)
+
+
+def check_same(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Compares `config` with `config.json`, which is there; touches nothing.
+
+  Raises:
+    ValueError: keys differ that may not change; lists them.
+  """
+  path = workdir / 'config.json'
   try:
     then, now = (comparable(x) for x in (json.loads(path.read_text()), config))
   except ValueError as error:

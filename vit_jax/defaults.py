@@ -75,6 +75,9 @@ _PICTURES = dict(
   # (arXiv:1902.05509; DeiT: 3).
   repeats=1,
   train_examples=int,  # how many of train are used, chosen by split_seed, by class; None: all
+  # A duplicates.json of `vit_jax.explore.duplicates`, or a text file with a name a line: pictures
+  # that are left out of train and validation, before train_examples counts.
+  exclude=str,
   validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
   split_seed=0,
   threads=int,  # that decode pictures; None: one a core
@@ -173,6 +176,15 @@ PARTS = {
       label_key='label',  # a class label, or a sequence of them: objective.multi_label
       crop='random_resized',
       flip=True,
+    ),
+    'vtab': _PICTURES
+    | dict(  # a task of VTAB-1k (arXiv:1910.04867), of a TFDS set that is prepared as array_record
+      task=str,  # a name of TASKS in data/vtab.py, 'cifar100'
+      data_dir=str,  # where TFDS sets are; None: ~/tensorflow_datasets
+      examples='1000',  # of training; 800: and the 200 others are the validation split
+      crop=str,  # None, of these three: as the task's row says
+      crop_from=(),
+      flip=bool,
     ),
   },
   'model': {

@@ -1,7 +1,8 @@
 """Arrays in, pictures out: curves, confusion matrix, galleries, patch grids.
 
-Every function returns a Matplotlib figure; the caller saves or shows it. Matplotlib loads on first
-use. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+Functions return a Matplotlib figure, which the caller saves or shows, or draw into (a part of) one
+that they are given. Matplotlib loads on first use. Colours are Okabe and Ito's, which colour-blind
+readers can tell apart.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,16 @@ import numpy as np
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-  """A figure of so many inches without a window system, and its axes as an array."""
+def blank(width: float, height: float) -> Any:
+  """A figure of so many inches without a window system, and without axes."""
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+  return Figure(figsize=(width, height), dpi=120, layout='constrained')
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+  """A figure of so many inches without a window system, and its axes as an array."""
+  figure = blank(width, height)
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -41,11 +47,22 @@ def curves(rows: list[dict[str, Any]]) -> Any:
   return figure
 
 
+def confusion_size(names: Sequence[str]) -> tuple[float, float]:
+  """Inches that a confusion matrix of so many classes needs: width and height."""
+  side = min(14.0, max(4.5, 0.5 * len(names) + 1.5))
+  return side + 0.8, side
+
+
 def confusion(counts: np.ndarray, names: Sequence[str]) -> Any:
   """True classes down, predicted classes across; numbers where they fit."""
-  side = min(14.0, max(4.5, 0.5 * len(names) + 1.5))
-  figure, axes = new_figure(side + 0.8, side)
-  axis = axes[0, 0]
+  figure = blank(*confusion_size(names))
+  draw_confusion(figure, counts, names)
+  return figure
+
+
+def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> None:
+  """Draws a confusion matrix into a figure, or a part of one; shares are coloured from 0 to 1."""
+  axis = figure.subplots()
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
   picture = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
   figure.colorbar(picture, ax=axis, label='share of the true class', shrink=0.8)
@@ -58,7 +75,6 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Any:
       if count:
         colour = 'white' if shares[row, column] > 0.5 else 'black'
         axis.text(column, row, str(count), ha='center', va='center', color=colour, fontsize=9)
-  return figure
 
 
 def gallery(images: Sequence[np.ndarray], titles: Sequence[str], heading: str = '') -> Any:
@@ -98,9 +114,14 @@ def pairs(
 
 def patches(image: np.ndarray, patch_size: int) -> Any:
   """An image, and the same image cut into its grid of patches."""
+  figure = blank(10.0, 5.0)
+  draw_patches(figure, image, patch_size)
+  return figure
+
+
+def draw_patches(figure: Any, image: np.ndarray, patch_size: int) -> None:
+  """Draws an image, and the same cut into its patches, into a figure or a part of one."""
   grid = (image.shape[0] // patch_size, image.shape[1] // patch_size)
-  figure = new_figure(10.0, 5.0, 1, 2)[0]
-  figure.clear()
   left, right = figure.subfigures(1, 2)
   axis = left.subplots()
   show(axis, image)
@@ -112,7 +133,6 @@ def patches(image: np.ndarray, patch_size: int) -> Any:
   for (row, column), axis in np.ndenumerate(cells):
     top, left_edge = row * patch_size, column * patch_size
     show(axis, image[top : top + patch_size, left_edge : left_edge + patch_size])
-  return figure
 
 
 def show(axis: Any, image: np.ndarray) -> None:
@@ -136,7 +156,7 @@ def by_block(values: Sequence[float], label: str, title: str) -> Any:
 def lines(
   places: Sequence[int | float], values: dict[str, list[float]], xlabel: str, ylabel: str
 ) -> Any:
-  """Lines by name over a few places, which stand at equal distances with their numbers."""
+  """Lines of shares in 0..1 by name over a few places, which stand at equal distances."""
   figure, axes = new_figure(5.6, 3.6)
   axis, at = axes[0, 0], range(len(places))
   shades = COLOURS if len(values) <= len(COLOURS) else ramp(len(values))
@@ -144,6 +164,7 @@ def lines(
     axis.plot(at, line, color=colour, marker='o', ms=4, label=name)
   axis.set_xticks(at, [f'{place:g}' for place in places])
   axis.set(xlabel=xlabel, ylabel=ylabel)
+  axis.set_ylim(top=min(1.01, axis.get_ylim()[1]))
   axis.grid(alpha=0.3)
   if len(values) > 1:
     figure.legend(frameon=False, fontsize=7, loc='outside right upper')

@@ -5,7 +5,7 @@ python -m vit_jax.predict RUN_OR_WEIGHTS FILE_OR_FOLDER... --features --layers=a
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import functools
 import json
 import pathlib
@@ -32,17 +32,19 @@ class Predictor:
 
   Attributes:
     model: the linen module; `params` are its parameters (numpy).
+    execution: how it computes, as `load` was told.
     class_names: in the order of the logits.
     preprocess: what turns a picture into the model's input, as in training.
     passport: all that is known of the weights: step, origin, sizes.
   """
 
   def __init__(self, params: dict, passport: weights.Passport, **execution):
-    self.params, self.passport = params, passport
+    self.params, self.passport, self.execution = params, passport, execution
     self.class_names, self.preprocess = passport.class_names, passport.preprocess
     self.model = passport.build(**execution)
     self.forward = weights.make_forward(self.model, self.preprocess)
-    self._compiled, self._placed = functools.cache(self._compile), functools.cache(self._place)
+    self._compiled = functools.lru_cache(64)(sharding.jit_on)
+    self._chosen, self._placed = functools.cache(self._choose), functools.cache(self._place)
 
   def __call__(self, images, outputs: tuple[str, ...] = ('logits', 'probabilities')) -> Outputs:
     """Named outputs for a batch of images.
@@ -58,13 +60,43 @@ class Predictor:
     unknown = set(outputs) - set(self.output_names)
     if unknown:
       raise ValueError(f'unknown outputs {sorted(unknown)}; choose from {self.output_names}')
-    batch = self._batch(images)
-    rows, count = len(batch), self._count(batch)
-    padded = np.concatenate([batch, np.repeat(batch[:1], -rows % count, axis=0)])
-    mesh, params = self._placed(count)
-    placed = jax.device_put(padded, sharding.batch_sharding(mesh))
-    found = jax.device_get(self._compiled(tuple(outputs), mesh)(params, placed))
-    return {name: x[:rows] for name, x in found.items()}
+    return self._run(self._chosen(tuple(outputs)), self._batch(images))
+
+  def measure(self, images, function: Callable[[dict[str, Any]], Any], batch_size: int = 8) -> Any:
+    """What `function` makes of the named outputs of any number of images, in batches.
+
+    It is compiled with the forward pass. So of what it only reads, such as attention weights, no
+    more is in memory at once than it needs at a time: return what is small.
+
+    Args:
+      images: uint8 or float `N H W C` as in a call, or a list of paths and Pillow images.
+      function: from arrays `B ...` by name to arrays `B ...` in any tree, in JAX's operations.
+      batch_size: images computed at a time; the last batch is filled up.
+
+    Returns:
+      The tree, its arrays in numpy, a row an image.
+
+    Raises:
+      ValueError: an unreadable image, or none.
+    """
+    return self.stream(images, self.program(function), batch_size)
+
+  def program(self, function: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+    """`(params, images) -> function(outputs by name)`, which `measure` compiles."""
+    return lambda params, images: function(self._named(params, images))
+
+  def stream(self, images, program: Callable[..., Any], batch_size: int = 8) -> Any:
+    """As `measure`, of any `program(params, images) -> arrays `B ...` in a tree`."""
+    if not len(images):
+      raise ValueError('no images to measure')
+    size = min(batch_size, len(images))
+    parts = [images[start : start + size] for start in range(0, len(images), size)]
+    rows = [self._run(program, self._batch(part), size) for part in parts]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
+
+  def computed(self, **execution) -> 'Predictor':
+    """The same weights, computed in another way, such as remat='blocks'."""
+    return Predictor(self.params, self.passport, **self.execution | execution)
 
   @functools.cached_property
   def output_names(self) -> list[str]:
@@ -88,12 +120,19 @@ class Predictor:
     mesh = sharding.make_mesh(1, jax.local_devices()[:count])
     return mesh, jax.device_put(self.params, sharding.replicated(mesh))
 
-  def _compile(self, outputs: tuple[str, ...], mesh: Any):
-    def chosen(params, images):
-      named = self._named(params, images)
-      return {name: named[name] for name in outputs}
+  def _choose(self, outputs: tuple[str, ...]) -> Callable[..., Outputs]:
+    return self.program(lambda named: {name: named[name] for name in outputs})
 
-    return sharding.jit_on(mesh, chosen)
+  def _run(self, program: Callable[..., Any], batch: np.ndarray, size: int = 0) -> Any:
+    """What a program makes of a batch, which is filled up to `size` rows and over the devices."""
+    rows = len(batch)
+    batch = fill(batch, max(size, rows))
+    count = self._count(batch)
+    mesh, params = self._placed(count)
+    batch = fill(batch, -(-len(batch) // count) * count)
+    placed = jax.device_put(batch, sharding.batch_sharding(mesh))
+    found = jax.device_get(self._compiled(mesh, program)(params, placed))
+    return jax.tree.map(lambda x: x[:rows], found)
 
   def _batch(self, images) -> np.ndarray:
     if isinstance(images, str | pathlib.Path | Image.Image):
@@ -113,6 +152,11 @@ class Predictor:
     """The `count` likeliest classes of one image."""
     order = np.argsort(-probabilities, kind='stable')[:count]
     return [{'class': self.class_names[i], 'probability': float(probabilities[i])} for i in order]
+
+
+def fill(batch: np.ndarray, size: int) -> np.ndarray:
+  """A batch of `size` rows: copies of the first one stand at its end."""
+  return np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
 
 
 def load(path: str | pathlib.Path, **execution) -> Predictor:

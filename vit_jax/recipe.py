@@ -81,31 +81,40 @@ def chosen_parts(given: list[tuple[str, str]]) -> dict[str, Any]:
   return names
 
 
-def define(argv: list[str], values: flags.FlagValues) -> list[str]:
+def define(argv: list[str], values: flags.FlagValues, base: Config | None = None) -> list[str]:
   """Defines the flag `config` of a command line and parses it; returns the words that are left.
+
+  Args:
+    base: a config that stands in for a recipe's.
 
   Raises:
     ValueError: an unknown key or part, or a value of the wrong type.
   """
   address, rest, given = sort_words(argv)
-  if address is None:
+  if address is None and base is None:
     return values(rest)
-  config = defaults.complete(load_recipe(address), chosen_parts(given))
+  if address is not None and base is not None:
+    raise ValueError(f'--config={address}: this command takes no recipe, only --config.KEY=VALUE')
+  start = load_recipe(str(address)) if base is None else base
+  config = defaults.complete(start, chosen_parts(given))
   for key, _ in given:
     defaults.check_key(config, key)
   config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=rest)
   return values(rest)
 
 
-def read(words: list[str]) -> Config:
+def read(words: list[str], base: Config | None = None) -> Config:
   """The config of `--config=RECIPE --config.KEY=VALUE ...`, for commands without flags of absl.
+
+  Args:
+    base: a config that stands in for a recipe's.
 
   Raises:
     ValueError: no recipe, an unknown key, a value of the wrong type, or words that are no keys.
   """
   values = flags.FlagValues()
   try:
-    left = define(['', *words], values)
+    left = define(['', *words], values, base)
   except flags.Error as error:
     raise ValueError(str(error)) from None
   if 'config' not in values:

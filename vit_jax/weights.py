@@ -284,16 +284,16 @@ def has_zero_head(params: dict) -> bool:
 
 
 def make_forward(model: models.Model, preprocess: Preprocess) -> Callable[..., tuple[Any, dict]]:
-  """`forward(params, images) -> (logits, outputs by name)`, for uint8 images `B H W C`.
+  """`forward(params, images, **more) -> (logits, outputs by name)`, for uint8 images `B H W C`.
 
   The one way from pixels to outputs: evaluation, predictions, the token cache and exports use it.
-  Floats are taken as already normalised.
+  Floats are taken as already normalised; `more` are other collections, such as perturbations.
   """
 
-  def forward(params, images) -> Any:
+  def forward(params, images, **more) -> Any:
     if images.dtype == np.uint8:
       images = preprocess.normalise(images)
-    answer: Any = model.apply({'params': params}, images)
+    answer: Any = model.apply({'params': params} | more, images)
     return answer
 
   return forward

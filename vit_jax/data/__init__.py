@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import folder, pipeline, sources, tfds
+from vit_jax.data import exclude, folder, pipeline, sources, tfds, vtab
 from vit_jax.data.augment import Augment
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.runtime.choices import check_choice
@@ -20,7 +20,10 @@ DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
   'digits': sources.digits,
   'folder': folder.load,
   'tfds': tfds.load,
+  'vtab': vtab.load,
 }
+# What a section leaves to the data themselves.
+DECIDE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {'vtab': vtab.decide}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,22 +112,30 @@ class Dataset:
 def build(name: str, **section) -> Dataset:
   """The data set `name` from its config section: each part takes the keys that it has fields for.
 
-  What is left of the section goes to the loader, but for `train_examples`: of whatever it loads, so
-  many training examples are used.
+  What is left of the section goes to the loader, but for two keys of training examples: of whatever
+  it loads, `exclude` leaves some out, and `train_examples` says how many of the rest are used.
 
   Raises:
     ValueError: a value that is impossible; FileNotFoundError: no such data.
   """
   check_choice('config.data.name', name, DATASETS)
+  section = decide(name, section)
   preprocess, augment = take(Preprocess, section), take(Augment, section)
   whole = Dataset({}, (), preprocess, augment, **given(section))  # Checked before it is loaded.
-  own = fields_of(Preprocess) | fields_of(Augment) | fields_of(Dataset) | {'train_examples'}
+  own = fields_of(Preprocess) | fields_of(Augment) | fields_of(Dataset)
+  own |= {'train_examples', 'exclude'}
   loading = {key: value for key, value in section.items() if key not in own}
   splits, class_names = DATASETS[name](**loading)
+  splits = exclude.apply(splits, section.get('exclude'))
   if (train_examples := section.get('train_examples')) is not None:
     part = sources.subset(splits['train'], train_examples, section['split_seed'])
     splits = splits | {'train': part}
   return dataclasses.replace(whole, splits=splits, class_names=class_names)
+
+
+def decide(name: str, section: dict[str, Any]) -> dict[str, Any]:
+  """A section in which what is None, and may be, is as the data say."""
+  return DECIDE[name](section) if name in DECIDE else section
 
 
 def label_shape(source: sources.Source) -> tuple[int, ...]:
@@ -158,6 +169,7 @@ def describe(name: str, num_classes: int, multi_label: bool = False, **section) 
   check_choice('config.data.name', name, DATASETS)
   if num_classes < 2:
     raise ValueError(f'--num_classes={num_classes} must be at least 2')
+  section = decide(name, section)
   preprocess, augment = take(Preprocess, section), take(Augment, section)
   names = ('train', 'validation', 'test') if section['validation_fraction'] else ('train', 'test')
   nothing = sources.Listed([], np.zeros((0, num_classes) if multi_label else 0, np.int32))
@@ -168,4 +180,6 @@ def describe(name: str, num_classes: int, multi_label: bool = False, **section) 
 
 def known_classes(name: str, **section) -> int | None:
   """How many classes a public data set has that is not here; None where nobody knows."""
+  if name == 'vtab':
+    return vtab.task_of(section['task']).num_classes
   return tfds.known_classes(section['dataset'], section['label_key']) if name == 'tfds' else None

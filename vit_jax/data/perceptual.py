@@ -48,7 +48,8 @@ def hashes(images: UInt8[np.ndarray, 'B 32 32 1']) -> UInt64[np.ndarray, 'B']:
   """The hash of each grey picture."""
   from scipy.fft import dctn
 
-  waves = dctn(images[..., 0].astype(np.float32), axes=(1, 2), norm='ortho')
+  grey = images[..., 0].astype(np.float32)
+  waves = np.asarray(dctn(grey, axes=(1, 2), norm='ortho'))
   low = waves[:, *triangle()]
   bits = np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
   return np.ascontiguousarray(bits).view('>u8')[:, 0].astype(np.uint64)

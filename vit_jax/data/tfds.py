@@ -84,16 +84,7 @@ def load(
   several = is_sequence(builder.info.features[label_key])
 
   def source(split: str, key: str) -> Prepared:
-    check_choice(f'config.data.{key}', split.partition('[')[0], builder.info.splits)
-    import tensorflow_datasets
-
-    skip: Any = tensorflow_datasets.decode.SkipDecoding
-    decoders = {image_key: skip()}
-    try:
-      examples = builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError:  # What tfds says of formats without random access, TFRecord say.
-      kind = str(builder.info.file_format).rpartition('.')[2].lower()
-      raise ValueError(not_prepared(dataset, data_dir, f'is prepared as {kind} there')) from None
+    examples = open_split(builder, split, f'config.data.{key}', str(dataset), data_dir)
     title = f'{dataset} {split}'
     count = len(names) if several else None
     named = NAME_KEY if NAME_KEY in builder.info.features else None
@@ -104,6 +95,34 @@ def load(
   return splits | {'test': source(test_split, 'test_split')}, names
 
 
+def open_split(builder: Any, split: str, what: str, dataset: str, data_dir: str | None) -> Any:
+  """Random access to a split, or to slices of some: 'train[:800]+validation[:200]'.
+
+  Pictures stay encoded.
+
+  Args:
+    what: names the split in a message.
+
+  Raises:
+    ValueError: no such split or slice, or not prepared as array_record: shows the command.
+  """
+  import tensorflow_datasets
+
+  for part in split.split('+'):
+    check_choice(what, part.partition('[')[0], builder.info.splits)
+  skip: Any = tensorflow_datasets.decode.SkipDecoding
+  picture = tensorflow_datasets.features.Image
+  features = builder.info.features.items()
+  decoders = {key: skip() for key, feature in features if isinstance(feature, picture)}
+  try:
+    return builder.as_data_source(split, decoders=decoders)
+  except NotImplementedError:  # What tfds says of formats without random access, TFRecord say.
+    kind = str(builder.info.file_format).rpartition('.')[2].lower()
+    raise ValueError(not_prepared(dataset, data_dir, f'is prepared as {kind} there')) from None
+  except (ValueError, AssertionError) as error:
+    raise ValueError(f'{what}={split} of {dataset}: {error}') from None
+
+
 def open_builder(dataset: str | None, data_dir: str | None) -> Any:
   """The builder of a prepared set."""
   import tensorflow_datasets
@@ -111,8 +130,7 @@ def open_builder(dataset: str | None, data_dir: str | None) -> Any:
 
   if not dataset:
     raise ValueError('config.data.dataset is not set: the name of a TFDS set, such as cifar10')
-  if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
-    raise FileNotFoundError(f'config.data.data_dir={data_dir} is not a folder')
+  check_folder(data_dir)
   try:
     where = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
     builder = tensorflow_datasets.builder(dataset, data_dir=where)
@@ -124,6 +142,12 @@ def open_builder(dataset: str | None, data_dir: str | None) -> Any:
   if not builder.info.splits:
     raise ValueError(not_prepared(dataset, data_dir, 'is not prepared there'))
   return builder
+
+
+def check_folder(data_dir: str | None) -> None:
+  """Raises a FileNotFoundError where the folder of TFDS sets is not there."""
+  if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
+    raise FileNotFoundError(f'config.data.data_dir={data_dir} is not a folder')
 
 
 def not_prepared(dataset: str | None, data_dir: str | None, reason: str) -> str:

@@ -56,6 +56,7 @@ class Frozen(abc.ABC):
     named = [f'{key}{view.suffix}' for view in self.views for key in keys]
     self.metrics = metric_names(subject.data, named)
     self._collect = views.make_collector(subject, self.views)
+    self._labels: dict[str, np.ndarray] = {}
 
   @abc.abstractmethod
   def fit(self, train: Features) -> list[Classifier]:
@@ -81,7 +82,10 @@ class Frozen(abc.ABC):
     return found
 
   def _computed(self, params: Any, split: str) -> views.Computed:
-    return views.Computed(self.subject, self.views, self._collect, params, split)
+    if split not in self._labels:  # The same whatever the weights are.
+      self._labels[split] = views.labels_of(self.subject.data.splits[split])
+    labels = self._labels[split]
+    return views.Computed(self.subject, self.views, self._collect, params, split, labels)
 
   def judge(self, classifiers: list[Classifier], other: Features) -> list[dict[str, float]]:
     """For each view the accuracy of every way to predict."""

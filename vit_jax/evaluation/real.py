@@ -81,7 +81,7 @@ class Real(WholeSplit):
     ranked = self.collect(params, split)['ranked']
     counted = [i for i, right in enumerate(self._labels) if right]
     hits = np.array([[k in self._labels[i] for k in ranked[i].tolist()] for i in counted])
-    return Result(hits[:, 0], hits.any(1), len(self._labels) - len(counted))
+    return Result(hits[:, 0], np.asarray(hits.any(1)), len(self._labels) - len(counted))
 
   def report(self, params: Any, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
     """Judges the test split; process 0 writes `real.json`. The interval is Wilson's, 95 %."""
@@ -112,8 +112,9 @@ def read_labels(path: pathlib.Path, data: Dataset, classes: Sequence[str]) -> li
     raise ValueError(f'config.evaluation.real.labels={path}: {error.strerror}') from None
   except ValueError as error:
     raise ValueError(f'config.evaluation.real.labels={path} is damaged: {error}') from None
-  find = by_number if isinstance(content, list) else by_name
-  found = [frozenset(numbers_of(row, classes)) for row in find(content, path, data)]
+  listed = isinstance(content, list)
+  rows = by_number(content, path, data) if listed else by_name(content, path, data)
+  found = [frozenset(numbers_of(row, classes)) for row in rows]
   if not any(found):
     raise ValueError(f'config.evaluation.real.labels={path}: no test picture has a label')
   return found

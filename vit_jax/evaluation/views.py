@@ -6,7 +6,6 @@ finished weights fills the token cache (`features.py`), which the readout lab re
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import pathlib
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,13 +104,10 @@ def readout_of(subject: Subject, name: str, output: str) -> Any:
 
 @runtime_checkable
 class Features(Protocol):
-  """The features of a split.
+  """The features of a split, and `labels`: the class of each example, `N`."""
 
-  Attributes:
-    labels: `N`.
-  """
-
-  labels: np.ndarray
+  @property
+  def labels(self) -> np.ndarray: ...
 
   def read(self, rows: np.ndarray) -> tuple[Float[np.ndarray, 'n F'], ...]:
     """The features of some examples, one array a view."""
@@ -127,10 +123,7 @@ class Computed:
   collect: Collector
   params: Any
   split: str
-
-  @functools.cached_property
-  def labels(self) -> np.ndarray:
-    return labels_of(self.subject.data.splits[self.split])
+  labels: np.ndarray
 
   def read(self, rows: np.ndarray) -> tuple[Float[np.ndarray, 'n F'], ...]:
     """The features of some examples, one array a view."""

@@ -84,8 +84,8 @@ def where_full(known: list[Estimate], room: int, unit: int) -> int:
   near = sorted(known, key=lambda one: abs(one.total - room))[:2]
   first, second = sorted(near, key=lambda one: one.batch_size)
   slope = (second.total - first.total) / (second.batch_size - first.batch_size)
-  if slope <= 0:
-    return MOST // unit * unit
+  if slope <= 0:  # On a CPU small steps are held by each thread, larger ones once (`Run.copies`).
+    return min(MOST, 2 * second.batch_size) // unit * unit
   size = first.batch_size + (room - first.total) / slope
   return int(min(MOST, max(0, size))) // unit * unit
 

@@ -26,7 +26,7 @@ from vit_jax.explore import compute_page, counted, plan
 from vit_jax.explore.counted import Asked
 from vit_jax.explore.estimate import Run
 from vit_jax.explore.plan_page import rounded
-from vit_jax.runtime import atomic, compilation, messages, targets
+from vit_jax.runtime import atomic, compilation, memory, messages, targets
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
 
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
   add('--examples', type=float, help='of one of these epochs: 303e6')
   add('--target', help='compile for devices that need not be here, h100 say; implies --fit')
   add('--fit', action='store_true', help='the largest batch of a train step that fits')
-  add('--time', action='store_true', help='measure images a second on the devices here')
+  add('--time', action='store_true', help='measure images a second on one device here')
   add('--quick', action='store_true', help='counts alone: nothing is compiled')
   add('--json', action='store_true', help='print a JSON object a line instead of a table')
   return made
@@ -181,18 +181,24 @@ def compute(options: argparse.Namespace, rest: list[str]) -> list[dict[str, Any]
       print(compute_page.header(row))
     print(json.dumps(row) if options.json else compute_page.line(row), flush=True)
     rows.append(row)
-  about = {'version': vit_jax.__version__, 'jax': jax.__version__, 'flops': counted.CONVENTION}
-  text = json.dumps(about | {'rows': rows}, indent=2)
-  atomic.write_text(options.out / 'compute.json', text + '\n')
+    write(options.out, rows)  # After each, as the next may take long.
   compute_page.picture(rows).savefig(options.out / 'compute.png')
   logging.info('%s\nwritten: %s and compute.png', counted.CONVENTION, options.out / 'compute.json')
   return rows
+
+
+def write(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+  """Writes `compute.json`."""
+  about = {'version': vit_jax.__version__, 'jax': jax.__version__, 'flops': counted.CONVENTION}
+  text = json.dumps(about | {'rows': rows}, indent=2)
+  atomic.write_text(folder / 'compute.json', text + '\n')
 
 
 def main(arguments: list[str] | None = None) -> None:
   """Runs the command `python -m vit_jax.explore.compute`."""
   messages.show()
   options, rest = parser().parse_known_args(arguments)
+  memory.keep_freed(memory.LARGE)  # As a run has it, whose speed is measured.
   compilation.keep()
   try:
     compute(options, rest)

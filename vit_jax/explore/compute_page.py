@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any
 
 from vit_jax.figures import COLOURS, new_figure
@@ -72,13 +73,13 @@ COLUMNS = (
   Column('exaFLOPs', 10, shown('exaflops', 'traced', three_digits), 'exaflops'),
   Column('3 forward', 10, shown('exaflops', 'three_forward', three_digits), 'exaflops'),
 )
-TITLE = 22  # characters of a model's name
+TITLE = 22  # characters of a model's name; that of a recipe may be longer
 
 
 def header(first: Row) -> str:
   """The titles of the table's columns, for records with the parts of this one."""
   columns = ''.join(f'{one.title:>{one.width}}' for one in chosen(first))
-  return f'{"model":{TITLE}}{columns}'
+  return f'{"model":{max(TITLE, len(first["model"]))}}{columns}'
 
 
 def line(row: Row) -> str:
@@ -107,8 +108,8 @@ def scaled(section: str, key: str, factor: float) -> Callable[[Row], Number | No
 
 
 PANELS = (
-  Panel('GFLOPs of a forward pass', scaled('flops', 'traced', 1e-9)),
-  Panel('GB of activations, train step', of('memory_gb', 'train_step')),
+  Panel('GFLOPs of an image, forward', scaled('flops', 'traced', 1e-9)),
+  Panel('GB of activations, train step of {batch_size}', of('memory_gb', 'train_step')),
   Panel('images a second, forward', of('images_per_second', 'forward')),
   Panel('images a second, train step', of('images_per_second', 'train_step')),
   Panel('largest batch of a train step', lambda row: row['largest_batch_size']),
@@ -118,14 +119,20 @@ PANELS = (
 def picture(rows: list[Row]) -> Any:
   """FLOPs against parameters, then each number that is there against the side of the images."""
   panels = [one for one in PANELS if any(one.value(row) for row in rows)]
-  figure, axes = new_figure(4.2 * (1 + len(panels)), 4.6, 1, 1 + len(panels))
+  count = 1 + len(panels)
+  columns = min(3, count)
+  lines = math.ceil(count / columns)
+  figure, axes = new_figure(4.4 * columns, 3.9 * lines + 0.4, lines, columns)
+  places = list(axes.flat)
   names = list(dict.fromkeys(row['model'] for row in rows))
-  against_parameters(axes[0, 0], rows, names)
-  for axis, panel in zip(axes[0, 1:], panels, strict=True):
+  against_parameters(places[0], rows, names)
+  for axis, panel in zip(places[1:], panels, strict=False):
     against_side(axis, rows, names, panel)
-  entries = axes[0, 0].get_legend_handles_labels()
-  columns = min(len(names), 3 * (1 + len(panels)))
-  figure.legend(*entries, loc='outside lower center', ncols=columns, frameon=False, fontsize=9)
+  for axis in places[count:]:
+    axis.axis('off')
+  entries = places[0].get_legend_handles_labels()
+  wide = min(len(names), 2 * columns)
+  figure.legend(*entries, loc='outside lower center', ncols=wide, frameon=False, fontsize=9)
   return figure
 
 
@@ -146,7 +153,8 @@ def against_parameters(axis: Any, rows: list[Row], names: list[str]) -> None:
     across = [row['parameters'] / 1e6 for row in own]
     axis.plot(across, [row['flops']['traced'] / 1e9 for row in own], label=name, **style(number))
   axis.set(xscale='log', yscale='log')
-  axis.set(xlabel='million parameters', ylabel='GFLOPs of a forward pass')
+  axis.set(xlabel='million parameters', ylabel='GFLOPs of an image, forward')
+  axis.margins(0.15)
   finish(axis)
 
 
@@ -157,9 +165,9 @@ def against_side(axis: Any, rows: list[Row], names: list[str], panel: Panel) -> 
     places = [row['image_size'][0] for row in own]
     axis.plot(places, [panel.value(row) for row in own], **style(number))
   sides = sorted({row['image_size'][0] for row in rows})
-  axis.set(xlabel='side of the images, pixels', ylabel=panel.label, yscale='log')
+  axis.set(xlabel='side of the images, pixels', ylabel=panel.label.format(**rows[0]), yscale='log')
   axis.set_xticks(sides, [str(side) for side in sides])
-  axis.margins(x=0.15)
+  axis.margins(0.15)
   finish(axis)
 
 
@@ -169,7 +177,9 @@ def finish(axis: Any) -> None:
 
   for one in (axis.yaxis, axis.xaxis):
     if one.get_scale() == 'log':
-      one.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-      one.set_major_formatter(FuncFormatter(lambda x, _: f'{x:,.4g}'))
+      low, high = one.get_view_interval()
+      subs = (1, 2, 3, 5, 7) if high / low < 10 else (1, 2, 5)
+      one.set_major_locator(LogLocator(subs=subs, numticks=12))
+      one.set_major_formatter(FuncFormatter(lambda x, _: three_digits(x)))
       one.set_minor_formatter(FuncFormatter(lambda *_: ''))
   axis.grid(alpha=0.3)

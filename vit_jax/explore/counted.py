@@ -46,7 +46,8 @@ class Asked:
 def record(title: str, run: Run, asked: Asked) -> dict[str, Any]:
   """What is known of a model; None for what was not asked for, or cannot be told.
 
-  FLOPs are of one image, memory is of a device at the run's batch size.
+  FLOPs are of one image, memory is of a device at the run's batch size: `forward` and `train_step`
+  live within a call alone, activations above all; `total` is all that a train step takes.
 
   Args:
     title: the model as a person writes it.
@@ -85,8 +86,8 @@ def compile_it(found: dict[str, Any], run: Run, built: Experiment, asked: Asked)
   if forward.flops is not None:
     found['flops']['xla'] = forward.flops * len(run.devices) / forward.batch_size
   found['memory_gb'] = {
-    'forward': in_gb(forward.memory.get('activations')),
-    'train_step': in_gb(train.memory.get('activations')),
+    'forward': in_gb(forward.temporary),
+    'train_step': in_gb(train.temporary),
     'state': in_gb(train.memory.get('state')),
     'total': in_gb(train.total),
   }

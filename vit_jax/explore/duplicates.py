@@ -56,7 +56,8 @@ def open_data(config: Config) -> data.Dataset:
   if config.data.name == 'checkpoint' and config.init_from:
     known = weights.open_source(config.init_from).passport
   section = experiment.data_section(config, known)
-  return data.build(**section | {'exclude': None, 'train_examples': None})
+  section |= {'exclude': None, 'train_examples': None}
+  return data.build(**section)
 
 
 def open_files(path: str) -> sources.Listed:

@@ -82,6 +82,7 @@ class Estimate:
     attention: the kernel in the program.
     seconds: of compiling; 0 for what lies between two programs that were compiled.
     flops: as XLA counts them (`compiled.flops_of`).
+    temporary: bytes that live within a call alone, held once: activations above all.
   """
 
   batch_size: int
@@ -93,6 +94,7 @@ class Estimate:
   attention: str | None = None
   seconds: float = 0.0
   flops: float | None = None
+  temporary: int | None = None
 
   @property
   def total(self) -> int:
@@ -164,6 +166,7 @@ def examine(
     compiled.attention_of(text),
     seconds,
     compiled.flops_of(program, text),
+    found.temporary,
   )
 
 
@@ -194,4 +197,5 @@ def between(first: Estimate, second: Estimate, batch_size: int) -> Estimate:
     traffic=traffic,
     seconds=0.0,
     flops=None,
+    temporary=None,
   )

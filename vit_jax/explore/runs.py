@@ -21,7 +21,8 @@ from vit_jax.defaults import Config
 class Run:
   """One run of a sweep; `overrides` are what differs from its config on the command line.
 
-  `shown` is what names its setting in the table: the overrides, or its label.
+  `shown` is what names its setting in the table: the overrides, or its label. A run is finished
+  once its last step says what is `measured` (None: any number of the test split).
   """
 
   name: str
@@ -29,6 +30,7 @@ class Run:
   overrides: dict[str, Any]
   config: Config
   workdir: pathlib.Path
+  measured: str | None = None
 
   def scores(self) -> dict[str, Any] | None:
     """What the last step says, or that of the best checkpoint where `config.best` is set.
@@ -36,13 +38,17 @@ class Run:
     None before the last step.
     """
     rows = metrics.read(self.workdir / 'metrics.jsonl')
-    if not rows or rows[-1]['step'] < self.config.total_steps or not is_judged(rows[-1]):
+    if not rows or rows[-1]['step'] < self.config.total_steps or not self.is_judged(rows[-1]):
       return None
     if not self.config.best:
       return rows[-1]
     mode, _, name = self.config.best.partition(':')
-    judged = [row for row in rows if name in row and is_judged(row)]
+    judged = [row for row in rows if name in row and self.is_judged(row)]
     return {'max': max, 'min': min}[mode](judged, key=lambda row: row[name])
+
+  def is_judged(self, row: dict[str, Any]) -> bool:
+    """Whether a row says what is to be measured."""
+    return self.measured in row if self.measured else is_judged(row)
 
   @property
   def failure(self) -> pathlib.Path:

@@ -1,16 +1,18 @@
-"""Looks inside a checkpoint: a picture and its numbers for each image.
+"""Looks inside a checkpoint: a picture (PNG, SVG) and its numbers (JSON; larger ones NPZ).
 
   python -m vit_jax.interpret WHAT CHECKPOINT [IMAGES...] --out=DIR
+  python -m vit_jax.interpret compare WHAT CHECKPOINT CHECKPOINT... [--images=PATH,...] --out=DIR
   python -m vit_jax.interpret batch --config=RECIPE [--config.KEY=VALUE ...] --out=DIR
   python -m vit_jax.interpret masked RUN [IMAGES...] --out=DIR
 
-WHAT is patches, flattening, feature_maps or readouts. CHECKPOINT is a run, a weight file or an
-address; without IMAGES test pictures of its data are taken. `batch` shows what training sees,
-`masked` what a run of masked patch prediction hides and predicts.
+WHAT is one of those below; `WHAT --help` shows its options, `vit_jax/interpret/README.md` what each
+is. CHECKPOINT is a run, a weight file or an address. Without IMAGES test pictures of its data are
+taken. `compare` draws several checkpoints on one scale. `batch` shows what training sees, `masked`
+what a run of masked patch prediction hides and predicts.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Sequence
 import json
 import pathlib
 import sys
@@ -18,46 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import data, experiment, interpret, predict, recipe
-from vit_jax.data import preprocess
-from vit_jax.interpret import batch, masked
-
-
-def images_of(
-  predictor: predict.Predictor, options: argparse.Namespace
-) -> Iterator[tuple[str, np.ndarray]]:
-  """(name, image as the model sees it): the files given, else test pictures.
-
-  Raises:
-    ValueError: there are none, or they cannot be read.
-  """
-  if options.images:
-    for path in preprocess.find_images(options.images):
-      yield path.stem, predictor.preprocess(path)
-    return
-  if not predictor.passport.origin.get('data'):
-    raise ValueError(f'{options.checkpoint} does not say what it was trained on: give IMAGES')
-  section = experiment.data_of(predictor.passport, options.checkpoint)
-  source = data.build(**section).splits['test']
-  for index in range(min(options.count, len(source))):
-    found, _ = source.read(np.array([index]))
-    yield f'test_{index}', predictor.preprocess(found[0])
-
-
-def numbers(text: str) -> list[int]:
-  """'1,14,91' -> [1, 14, 91]."""
-  try:
-    return [int(word) for word in text.split(',')]
-  except ValueError:
-    raise argparse.ArgumentTypeError(f'{text!r}: whole numbers with commas between') from None
+from vit_jax import interpret, predict, recipe
+from vit_jax.interpret import batch, images, masked
+from vit_jax.interpret.picture import Measured
+from vit_jax.runtime import atomic
+from vit_jax.runtime.choices import check_choice
 
 
 def main(arguments: list[str] | None = None) -> None:
   """Runs the command `python -m vit_jax.interpret`."""
   words = sys.argv[1:] if arguments is None else arguments
+  commands = {'batch': write_batch, 'compare': write_comparison, 'masked': write_masked}
   try:
-    own = {'batch': write_batch, 'masked': write_masked}
-    own.get(words[0] if words else '', write_pictures)(words)
+    commands.get(words[0] if words else '', write_pictures)(words)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
 
@@ -70,7 +45,7 @@ def write_batch(words: list[str]) -> None:
   parser.add_argument('--count', type=int, default=16, help='pictures')
   options, rest = parser.parse_known_args(words)
   figure, found = batch.batch(recipe.read(rest), options.count)
-  save(figure, found, options.out / 'batch.png')
+  save(figure, found, {}, options.out / 'batch.png')
 
 
 def write_masked(words: list[str]) -> None:
@@ -78,43 +53,157 @@ def write_masked(words: list[str]) -> None:
   options = masked.parse(words)
   predictor = predict.load(options.checkpoint)
   opened = masked.open_objective(predictor, options.checkpoint)
-  for i, (name, image) in enumerate(images_of(predictor, options)):
-    figure, found = masked.masked(*opened, image, options.seed)
-    path = options.out / f'masked_{name}.png'
-    if path.exists() and i:  # Of two folders, the same name.
-      path = path.with_stem(f'{path.stem}_{i}')
-    save(figure, {'image': name} | found, path)
+  chosen = images.named(predictor, options.checkpoint, options.images, options.count, 1)
+  for name, picture in chosen:
+    figure, found = masked.masked(*opened, predictor.preprocess(picture), options.seed)
+    save(figure, {'image': name} | found, {}, options.out / f'masked_{name}.png')
 
 
 def write_pictures(words: list[str]) -> None:
-  """Draws one of PICTURES for each image."""
-  parser = argparse.ArgumentParser(
-    'python -m vit_jax.interpret',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('what', choices=['batch', 'masked', *interpret.PICTURES])
+  """Draws one of PICTURES for each image, or one of all."""
+  what = what_of(words)
+  parser = parser_of(what, '')
   parser.add_argument('checkpoint', help='a run, a weight file, or an address')
-  parser.add_argument('images', nargs='*', help='image files, or folders of them')
+  picture = interpret.PICTURES[what]
+  if picture.sees in ('image', 'images'):
+    parser.add_argument('images', nargs='*', help='image files, or folders of them')
+    add_count(parser, picture.count)
+  own = parser.parse_intermixed_args(words[1:])
+  predictor = predict.load(own.checkpoint)
+  chosen = choose_images(what, predictor, own.checkpoint, own, getattr(own, 'images', ()))
+  found = interpret.measure(what, predictor, [image for _, image in chosen], **given(what, own))
+  for name, one in zip(names_of(what, chosen), found, strict=True):
+    about = {'checkpoint': str(own.checkpoint)} | ({'image': name} if one.image is not None else {})
+    path = own.out / (f'{what}_{name}.png' if name else f'{what}.png')
+    save(interpret.draw(what, [one]), about | one.numbers, one.arrays, path)
+
+
+def write_comparison(words: list[str]) -> None:
+  """Draws one of PICTURES for several checkpoints beside one another, on one scale."""
+  what = what_of(words[1:])
+  parser = parser_of(what, 'compare ')
+  parser.add_argument('checkpoints', nargs='+', help='runs, weight files, or addresses')
+  picture = interpret.PICTURES[what]
+  if picture.sees in ('image', 'images'):
+    parser.add_argument('--images', help='image files, or folders of them, with commas between')
+    add_count(parser, picture.count)
+  own = parser.parse_intermixed_args(words[2:])
+  if len(own.checkpoints) < 2:
+    raise ValueError(f'compare {what}: give two checkpoints or more, not {own.checkpoints}')
+  paths = (getattr(own, 'images', None) or '').split(',')
+  chosen, rows = None, []
+  for checkpoint in own.checkpoints:  # One model at a time: some are large.
+    predictor = predict.load(checkpoint)
+    if chosen is None:
+      chosen = choose_images(what, predictor, checkpoint, own, [path for path in paths if path])
+    try:
+      seen = [image for _, image in chosen]
+      rows.append(interpret.measure(what, predictor, seen, **given(what, own)))
+    except ValueError as error:
+      raise ValueError(f'{checkpoint}: {error}') from None
+  labels = labels_of(own.checkpoints)
+  for i, name in enumerate(names_of(what, chosen or [])):
+    write_beside(what, name, own, labels, [row[i] for row in rows])
+
+
+def write_beside(
+  what: str, name: str, own: argparse.Namespace, labels: list[str], found: Sequence[Measured]
+) -> None:
+  """Writes one figure of several checkpoints; its files begin with `compare_`."""
+  content = {
+    'labels': labels,
+    'checkpoints': [{'checkpoint': str(path)} | one.numbers
+                    for path, one in zip(own.checkpoints, found, strict=True)],
+  }  # fmt: skip
+  about = {'image': name} if found[0].image is not None else {}
+  arrays = {f'{i}_{key}': x for i, one in enumerate(found) for key, x in one.arrays.items()}
+  path = own.out / (f'compare_{what}_{name}.png' if name else f'compare_{what}.png')
+  save(interpret.draw(what, found, labels), about | content, arrays, path)
+
+
+def what_of(words: list[str]) -> str:
+  """The picture that a command line names first; shows the help where it names none."""
+  if not words or words[0].startswith('-'):
+    pictures = '\n'.join(f'  {name:14} {first_line(x)}' for name, x in interpret.PICTURES.items())
+    argparse.ArgumentParser(
+      'python -m vit_jax.interpret',
+      description=f'{__doc__}\n{pictures}',
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      usage='python -m vit_jax.interpret WHAT CHECKPOINT [IMAGES...] --out=DIR',
+    ).parse_args(words)
+    raise ValueError(
+      'say what to look at: ' + ', '.join([*interpret.PICTURES, 'compare', 'batch', 'masked'])
+    )
+  check_choice('picture', words[0], interpret.PICTURES)
+  return words[0]
+
+
+def first_line(thing: Any) -> str:
+  """What a picture is, in a line."""
+  return (thing.__doc__ or '').partition('\n')[0]
+
+
+def parser_of(what: str, before: str) -> argparse.ArgumentParser:
+  """The parser of one picture, with its own options and --out."""
+  picture = interpret.PICTURES[what]
+  parser = argparse.ArgumentParser(
+    f'python -m vit_jax.interpret {before}{what}',
+    description=first_line(picture),
+    allow_abbrev=False,
+  )
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
-  parser.add_argument('--count', type=int, default=1, help='test pictures, without IMAGES')
-  parser.add_argument('--tokens', type=numbers, help='readouts: patches to mark, from 1')
-  parser.add_argument('--channels', type=numbers, help='feature_maps: channels, from 0')
-  options = parser.parse_args(words)
-  predictor = predict.load(options.checkpoint)
-  for i, (name, image) in enumerate(images_of(predictor, options)):
-    figure, found = interpret.PICTURES[options.what](predictor, image, options)
-    path = options.out / f'{options.what}_{name}.png'
-    if path.exists() and i:  # Of two folders, the same name.
-      path = path.with_stem(f'{path.stem}_{i}')
-    save(figure, {'image': name} | found, path)
+  picture.add_options(parser)
+  return parser
 
 
-def save(figure: Any, found: dict[str, Any], path: pathlib.Path) -> None:
-  """Writes a picture and, beside it, its numbers; says where."""
+def add_count(parser: argparse.ArgumentParser, normal: int) -> None:
+  """Declares the option `--count`."""
+  help = f'the first so many images; test pictures without IMAGES (else {normal})'
+  parser.add_argument('--count', type=int, help=help)
+
+
+def given(what: str, own: argparse.Namespace) -> dict[str, Any]:
+  """The options that belong to the picture itself."""
+  parser = argparse.ArgumentParser()
+  interpret.PICTURES[what].add_options(parser)
+  return {key: getattr(own, key) for key in vars(parser.parse_args([]))}
+
+
+def choose_images(
+  what: str,
+  predictor: predict.Predictor,
+  checkpoint: str,
+  own: argparse.Namespace,
+  paths: Sequence[str],
+) -> images.Named:
+  """The images of a picture, with their names; none where it is not of images."""
+  picture = interpret.PICTURES[what]
+  if picture.sees not in ('image', 'images'):
+    return []
+  return images.named(predictor, checkpoint, paths, own.count, picture.count)
+
+
+def names_of(what: str, chosen: images.Named) -> list[str]:
+  """The name in the file of each figure: of its image, or none."""
+  return [name for name, _ in chosen] if interpret.PICTURES[what].sees == 'image' else ['']
+
+
+def labels_of(checkpoints: list[str]) -> list[str]:
+  """Short names of checkpoints: the last word of each path, where these differ."""
+  short = [pathlib.PurePath(path).name for path in checkpoints]
+  return short if len({*short}) == len(short) else [str(path) for path in checkpoints]
+
+
+def save(
+  figure: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], path: pathlib.Path
+) -> None:
+  """Writes a picture as PNG and SVG and, beside it, its numbers and arrays; says where."""
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path)
-  path.with_suffix('.json').write_text(json.dumps(found) + '\n')
+  figure.savefig(path.with_suffix('.svg'))
+  atomic.write_text(path.with_suffix('.json'), json.dumps(content) + '\n')
+  if arrays:
+    np.savez_compressed(path.with_suffix('.npz'), **arrays)  # pyright: ignore
   print(path)
 
 

@@ -7,6 +7,8 @@ predicts. Without IMAGES test pictures of its data are taken.
 """
 
 import argparse
+from collections.abc import Callable
+import functools
 import json
 import pathlib
 from typing import Any
@@ -36,13 +38,13 @@ def parse(words: list[str]) -> argparse.Namespace:
   parser.add_argument('checkpoint', metavar='RUN', help='the folder of a run')
   parser.add_argument('images', nargs='*', help='image files, or folders of them')
   parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
-  parser.add_argument('--count', type=int, default=1, help='test pictures, without IMAGES')
+  parser.add_argument('--count', type=int, help='the first so many images (else 1 without IMAGES)')
   parser.add_argument('--seed', type=int, default=0, help='of what is hidden')
-  return parser.parse_args(words)
+  return parser.parse_intermixed_args(words)
 
 
-def open_objective(predictor: predict.Predictor, run: str) -> tuple[MaskedPatches, dict[str, Any]]:
-  """The objective that a run was trained with, and all of its parameters.
+def open_objective(predictor: predict.Predictor, run: str) -> tuple[MaskedPatches, Callable]:
+  """The objective of a run, and what it tells: `(images, keys) -> (what is hidden, outputs)`.
 
   Args:
     predictor: the run's model.
@@ -65,11 +67,12 @@ def open_objective(predictor: predict.Predictor, run: str) -> tuple[MaskedPatche
   normalise = predictor.preprocess.normalise
   objective: Any = objectives.build(model=predictor.model, normalise=normalise, **section)
   shape = (*predictor.preprocess.image_size, predictor.preprocess.channels)
-  return objective, load_params(path, objective, shape)
+  see = jax.jit(functools.partial(objective.apply, method='predict_patches'))
+  return objective, functools.partial(see, {'params': load_params(path, objective, shape)})
 
 
 def masked(
-  objective: MaskedPatches, params: dict[str, Any], image: UInt8[np.ndarray, 'H W C'], seed: int
+  objective: MaskedPatches, see: Callable, image: UInt8[np.ndarray, 'H W C'], seed: int
 ) -> tuple[Any, dict[str, Any]]:
   """The image, what the model sees of it, what it predicts, and what it should.
 
@@ -78,9 +81,7 @@ def masked(
   are shown as they are.
   """
   images, keys = jnp.asarray(image)[None], jax.random.key(seed)[None]
-  variables = {'params': params}
-  found: Any = objective.apply(variables, images, keys, method='predict_patches')
-  drawn, outputs = found
+  drawn, outputs = see(images, keys)
   kind = objective.kind
   targets = pick(kind.targets(images), drawn.places)
   patches = cut(images, objective.model.sizes()['patch_size'])

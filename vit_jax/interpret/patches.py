@@ -1,4 +1,4 @@
-"""How an image becomes a sequence: the grid of patches, and the step that flattens them."""
+"""How an image becomes patches: the grid that it is cut into."""
 
 import argparse
 from typing import Any
@@ -7,10 +7,28 @@ from jaxtyping import UInt8
 import numpy as np
 
 from vit_jax import figures
+from vit_jax.interpret.picture import Measured, Picture
 from vit_jax.predict import Predictor
 
 REMEDY = 'give the weights of a ViT or a hybrid'
-SHOWN = 8  # patches in the row of the flattening
+
+
+class Patches(Picture):
+  """The image, and the image cut into its grid of patches."""
+
+  def measure(
+    self, predictor: Predictor, images: np.ndarray, options: argparse.Namespace
+  ) -> list[Measured]:
+    del options
+    return [Measured(about(predictor), image=image) for image in images]
+
+  def size(self, measured: Measured) -> tuple[float, float]:
+    del measured
+    return 10.0, 5.0
+
+  def draw(self, figure: Any, measured: Measured, scale: None) -> None:
+    del scale
+    figures.draw_patches(figure, measured.pixels, measured.numbers['patch_size'])
 
 
 def side_of(predictor: Predictor) -> int:
@@ -50,37 +68,8 @@ def about(predictor: Predictor) -> dict[str, Any]:
   }
 
 
-def patches(
-  predictor: Predictor, image: UInt8[np.ndarray, 'H W C'], _: argparse.Namespace
-) -> tuple[Any, dict[str, Any]]:
-  """The image, and the image cut into its grid."""
-  return figures.patches(image, side_of(predictor)), about(predictor)
-
-
 def cut(image: UInt8[np.ndarray, 'H W C'], side: int) -> UInt8[np.ndarray, 'N P P C']:
   """The patches of an image, row by row."""
   height, width, channels = image.shape
   grid = image.reshape(height // side, side, width // side, side, channels)
   return grid.swapaxes(1, 2).reshape(-1, side, side, channels)
-
-
-def flattening(
-  predictor: Predictor, image: UInt8[np.ndarray, 'H W C'], _: argparse.Namespace
-) -> tuple[Any, dict[str, Any]]:
-  """The first patches in a row, and all of them as rows of numbers: `N (P P C)`."""
-  side = side_of(predictor)
-  cells = cut(image, side)
-  rows = cells.reshape(len(cells), -1)
-  count = min(SHOWN, len(cells))
-  figure = figures.new_figure(9.0, 5.4)[0]
-  figure.clear()
-  top, bottom = figure.subfigures(2, 1, height_ratios=(1, 3))
-  for i, axis in enumerate(np.atleast_1d(top.subplots(1, count))):
-    figures.show(axis, cells[i])
-    axis.set_title(f'patch {i + 1}', fontsize=9)
-  axis = bottom.subplots()
-  drawn = axis.imshow(rows, cmap='gray', vmin=0, vmax=255, aspect='auto', interpolation='nearest')
-  bottom.colorbar(drawn, ax=axis, label='pixel value')
-  axis.set(xlabel=f'{side} x {side} x {image.shape[-1]} = {rows.shape[1]} values, flattened',
-           ylabel=f'{len(rows)} patches, row by row')  # fmt: skip
-  return figure, about(predictor) | {'mean_of_patches': rows.mean(1).round(3).tolist()}

@@ -164,7 +164,8 @@ class Attention(nn.Module):
   Attributes:
     qk_scale: what q k^T is multiplied by; None: d ** -0.5.
     attention_dropout: of the attention weights.
-    attention: the kernel, as `choose` says: plain, cudnn (GPU) or pallas (TPU).
+    attention: the kernel, as `choose` says: plain, cudnn (GPU) or pallas (TPU). Where the
+      collection 'perturbations' holds 'attention_weights', these are added to the weights: plain.
     remat: 'attention' computes the weights again in the backward pass instead of keeping them.
     relative: whether the query also meets a learned key for each offset of two tokens in the
       sequence; these logits are added (arXiv:2010.11929, D.4). Each head has keys of its own, which
@@ -192,8 +193,10 @@ class Attention(nn.Module):
     batch, length, width = x.shape
     heads, head_dim = self.num_heads, width // self.num_heads
     scale = head_dim**-0.5 if self.qk_scale is None else self.qk_scale
-    # JAX cannot vmap the kernels, as `Encoder` does to draw parameters.
-    kernel = 'plain' if self.is_initializing() else self.attention
+    change = self.get_variable('perturbations', 'attention_weights')
+    # JAX cannot vmap the kernels, as `Encoder` does to draw parameters; and they have no weights.
+    apart = self.is_initializing() or change is not None
+    kernel = 'plain' if apart else self.attention
     # On a TPU what belongs to a head lies side by side: no axis of 64 is then padded to 128 lanes.
     by_head = kernel == 'pallas'
     qkv = self.project(x, by_head).reshape(
@@ -201,7 +204,7 @@ class Attention(nn.Module):
     )
     qkv = qkv.swapaxes(2, 3) if by_head else qkv
     if kernel == 'plain':
-      y, weights = self.plain(qkv, scale, train, self.offsets(length, head_dim))
+      y, weights = self.plain(qkv, scale, train, self.offsets(length, head_dim), change)
     else:
       y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn')
       exponents, total = exponents_of(qkv, scale)
@@ -225,21 +228,29 @@ class Attention(nn.Module):
     scale: float,
     train: bool,
     relative: Float[Array, 'R h d'] | None = None,
+    change: Float[Array, 'B h T T'] | None = None,
   ) -> tuple[Float[Array, 'B T h d'], Float32[Array, 'B h T T']]:
-    """Attention in the compiler's own operations, and its weights."""
+    """Attention in the compiler's own operations, and its weights.
+
+    Args:
+      change: added to the weights, which are then on the way to the output; else exponents are.
+    """
     dropout = Dropout(self.attention_dropout)
     key = dropout.key(train)
 
-    def attend(qkv, key):
+    def attend(qkv, key, change):
       exponents, total = exponents_of(qkv, scale, relative)
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
+      if change is not None:
+        exponents, total = weights + change, 1.0
+        weights = exponents
       exponents = dropout.drop(exponents, key)
       # Dividing d columns after the product is cheaper than dividing T columns before it.
       value = qkv[:, :, 2].swapaxes(1, 2)
       y = jnp.matmul(exponents.astype(self.dtype), value, preferred_element_type=jnp.float32)
       return (y / total).astype(self.dtype).swapaxes(1, 2), weights
 
-    return (jax.checkpoint(attend) if self.remat == 'attention' else attend)(qkv, key)
+    return (jax.checkpoint(attend) if self.remat == 'attention' else attend)(qkv, key, change)
 
   def project(self, x: Float[Array, 'B T D'], by_head: bool) -> Float[Array, 'BT DDD']:
     """Query, key and value of every head in one product; of one head after another, or apart."""

@@ -9,9 +9,10 @@ import functools
 from typing import Any, Literal
 
 from flax import linen as nn
+from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import arithmetic, attention, encoder, layers, vit
+from vit_jax.models import arithmetic, attention, encoder, layers, vit, vit_sizes
 
 VARIANTS = ['digits/2', 'cifar/4']
 VARIANTS += [f'{size}/{patch}' for size in ('Ti', 'S', 'B', 'L') for patch in (16, 32)]
@@ -86,6 +87,24 @@ class AxialTransformer(vit.VisionTransformer):
     del class_token
     return ()
 
+  def attention_map(self, outputs: dict[str, Any], block: int) -> Float[Array, 'B h T T'] | None:
+    """Row and column attention of a block in one: what reaches a token through its column.
+
+    A token reads its column, each token of which has read its row; the MLP between is left out.
+    """
+    rows = outputs.get(f'block_{block}/row/attention_weights')
+    columns = outputs.get(f'block_{block}/column/attention_weights')
+    if rows is None or columns is None:
+      return None
+    both = jnp.einsum('bchrs,bshcd->bhrcsd', columns, rows)
+    tokens = self.grid[0] * self.grid[1]
+    return both.reshape(*both.shape[:2], tokens, tokens)
+
+  def perturbation(self, block: int) -> str | None:
+    """Nothing: a block has two attentions."""
+    del block
+    return None
+
   def multiply_adds(self) -> dict[str, int]:
     """Multiply-adds of a forward pass of one image, by part (`arithmetic.of_axial`)."""
     return arithmetic.of_axial(self)
@@ -124,4 +143,4 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> AxialTrans
       'config.model.class_token=True: a class token stands in no row and no column of an axial '
       "model; leave it out and take a readout of patches, such as 'mean'"
     )
-  return vit.assemble(AxialTransformer, *vit.decode_variant(variant), image_size, section)
+  return vit.assemble(AxialTransformer, *vit_sizes.decode_variant(variant), image_size, section)

@@ -10,7 +10,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import layers, vit
+from vit_jax.models import layers, vit, vit_sizes
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
 
@@ -109,7 +109,7 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> vit.Vision
     ValueError: no such variant, or a value that does not fit.
   """
   check_choice('config.model.average', section['average'], AVERAGES)
-  size, patch = vit.decode_variant(variant.removesuffix(DISTILLED))
+  size, patch = vit_sizes.decode_variant(variant.removesuffix(DISTILLED))
   if not variant.endswith(DISTILLED):
     return vit.assemble(vit.VisionTransformer, size, patch, image_size, section)
   for key, value in (('class_token', True), ('pre_logits', None)):

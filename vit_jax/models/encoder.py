@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models import attention, dropout, layers
-from vit_jax.models.position import POSITIONS
+from vit_jax.models.position import POSITIONS, Nothing
 from vit_jax.runtime import stacked
 from vit_jax.runtime.sections import take
 
@@ -66,7 +66,9 @@ class Encoder(nn.Module):
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
     again = places if self.position_at == 'shared' else None
-    x, named = (self.scan_blocks if self.scan else self.loop_blocks)(x, rng, train, again)
+    # What is added to the weights of some blocks lies apart, as the blocks in files do.
+    scan = self.scan and 'perturbations' not in self.variables
+    x, named = (self.scan_blocks if scan else self.loop_blocks)(x, rng, train, again)
     x = self.norm.copy(name='encoder_norm')(x)
     return x, outputs | named | {'tokens': x}
 
@@ -75,6 +77,21 @@ class Encoder(nn.Module):
     """Whether attention has relative positions."""
     block: Any = self.blocks[0]
     return block.attention.relative
+
+  def places(self, params: dict[str, Any], length: int, width: int) -> Array | None:
+    """What is added to each token, `T D`: at the input, or before the first block; None: nothing.
+
+    Args:
+      params: of the encoder, as files have them.
+      length: tokens.
+    """
+    if isinstance(self.position, Nothing):
+      return None
+    home = params['encoderblock_0'] if self.position_at == 'every' else params
+    own = home.get('posembed' if self.position_at == 'every' else 'posembed_input', {})
+    own = jax.tree.map(jnp.asarray, own)  # files give NumPy arrays
+    table: Any = self.position.apply({'params': own}, jnp.zeros((1, length, width)))
+    return table[0]
 
   def resampled(self) -> dict[str, str]:
     """Tables of positions that follow the grid, and how, as `Model.resampled` says."""
@@ -89,8 +106,9 @@ class Encoder(nn.Module):
     outputs = {}
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
+      changes = self.get_variable('perturbations', name)
       x = x if again is None or not i else x + again
-      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine)
+      x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine, changes)
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
     return x, outputs
 
@@ -134,12 +152,16 @@ class Encoder(nn.Module):
 
 
 def body_of(block: Any, train: bool) -> Body:
-  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`."""
+  """A block as a function `(x, parameters, source of keys or None) -> (x, outputs by name)`.
+
+  A fourth argument, where there is one, is its part of the collection 'perturbations'.
+  """
   block = block.clone(parent=None, name=None)
 
-  def body(x, params, rng):
+  def body(x, params, rng, changes=None):
     rngs = {} if rng is None else {'dropout': rng}
-    return block.apply({'params': params}, x, train, rngs=rngs)
+    also = {} if changes is None else {'perturbations': changes}
+    return block.apply({'params': params} | also, x, train, rngs=rngs)
 
   return body
 

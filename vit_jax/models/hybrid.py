@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.models import arithmetic, resnet, vit
+from vit_jax.models import arithmetic, resnet, vit, vit_sizes
 from vit_jax.runtime.choices import check_choice
 
 # Units of each stage and the patch side on the feature map. '/16' moves the last stage's units
@@ -90,11 +90,11 @@ def section_of(facts: dict[str, Any]) -> dict[str, Any]:
   Raises:
     ValueError: no hybrid that is known has these stages and sizes.
   """
-  named, key = vit.name_of(facts), (facts['units'], facts['embedding_side'])
+  named, key = vit_sizes.name_of(facts), (facts['units'], facts['embedding_side'])
   known = {settings: name for name, settings in HYBRIDS.items() if size_of(name) == named}
   if key not in known:
     raise ValueError(
-      f'a hybrid of {key[0]} units in its stages and {vit.sizes_of(facts)}; known: {known}'
+      f'a hybrid of {key[0]} units in its stages and {vit_sizes.sizes_of(facts)}; known: {known}'
     )
   more = ('standardise', 'group_norm_epsilon')
   patch = patch_of(known[key])

@@ -5,9 +5,10 @@ Callers name no family and reach into no submodule: they ask these fields and me
 
   tokens            `B T D`, `prefix` first and then `grid` row by row; or a map `B h w C`
   block_0/tokens    the same after each block (or stage), counted from 0, where there are blocks
+  block_0/attention_weights   `B h T T` over all tokens, where a block has attention of that form
   features          `B F`: what the head reads
 
-are what `predict`, the token cache and the readout lab look for.
+are what `predict`, the token cache, the readout lab and `interpret` look for.
 """
 
 from typing import Any
@@ -99,6 +100,39 @@ class Model(nn.Module):
     """
     return {}
 
+  def position_embeddings(self, params: dict[str, Any]) -> Any:
+    """What is added to each token at the input: `T D`, prefix first; None where nothing is."""
+    name = next((name for name, kind in self.resampled().items() if kind == 'tokens'), None)
+    return None if name is None else parameter(params, name)[0]
+
+  def attention_map(self, outputs: dict[str, Any], block: int) -> Any:
+    """Attention of a block, from 0, over the whole image: queries by keys, `B h T T`.
+
+    Tokens are `prefix` first and then `attention_grid(block)`, row by row; a row sums to 1, and is
+    0 where a query cannot see. A family whose blocks see windows or axes puts them together here.
+
+    Args:
+      outputs: of the model, by name; or what shall be shown like its weights, under their name.
+
+    Returns:
+      None where the block has no attention.
+    """
+    return outputs.get(f'block_{block}/attention_weights')
+
+  def attention_grid(self, block: int) -> tuple[int, int] | None:
+    """The (height, width) of the grid that `attention_map` of a block, from 0, is over."""
+    del block
+    return self.grid
+
+  def perturbation(self, block: int) -> str | None:
+    """A name in the collection 'perturbations': what lies there is added to attention weights.
+
+    To those of a block, from 0, in the shape of its output 'attention_weights'; the gradient of
+    what is added is that of the weights. None: the family does not offer it.
+    """
+    del block
+    return None
+
   def sizes(self) -> dict[str, Any]:
     """Sizes by name, for tables and weight files: 'width', 'depth', 'tokens', ..."""
     return {}
@@ -116,3 +150,11 @@ class Model(nn.Module):
     height, width = self.image_size
     grid = f', grid of {self.grid[0]} x {self.grid[1]}' if self.grid else ''
     return f'{type(self).__name__}: images of {height} x {width} x {self.channels}{grid}'
+
+
+def parameter(params: dict[str, Any], name: str) -> Any:
+  """The array of a whole name, 'embedding/kernel', in a tree of parameters."""
+  found: Any = params
+  for word in name.split('/'):
+    found = found[word]
+  return found

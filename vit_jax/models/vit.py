@@ -4,7 +4,6 @@
 published `.npz` files, odd numbers included, so official weights need no table of names.
 """
 
-import difflib
 from typing import Any
 
 from flax import linen as nn
@@ -15,26 +14,11 @@ from vit_jax.models import arithmetic, encoder, layers, position
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
+from vit_jax.models.vit_sizes import SIZES, VARIANTS, decode_variant, name_of, sizes_of
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import take
 
-# Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560; digits and cifar are ours.
-SIZES = {
-  'digits': dict(width=64, depth=4, mlp_dim=128, num_heads=4),
-  'cifar': dict(width=192, depth=9, mlp_dim=768, num_heads=3),
-  'mu': dict(width=32, depth=1, mlp_dim=128, num_heads=2),
-  'Ti': dict(width=192, depth=12, mlp_dim=768, num_heads=3),
-  'S': dict(width=384, depth=12, mlp_dim=1536, num_heads=6),
-  'B': dict(width=768, depth=12, mlp_dim=3072, num_heads=12),
-  'L': dict(width=1024, depth=24, mlp_dim=4096, num_heads=16),
-  'H': dict(width=1280, depth=32, mlp_dim=5120, num_heads=16),
-  'g': dict(width=1408, depth=40, mlp_dim=6144, num_heads=16),
-  'G': dict(width=1664, depth=48, mlp_dim=8192, num_heads=16),
-}
-# Any size goes with any patch side ('S/4'); these are the ones that are listed.
-VARIANTS = ['digits/2', 'cifar/4', 'mu/16']
-VARIANTS += [f'{size}/{patch}' for size in ['Ti', 'S', 'B', 'L', 'H'] for patch in (8, 14, 16, 32)]
-VARIANTS += ['g/14', 'G/14']
+__all__ = ['OFFICIAL', 'SIZES', 'VARIANTS', 'VisionTransformer', 'assemble', 'build', 'section_of']
 
 # What a key that is None means where no weights say otherwise: as in the official code.
 OFFICIAL = dict(
@@ -95,6 +79,14 @@ class VisionTransformer(Model):
     blocks = [f'Transformer/encoderblock_{i}/.*' for i in range(last)]
     top = f'Transformer/(encoderblock_{last}|encoder_norm)/.*'
     return '.*', *blocks, top, '(head|pre_logits|readout)/.*'
+
+  def position_embeddings(self, params: dict[str, Any]) -> Any:
+    """What is added to each token, learned or fixed: `T D`; None where nothing is."""
+    return self.Transformer.places(params['Transformer'], self.sizes()['num_tokens'], self.width)
+
+  def perturbation(self, block: int) -> str:
+    """The name of what is added to the attention weights of a block, from 0."""
+    return f'Transformer/encoderblock_{block}/MultiHeadDotProductAttention_1/attention_weights'
 
   def resampled(self) -> dict[str, str]:
     """The positions, the class token, and the kernel that sees the pixels."""
@@ -270,29 +262,3 @@ FROM_FILES = (
   'class_token', 'pre_logits', 'readout', 'embedding_norm', 'qkv_bias', 'gelu', 'epsilon',
   'channels', 'num_classes', 'layer_scale',
 )  # fmt: skip
-
-
-def sizes_of(facts: dict[str, Any]) -> dict[str, int]:
-  """Width, depth, heads and MLP width among what was found in a file."""
-  return {key: facts[key] for key in ('width', 'depth', 'num_heads', 'mlp_dim')}
-
-
-def name_of(facts: dict[str, Any]) -> str | None:
-  """The size that papers name so; None where none has these numbers."""
-  return next((name for name, known in SIZES.items() if known == sizes_of(facts)), None)
-
-
-def decode_variant(variant: str) -> tuple[str, int]:
-  """The size and the patch side that a variant names: 'B/16' -> ('B', 16).
-
-  Raises:
-    ValueError: no such size, or no patch side.
-  """
-  size, _, patch = variant.partition('/')
-  if size not in SIZES or not patch.isdigit() or not int(patch):
-    near = difflib.get_close_matches(variant, VARIANTS, n=1, cutoff=0.0)[0]
-    raise ValueError(
-      f'unknown variant {variant!r}; write SIZE/PATCH with SIZE one of {", ".join(SIZES)} and '
-      f'PATCH the side in pixels; did you mean {near!r}?'
-    )
-  return size, int(patch)

@@ -67,7 +67,7 @@ class MaskedPatches(Objective):
     if not self.model.has_stages:
       raise ValueError(
         f'config.objective.name=masked_patches hides patches between the stages of a model, and a '
-        f'{type(self.model).__name__} has none; set config.model.name to vit, deit or hybrid'
+        f'{type(self.model).__name__} has none; take a model of patches: config.model.name=vit, say'
       )
     if self.num_patches < 2:
       raise ValueError(
