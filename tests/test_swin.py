@@ -6,11 +6,12 @@ from conftest import small_config
 import jax
 from jax import numpy as jnp
 import numpy as np
+from peers import need
 import pytest
 
 import vit_jax
 from vit_jax import defaults, models, train, weights
-from vit_jax.convert import convert
+from vit_jax.convert import check_theirs, convert
 from vit_jax.models import swin, windows
 
 # arXiv:2103.14030 and the official code, at 1,000 and 21,841 classes.
@@ -34,8 +35,12 @@ def shapes(model):
   return jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
 
 
+def initial(model, seed=0):
+  return jax.jit(models.init, static_argnums=0)(model, jax.random.key(seed))
+
+
 def drawn(model, seed=0):
-  leaves, tree = jax.tree.flatten(models.init(model, jax.random.key(seed)))
+  leaves, tree = jax.tree.flatten(initial(model, seed))
   keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
   return jax.tree.unflatten(
     tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -87,7 +92,7 @@ def reach(block, params, grid, place):
   def total(x):
     return (block.apply({'params': params}, x, False)[0][0, index] * jnp.arange(1.0, 33)).sum()
 
-  return (np.abs(jax.grad(total)(x))[0].max(-1) > 1e-9).reshape(grid)
+  return (np.abs(jax.jit(jax.grad(total))(x))[0].max(-1) > 1e-9).reshape(grid)
 
 
 def test_a_window_is_seen_and_two_blocks_connect_neighbours():
@@ -131,21 +136,38 @@ def test_attention_in_a_window_by_hand():
 @pytest.mark.parametrize('size', [(16, 16), (13, 22), (3, 5)])
 def test_any_size_is_filled_up(size):
   model = build(size)
-  params = models.init(model, jax.random.key(0))
-  logits, outputs = model.apply({'params': params}, jnp.ones((2, *size, 3)))
+  apply = jax.jit(lambda params, x: model.apply({'params': params}, x))
+  logits, outputs = apply(initial(model), jnp.ones((2, *size, 3)))
   assert logits.shape == (2, 5) and outputs['tokens'].shape[1:3] == model.grid
-  assert [outputs[f'block_{i}/tokens'].shape[1:3] for i in range(2)] == swin.grids(size, 1, 2)
+  maps = swin.grids(size, 1, 2)
+  assert [outputs[f'stage_{i}'].shape[1:3] for i in range(2)] == maps
+  assert [outputs[f'block_{i}/tokens'].shape[1:3] for i in (1, 2)] == maps
+  filled = [w for w in maps if any(side > 4 and side % 4 for side in w)]
+  assert all(f'{h} x {w}' in model.summary().partition('filled up')[2] for h, w in filled)
+  assert bool(filled) == ('filled up' in model.summary())
+  for i in range(4):
+    seen = np.asarray(model.attention_map(outputs, i))
+    height, width = model.attention_grid(i)
+    assert seen.shape == (2, (2, 4)[i // 2], height * width, height * width)
+    np.testing.assert_allclose(seen.sum(-1), 1, rtol=1e-5)
 
 
 def test_computing_again_is_the_same():
-  model, again = build(), build(remat='blocks')
-  params, x = drawn(model), jax.random.normal(jax.random.key(3), (2, 16, 16, 3))
+  rates = dict(drop_path=0.5, attention_dropout=0.1)
+  params, x = drawn(build()), jax.random.normal(jax.random.key(3), (2, 16, 16, 3))
+  key = {'dropout': jax.random.key(4)}
 
-  def loss(model):
-    return jax.value_and_grad(lambda p: (model.apply({'params': p}, x)[0] ** 2).sum())(params)
+  def loss(remat):
+    def total(p):
+      return (
+        build(remat=remat, **rates).apply({'params': p}, x, train=True, rngs=key)[0] ** 2
+      ).sum()
 
-  for a, b in zip(*map(jax.tree.leaves, (loss(model), loss(again))), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    return jax.jit(jax.value_and_grad(total))(params)
+
+  for remat in ('attention', 'dots', 'blocks'):
+    for a, b in zip(*map(jax.tree.leaves, (loss('none'), loss(remat))), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def run_config(**overrides):
@@ -177,7 +199,7 @@ def test_it_trains_resumes_is_judged_and_moves_to_another_window(tmp_path):
     (dict(variant='X/4'), "did you mean '.*/4'"),
     (dict(window=0), 'window=0'),
     (dict(drop_path=1.0), r'drop_path=1\.0'),
-    (dict(remat='dots'), 'none, blocks'),
+    (dict(remat='dot'), "did you mean 'dots'"),
   ],
 )
 def test_what_cannot_be_is_refused(section, words):
@@ -187,31 +209,40 @@ def test_what_cannot_be_is_refused(section, words):
 
 def peer_of(library):
   """A Swin-T of another library with random weights, in evaluation."""
-  torch = pytest.importorskip('torch')
+  module, torch = need('transformers' if library == 'huggingface' else library), need('torch')
   torch.manual_seed(0)
   if library == 'timm':
-    timm = pytest.importorskip('timm')
-    model = timm.create_model('swin_tiny_patch4_window7_224', num_classes=11)
+    model = module.create_model('swin_tiny_patch4_window7_224', num_classes=11)
   elif library == 'torchvision':
-    torchvision = pytest.importorskip('torchvision')
-    model = torchvision.models.swin_t(num_classes=11)
+    model = module.models.swin_t(num_classes=11)
   else:
-    transformers = pytest.importorskip('transformers')
-    model = transformers.SwinForImageClassification(transformers.SwinConfig(num_labels=11))
+    model = module.SwinForImageClassification(module.SwinConfig(num_labels=11))
   for parameter in model.parameters():
     torch.nn.init.normal_(parameter, std=0.05)
   return model.eval()
+
+
+def files_of(model, library, folder):
+  """A peer's weights as its users have them, and their arrays by name."""
+  from safetensors.torch import load_file
+  import torch
+
+  if library == 'huggingface':
+    model.save_pretrained(folder)
+    return folder, load_file(folder / 'model.safetensors')
+  torch.save(model.state_dict(), folder / 'theirs.pth')
+  return folder / 'theirs.pth', model.state_dict()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('library', ['timm', 'torchvision', 'huggingface'])
 def test_the_same_logits_as_others_both_ways(library, tmp_path):
   model = peer_of(library)
-  from safetensors.torch import load_file, save_file
+  from safetensors.torch import load_file
   import torch
 
-  save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / 'a.safetensors')
-  ours = vit_jax.load(tmp_path / 'a.safetensors')
+  path, theirs = files_of(model, library, tmp_path)
+  ours = vit_jax.load(path)
   assert ours.passport.model['variant'] == 'T/4' and ours.passport.model['window'] == 7
   x = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype(np.float32)
   with torch.no_grad():
@@ -219,12 +250,43 @@ def test_the_same_logits_as_others_both_ways(library, tmp_path):
   expected = (expected.logits if library == 'huggingface' else expected).numpy()
   found = ours(x, ('logits',))['logits']
   np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
-  target = tmp_path / 'back.safetensors'
-  convert(str(tmp_path / 'a.safetensors'), target, library, False)
-  back, there = load_file(target), load_file(tmp_path / 'a.safetensors')
+  to = tmp_path / ('back' if library == 'huggingface' else 'back.safetensors')
+  convert(str(path), to, library, False)
+  back = load_file(to / 'model.safetensors' if to.is_dir() else to)
   for name, value in back.items():
-    torch.testing.assert_close(value, there[name], msg=name)
-  assert {*there} - {*back} <= {name for name in there if 'index' in name or 'mask' in name}
+    torch.testing.assert_close(value, theirs[name], msg=name)
+  assert {*theirs} - {*back} <= {name for name in theirs if 'index' in name or 'mask' in name}
+  assert all(row['difference'] < 1e-4 for row in check_theirs(path, to, library))
+
+
+@pytest.mark.slow
+def test_the_official_file_and_a_folder_of_timm(tmp_path):
+  """Names of the official code, which timm renames; a Swin of other sizes for timm."""
+  need('timm')
+  import torch
+
+  train.train(run_config(data__image_size=(32, 24)), tmp_path / 'run')
+  convert(str(tmp_path / 'run'), tmp_path / 'timm', 'timm', False)
+  assert check_theirs(tmp_path / 'run', tmp_path / 'timm', 'timm')[0]['difference'] < 1e-4
+  convert(str(tmp_path / 'run'), tmp_path / 'official.pth', 'pth', False)
+  names = torch.load(tmp_path / 'official.pth', weights_only=True)
+  assert 'layers.0.downsample.reduction.weight' in names and 'head.weight' in names
+  difference = check_theirs(tmp_path / 'run', tmp_path / 'official.pth', 'pth')[0]['difference']
+  assert difference < 1e-4
+  nested = {'model': names | {'layers.0.blocks.1.attn_mask': torch.zeros(1)}}
+  torch.save(nested, tmp_path / 'nested.pth')
+  with pytest.raises(ValueError, match='a Swin of'):
+    vit_jax.load(tmp_path / 'nested.pth')
+
+
+def test_what_others_cannot_hold_is_said(tmp_path):
+  train.train(run_config(total_steps=1, data__image_size=(6, 8)), tmp_path / 'run')
+  for target, words in (
+    ('torchvision', 'smaller than a window'), ('huggingface', 'smaller than'), ('official', 'to=pth'),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+      convert(str(tmp_path / 'run'), tmp_path / 'to', target, False)
+  assert not (tmp_path / 'to').exists()
 
 
 def test_a_page_of_sizes():

@@ -208,7 +208,9 @@ PARTS = {
       qkv_bias=bool,  # else True
       gelu=str,  # else exact
       epsilon=float,  # of the layer norms, else 1e-5
-      remat='none',  # or blocks: compute them again in the backward pass
+      attention_dropout=0.0,  # of the attention weights
+      projection_dropout=0.0,  # of the output of attention
+      remat='none',  # or attention, dots, blocks, as for a ViT
       dtype='float32',
       initialisers='deit',  # normal of 0.02; or official, torch
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import predict
-from vit_jax.formats import configs
+from vit_jax.formats import configs, swin_configs
 from vit_jax.runtime import optional
 
 # By target: the library that reads it.
@@ -19,7 +19,7 @@ LIBRARIES = {
   'pth': 'timm',
   'torchvision': 'torchvision',
 }
-MODULES = LIBRARIES | {'torchvision': 'torchvision.models.vision_transformer'}
+MODULES = LIBRARIES | {'torchvision': 'torchvision.models'}
 TIMM_HYBRIDS = {
   'R+Ti/16': 'vit_tiny_r_s16_p8_224',
   'R26+S/32': 'vit_small_r26_s32_224',
@@ -82,8 +82,11 @@ def load(to: pathlib.Path, target: str, ours: predict.Predictor) -> Any:
     return transformers.AutoModelForImageClassification.from_pretrained(to)
   if to.is_dir():
     return optional.load('timm', 'torch').create_model(f'local-dir:{to}', pretrained=True)
-  model = build(target, ours)
-  model.load_state_dict(read(to), strict=True)
+  model, arrays = build(target, ours), read(to)
+  if target == 'pth' and ours.passport.model['name'] == 'swin':  # Under the official names.
+    module = optional.load('timm.models.swin_transformer', 'torch')
+    arrays = module.checkpoint_filter_fn(arrays, model)
+  model.load_state_dict(arrays, strict=True)
   return model
 
 
@@ -99,6 +102,8 @@ def build(target: str, ours: predict.Predictor) -> Any:
   section, sizes = ours.passport.model, ours.model.sizes()
   height, width = section['image_size']
   classes = section['num_classes']
+  if section['name'] == 'swin':
+    return build_swin(target, ours)
   if target == 'torchvision':
     return optional.load(MODULES[target], 'torch').VisionTransformer(
       height, sizes['patch_size'], sizes['depth'], sizes['num_heads'], sizes['width'],
@@ -112,4 +117,18 @@ def build(target: str, ours: predict.Predictor) -> Any:
     name = TIMM_HYBRIDS[section['variant']]
     return timm.create_model(name, img_size=(height, width), **shape)
   config = configs.timm_config(ours.passport, sizes)
+  return timm.create_model(config['architecture'], num_classes=classes, **config['model_args'])
+
+
+def build_swin(target: str, ours: predict.Predictor) -> Any:
+  """Their Swin of the size of ours."""
+  classes = ours.passport.model['num_classes']
+  sizes = ours.model.sizes()
+  if target == 'torchvision':
+    patch, window = [sizes['patch_size']] * 2, [sizes['window']] * 2
+    return optional.load(MODULES[target], 'torch').SwinTransformer(
+      patch, sizes['first_width'], sizes['depths'], sizes['heads'], window, num_classes=classes
+    )
+  config = swin_configs.timm(ours.passport, sizes)['config.json']
+  timm = optional.load('timm', 'torch')
   return timm.create_model(config['architecture'], num_classes=classes, **config['model_args'])

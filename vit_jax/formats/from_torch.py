@@ -112,11 +112,13 @@ def heads_of(
   )
 
 
-def check_settings(settings: dict[str, Any]) -> None:
-  """Raises a ValueError for another model than a ViT or DeiT, or an activation that ours lack."""
-  kind = settings.get('model_type', 'vit')
-  if kind not in ('vit', 'deit'):
-    raise ValueError(f'config.json says model_type={kind!r}; only vit and deit are read')
+def check_settings(settings: dict[str, Any], kinds: tuple[str, ...] = ('vit', 'deit')) -> None:
+  """Raises a ValueError for a model that is none of `kinds`, or an activation that ours lack."""
+  kind = settings.get('model_type', kinds[0])
+  if kind not in kinds:
+    raise ValueError(
+      f'config.json says model_type={kind!r}; its arrays are of {" or ".join(kinds)}'
+    )
   act = settings.get('hidden_act', 'gelu')
   if act not in GELU:
     raise ValueError(f'config.json says hidden_act={act!r}; our models have {", ".join(GELU)}')

@@ -6,7 +6,7 @@ A family that is not in `HOLDERS` is refused by every target here; our own forma
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vit_jax.formats import bit, names, swin, weights
+from vit_jax.formats import bit, configs, names, swin, swin_configs, weights
 from vit_jax.formats.files import Arrays
 
 Section = dict[str, Any]
@@ -50,12 +50,16 @@ class Holder(NamedTuple):
     folders: those of them that take it as a folder with its settings.
     losses: what a target cannot hold of a model section, in words.
     renamed: arrays under a target's names.
+    settings: by target, what a folder holds beside the arrays: names of files and their content.
+    torch_file: the target whose names torch's own file has.
   """
 
   targets: tuple[str, ...]
   folders: tuple[str, ...]
   losses: Callable[[str, Section], list[str]]
   renamed: Callable[[str, Arrays], Arrays]
+  settings: dict[str, Callable] = configs.SETTINGS
+  torch_file: str = 'timm'
 
 
 def check_held(target: str, name: str, folder: bool) -> None:
@@ -67,6 +71,24 @@ def check_held(target: str, name: str, folder: bool) -> None:
     raise ValueError(f'{target} has no {name}, so all of it would be lost; --to may be {others}')
   if holder and folder and target not in holder.folders:
     raise ValueError(f'{target} takes a {name} as a file, not a folder; name it DST.safetensors')
+
+
+def names_of(target: str, name: str) -> str:
+  """The target whose names arrays of the family `name` have in `target`, which may be 'pth'.
+
+  Raises:
+    ValueError: what is official is itself a `.pth`.
+  """
+  own = HOLDERS[name].torch_file if name in HOLDERS else 'timm'
+  if target == own == 'official':
+    raise ValueError(f"the official code of a {name} reads torch's files: --to=pth")
+  return own if target == 'pth' else target
+
+
+def settings(target: str, passport: Any, sizes: Section) -> dict[str, Section]:
+  """What a folder for `target` holds beside the arrays: names of files and their content."""
+  made: dict[str, Section] = HOLDERS[passport.model['name']].settings[target](passport, sizes)
+  return made
 
 
 def losses(target: str, model: Section) -> list[str]:
@@ -166,9 +188,17 @@ def bit_losses(target: str, model: Section) -> list[str]:
 
 def swin_losses(target: str, model: Section) -> list[str]:
   """What a target cannot hold of a Swin: all have the paper's settings."""
-  lost = differing(target, model, {'gelu': 'exact', 'epsilon': 1e-5})
-  if model['variant'].partition('/')[0] == 'digits':
+  fixed = {'gelu': 'exact', 'epsilon': 1e-5}
+  lost = [] if target == 'huggingface' else differing(target, model, fixed)
+  size, _, patch = model['variant'].partition('/')
+  if size == 'digits' and target != 'huggingface':
     lost.append(f'variant={model["variant"]}: {target} has T, S, B and L')
+  smallest = -(-min(model['image_size']) // (int(patch) * 8))
+  if target in ('torchvision', 'huggingface') and smallest < model['window']:
+    lost.append(
+      f'image_size={model["image_size"]}: {target} has no maps smaller than a window of '
+      f'{model["window"]}'
+    )
   return lost
 
 
@@ -202,6 +232,7 @@ HOLDERS = {
   'vit': Holder(tuple(FIXED), ('timm', 'huggingface'), vit_losses, rename_vit),
   'deit': Holder(tuple(FIXED), ('timm', 'huggingface'), deit_losses, rename_deit),
   'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
-  'swin': Holder(tuple(FIXED), (), swin_losses, swin.renamed),
+  'swin': Holder(tuple(FIXED), ('timm', 'huggingface'), swin_losses, swin.renamed,
+                 swin_configs.SETTINGS, 'official'),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
-}
+}  # fmt: skip

@@ -6,13 +6,23 @@ import math
 import re
 from typing import Any
 
-from vit_jax.formats import names, weights
+from vit_jax.formats import from_torch, names, weights
 from vit_jax.formats.files import Arrays
 
 ATTENTION = 'MultiHeadDotProductAttention_1'
 TABLE = 'relative_position_bias_table'
 # What torch keeps beside the weights and computes from the sizes.
 IDLE = r'.*(relative_position_index|attn_mask|relative_coords_table)'
+# transformers 5 in memory, and what it writes to disk.
+IN_MEMORY = {
+  r'\.attention\.q_proj\.': '.attention.self.query.',
+  r'\.attention\.k_proj\.': '.attention.self.key.',
+  r'\.attention\.v_proj\.': '.attention.self.value.',
+  r'\.attention\.o_proj\.': '.attention.output.dense.',
+  r'\.attention\.relative_position_bias\.': '.attention.self.',
+  r'(blocks\.\d+)\.mlp\.fc1\.': r'\1.intermediate.dense.',
+  r'(blocks\.\d+)\.mlp\.fc2\.': r'\1.output.dense.',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +89,18 @@ LIBRARIES = {
 OUTSIDE = {'embedding': 'conv', 'embedding_norm': 'norm', 'norm': 'norm', 'head': 'dense'}
 
 
+def tidy(arrays: Arrays) -> Arrays:
+  """Names that transformers has in memory as its files have them."""
+  if not any(name.startswith('swin.encoder.') for name in arrays):
+    return arrays
+  for before, after in IN_MEMORY.items():
+    arrays = {re.sub(before, after, name): entry for name, entry in arrays.items()}
+  return arrays
+
+
 def recognise(arrays: Arrays) -> str | None:
   """The library whose Swin these are; None where they are of another family."""
+  arrays = tidy(arrays)
   for name, library in LIBRARIES.items():
     first = library.block.format(b=0, **library.stage(0)) + library.table
     merging = library.merging.format(**library.stage(1)) + 'reduction.weight'
@@ -125,9 +145,9 @@ def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
     settings: of Hugging Face's config.json, where it is there.
 
   Raises:
-    ValueError: arrays are missing or unknown.
+    ValueError: arrays are missing or unknown, or a setting that our models do not have.
   """
-  family = recognise(arrays)
+  arrays, family = tidy(arrays), recognise(arrays)
   assert family is not None  # The caller has asked.
   library = LIBRARIES[family]
   depths, heads = stages_of(arrays, library)
@@ -141,15 +161,29 @@ def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
   head = ours.get('head/kernel')
   kernel, table = ours['embedding/kernel'].shape, ours[f'stage_0/block_0/{ATTENTION}/{TABLE}']
   window = (math.isqrt(table.shape[0]) + 1) // 2
+  from_torch.check_settings(settings, ('swin',))
   model = {
     'kind': 'swin', 'depths': depths, 'heads': heads, 'width': kernel[3],
     'embedding_side': kernel[0],
     'channels': kernel[2], 'num_classes': head.shape[-1] if head else 0, 'window': window,
     'image_size': image_size(settings, window),
     'qkv_bias': f'stage_0/block_0/{ATTENTION}/query/bias' in ours,
+    'gelu': from_torch.GELU[settings.get('hidden_act', 'gelu')],
+    'epsilon': settings.get('layer_norm_eps', 1e-5),
   }  # fmt: skip
-  seen = weights.IMAGENET | {'fit': 'crop', 'resize_small': None, 'resize': 'bicubic'}
-  return weights.Weights(ours, family, model, seen)
+  return weights.Weights(ours, family, model, seen(settings, model['image_size']),
+                         from_torch.class_names(settings))  # fmt: skip
+
+
+def seen(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+  """What the weights were trained to see: as settings say, else as the official evaluation does.
+
+  It resizes to 256 and crops 224; at 384 nothing is cut off but what is longer.
+  """
+  if 'image_mean' in settings:
+    return from_torch.preprocess_of('huggingface', settings, False)
+  small = min(size) if min(size) >= 384 else None
+  return weights.IMAGENET | {'fit': 'crop', 'resize_small': small, 'resize': 'bicubic'}
 
 
 def image_size(settings: dict[str, Any], window: int) -> tuple[int, int]:

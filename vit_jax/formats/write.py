@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.formats import configs, files, holds
+from vit_jax.formats import files, holds
 from vit_jax.formats.files import Arrays
 from vit_jax.runtime import atomic, optional
 
 Sizes = dict[str, Any]
-
-
-def names_of(target: str) -> str:
-  """The library whose names a target has: torch's own file has timm's."""
-  return 'timm' if target == 'pth' else target
 
 
 def is_folder(target: str, to: pathlib.Path) -> bool:
@@ -29,7 +24,7 @@ def is_folder(target: str, to: pathlib.Path) -> bool:
 
 def check(target: str, model: dict[str, Any], to: pathlib.Path, accept_loss: bool) -> None:
   """Raises a ValueError, in one line, where `target` cannot hold all of a model."""
-  whose = names_of(target)
+  whose = holds.names_of(target, model['name'])
   holds.check_held(whose, model['name'], is_folder(target, to))
   lost = holds.losses(whose, model)
   if lost and not accept_loss:
@@ -43,7 +38,7 @@ def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.
   """Writes `to`: a file, or for Hugging Face (and timm, unless it is named .safetensors) a folder.
 
   Args:
-    target: official, timm, torchvision, huggingface, or pth (timm's names).
+    target: official, timm, torchvision, huggingface, or pth (timm's names, a Swin's official ones).
     arrays: under our names.
     passport: `vit_jax.weights.Passport`.
     sizes: of the model: width, depth, patch_size, num_heads and mlp_dim.
@@ -52,9 +47,11 @@ def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.
   Raises:
     ValueError: arrays have no place there, or torch is missing.
   """
-  made = holds.renamed(names_of(target), arrays, passport.model['name'])
+  made = holds.renamed(
+    holds.names_of(target, passport.model['name']), arrays, passport.model['name']
+  )
   if is_folder(target, to):
-    settings = configs.SETTINGS[target](passport, sizes)
+    settings = holds.settings(target, passport, sizes)
     files.write_safetensors(to / 'model.safetensors', made, {'format': 'pt'})
     for name, content in settings.items():
       write_json(to / name, content)

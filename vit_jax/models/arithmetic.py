@@ -47,6 +47,28 @@ def of_axial(model: Any) -> dict[str, int]:
   }
 
 
+def of_swin(model: Any) -> dict[str, int]:
+  """The parts of a Swin: `merging` is what halves maps; a map is filled up to whole windows.
+
+  Args:
+    model: a SwinTransformer.
+  """
+  side, width = model.patch_size, model.width
+  found = dict.fromkeys(('embedding', 'projections', 'attention', 'mlp', 'merging', 'head'), 0)
+  found['embedding'] = math.prod(model.maps[0]) * side**2 * model.channels * width
+  for i, (stage, grid) in enumerate(zip(model.stages, model.maps, strict=True)):
+    inner, places = width * 2**i, math.prod(grid)
+    found['merging'] += places * 2 * inner * inner * (i > 0)
+    for block in stage.blocks:
+      windows = block.attention.windows
+      filled = math.prod(windows.filled)
+      found['projections'] += filled * 4 * inner**2
+      found['attention'] += filled * 2 * math.prod(windows.size) * inner
+      found['mlp'] += places * 2 * inner * block.mlp.mlp_dim
+  last = width * 2 ** (len(model.stages) - 1)
+  return found | {'head': last * model.num_classes}
+
+
 def of_head(shape: tuple[int, ...], pre_logits: int, num_classes: int) -> int:
   """The layers from the features of an image, of this shape, to its logits.
 

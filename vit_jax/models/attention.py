@@ -129,12 +129,16 @@ def on_tpu(qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T D'
 
 
 def exponents_of(
-  qkv: Float[Array, 'B T 3 h d'], scale: float, relative: Float[Array, 'R h d'] | None = None
+  qkv: Float[Array, 'B T 3 h d'],
+  scale: float,
+  relative: Float[Array, 'R h d'] | None = None,
+  bias: Float[Array, 'G h T T'] | None = None,
 ) -> tuple[Float32[Array, 'B h T T'], Float32[Array, 'B h T 1']]:
-  """What softmax divides, and by what: exp(q k^T - max) and its sums, in float32.
+  """What softmax divides, and by what: exp(q k^T + bias - max) and its sums, in float32.
 
   Args:
     relative: further keys for each offset of key and query, `R = 2 T - 1`.
+    bias: for `G` sequences in turn, of which the batch has a multiple.
   """
   query, key, _ = qkv.transpose(2, 0, 3, 1, 4)
   scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
@@ -143,6 +147,8 @@ def exponents_of(
       'bhtd,rhd->bhtr', query * scale, relative, preferred_element_type=jnp.float32
     )
     scores += from_offsets(by_offset)
+  if bias is not None:
+    scores = (scores.reshape(-1, *bias.shape) + bias).reshape(scores.shape)
   exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   return exponents, exponents.sum(-1, keepdims=True)
 
@@ -204,7 +210,8 @@ class Attention(nn.Module):
     )
     qkv = qkv.swapaxes(2, 3) if by_head else qkv
     if kernel == 'plain':
-      y, weights = self.plain(qkv, scale, train, self.offsets(length, head_dim), change)
+      added = self.offsets(length, head_dim), self.bias()
+      y, weights = self.plain(qkv, scale, train, *added, change)
     else:
       y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn')
       exponents, total = exponents_of(qkv, scale)
@@ -222,12 +229,17 @@ class Attention(nn.Module):
     shape = (2 * length - 1, self.num_heads, head_dim)
     return self.param('relative_embedding', initial, shape).astype(self.dtype)
 
+  def bias(self) -> Float[Array, 'G h T T'] | None:
+    """What is added to the logits, as `exponents_of` takes it; None: nothing."""
+    return None
+
   def plain(
     self,
     qkv: Float[Array, 'B T 3 h d'],
     scale: float,
     train: bool,
     relative: Float[Array, 'R h d'] | None = None,
+    bias: Float[Array, 'G h T T'] | None = None,
     change: Float[Array, 'B h T T'] | None = None,
   ) -> tuple[Float[Array, 'B T h d'], Float32[Array, 'B h T T']]:
     """Attention in the compiler's own operations, and its weights.
@@ -239,7 +251,7 @@ class Attention(nn.Module):
     key = dropout.key(train)
 
     def attend(qkv, key, change):
-      exponents, total = exponents_of(qkv, scale, relative)
+      exponents, total = exponents_of(qkv, scale, relative, bias)
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
       if change is not None:
         exponents, total = weights + change, 1.0

@@ -12,10 +12,12 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from vit_jax.models import layers
+from vit_jax.models import arithmetic, layers
+from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
-from vit_jax.models.windows import WindowAttention, Windows
+from vit_jax.models.swin_stage import BLOCKS, Stage, build_stage
+from vit_jax.models.windows import over_map
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import take
 
@@ -29,54 +31,15 @@ SIZES = {
 }
 VARIANTS = ['digits/1', 'T/4', 'S/4', 'B/4', 'L/4']
 OFFICIAL = dict(variant='T/4', window=7, gelu='exact', epsilon=1e-5, qkv_bias=True)
-REMAT = ('none', 'blocks')
-
-
-class PatchMerging(nn.Module):
-  """Four neighbours side by side, normalised, and mapped to twice the width."""
-
-  epsilon: float
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-    quarters = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
-    x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(jnp.concatenate(quarters, -1))
-    kernel = nn.initializers.truncated_normal(0.02)
-    return layers.Dense(x.shape[-1] // 2, False, self.dtype, kernel, name='reduction')(x)
-
-
-class Stage(nn.Module):
-  """Blocks on one map `B H W D`; all stages but the first begin by merging patches.
-
-  Attributes:
-    blocks: as `layers.Block`, of `WindowAttention`.
-    merge: what halves the map; None: nothing.
-  """
-
-  blocks: tuple[layers.Block, ...]
-  merge: PatchMerging | None = None
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'B H W C'], train: bool
-  ) -> tuple[Float[Array, 'B h w D'], dict[str, Array]]:
-    if self.merge is not None:
-      x = self.merge.copy(name='merging')(x)
-    shape, outputs = x.shape, {}
-    x = x.reshape(shape[0], -1, shape[-1])
-    for i, block in enumerate(self.blocks):
-      x, named = block.copy(name=f'block_{i}')(x, train)
-      outputs |= {f'unit_{i}/{key}': value for key, value in named.items() if key != 'tokens'}
-    return x.reshape(shape), outputs
+REMAT = ('none', 'attention', *BLOCKS)
 
 
 class SwinTransformer(Model):
   """A Swin Transformer from normalised images to logits in float32; everything on the way by name.
 
-  `block_0/tokens` to `block_3/tokens` are the maps `B h w C` after each stage, for dense tasks;
-  `block_0/unit_1/attention_weights`, `B n h t t`, are those of a block in its windows.
+  `stage_0` to `stage_3` are the maps `B h w C` after each stage, for dense tasks; blocks are
+  counted through all stages: `block_11/tokens` is the map after the last one of a Swin-T, and
+  `block_11/window/attention_weights`, `B n h t t`, are its weights in each of its windows.
 
   Attributes:
     patch_size: pixels of the first patches' side.
@@ -96,29 +59,45 @@ class SwinTransformer(Model):
   @property
   def grid(self) -> tuple[int, int]:
     """(height, width) of the last map."""
-    return grids(self.image_size, self.patch_size, len(self.stages))[-1]
+    return self.maps[-1]
 
-  def names(self) -> list[str]:
-    """The blocks by the names of their parameters."""
+  @property
+  def maps(self) -> list[tuple[int, int]]:
+    """(height, width) of the map of each stage."""
+    return grids(self.image_size, self.patch_size, len(self.stages))
+
+  def blocks(self) -> list[tuple[str, Any]]:
+    """The blocks of all stages, each with the name of its parameters."""
     return [
-      f'stage_{i}/block_{j}'
+      (f'stage_{i}/block_{j}', block)
       for i, stage in enumerate(self.stages)
-      for j in range(len(stage.blocks))
+      for j, block in enumerate(stage.blocks)
     ]
 
   def layer_groups(self) -> tuple[str, ...]:
     """The embedding, each block (the first of a stage with the merging before it), and the head."""
     groups = [
       f'{name}/.*' if not name.endswith('block_0') else f'{name[:-7]}(merging|block_0)/.*'
-      for name in self.names()
+      for name, _ in self.blocks()
     ]
     return '.*', *groups[:-1], f'{groups[-1]}|norm/.*', 'head/.*'
+
+  def attention_map(self, outputs: dict[str, Any], block: int) -> Any:
+    """Attention of a block over its whole map, 0 between windows (`windows.over_map`)."""
+    weights = outputs.get(f'block_{block}/window/attention_weights')
+    if weights is None:
+      return None
+    return over_map(self.blocks()[block][1].attention.windows, weights)
+
+  def attention_grid(self, block: int) -> tuple[int, int]:
+    """The (height, width) of a block's map."""
+    return self.blocks()[block][1].attention.windows.grid
 
   def resampled(self) -> dict[str, str]:
     """The kernel that sees the pixels, and tables of offsets, which follow the window."""
     tables = {
       f'{name}/MultiHeadDotProductAttention_1/relative_position_bias_table': 'offsets'
-      for name in self.names()
+      for name, _ in self.blocks()
     }
     return tables | {'embedding/kernel': 'channels'}
 
@@ -127,33 +106,47 @@ class SwinTransformer(Model):
     last: Any = self.stages[-1].blocks[0].attention
     return {
       'width': self.width * 2 ** (len(self.stages) - 1),
-      'depth': len(self.names()),
+      'depth': len(self.blocks()),
       'num_heads': last.num_heads,
+      'first_width': self.width,
+      'depths': [len(stage.blocks) for stage in self.stages],
+      'heads': [stage.blocks[0].attention.num_heads for stage in self.stages],  # pyright: ignore
       'patch_size': self.patch_size,
       'window': self.window,
     }
 
+  def multiply_adds(self) -> dict[str, int]:
+    """Multiply-adds of a forward pass of one image, by part (`arithmetic.of_swin`)."""
+    return arithmetic.of_swin(self)
+
   def summary(self) -> str:
-    """The maps and the windows on them, in a line."""
-    maps = grids(self.image_size, self.patch_size, len(self.stages))
+    """The maps and the windows on them, and where they do not fit, in a line."""
     height, width = self.image_size
+    filled = [
+      f'{h} x {w}'
+      for (h, w), stage in zip(self.maps, self.stages, strict=True)
+      if (windows := stage.blocks[0].attention.windows).filled != windows.grid
+    ]
     return (
       f'windows of {self.window} x {self.window} on maps of '
-      f'{", ".join(f"{h} x {w}" for h, w in maps)}, from images of {height} x {width} x '
+      f'{", ".join(f"{h} x {w}" for h, w in self.maps)}, from images of {height} x {width} x '
       f'{self.channels}'
+      + (f'; filled up with zeros to whole windows: {", ".join(filled)}' if filled else '')
     )
 
   @nn.compact
   def __call__(
     self, images: Float[Array, 'B H W C'], *, train: bool = False
   ) -> tuple[Float[Array, 'B K'], dict[str, Array]]:
-    x = self.embed(images)
-    x = nn.Dropout(self.dropout)(x, deterministic=not train)
+    x = Dropout(self.dropout)(self.first_map(images), train)
     outputs: dict[str, Array] = {}
+    blocks: list[dict[str, Array]] = []
     for i, stage in enumerate(self.stages):
       x, named = stage.copy(name=f'stage_{i}')(x, train)
+      blocks += named
+      outputs[f'stage_{i}'] = x
+    for i, named in enumerate(blocks):
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
-      outputs[f'block_{i}/tokens'] = x
     x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(x)
     features = logits = x.astype(jnp.float32).mean((1, 2))
     if self.num_classes:
@@ -164,7 +157,7 @@ class SwinTransformer(Model):
     read = {'features': features, 'pre_logits': features, 'logits': logits}
     return logits, outputs | {'tokens': x} | read
 
-  def embed(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
+  def first_map(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
     """The first map: patches, which fill up an image that they do not divide, and a norm."""
     side = self.patch_size
     border = [(0, -length % side) for length in images.shape[1:3]]
@@ -196,35 +189,10 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> SwinTransf
   stages, first = [], 0
   for i, grid in enumerate(grids(image_size, int(patch), len(depths))):
     own = rates[first : first + depths[i]]
-    stages.append(stage_of(section, width * 2**i, heads[i], grid, own, merge=bool(i)))
+    stages.append(build_stage(section, width * 2**i, heads[i], grid, own, merge=bool(i)))
     first += depths[i]
   own: Any = dict(width=width, patch_size=int(patch), stages=tuple(stages))
   return take(SwinTransformer, section, image_size=image_size, **own)
-
-
-def stage_of(
-  section: dict[str, Any],
-  width: int,
-  num_heads: int,
-  grid: tuple[int, int],
-  rates: list[float],
-  merge: bool,
-) -> Stage:
-  """A stage of so many blocks as there are rates of drop path."""
-  norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
-  mlp = take(layers.MlpBlock, section, mlp_dim=4 * width)
-  again = section['remat'] == 'blocks'
-  make: Any = nn.remat(layers.Block, static_argnums=(2,)) if again else layers.Block
-  blocks = []
-  for j, rate in enumerate(rates):
-    windows = Windows.of(grid, section['window'], shifted=bool(j % 2))
-    attend = WindowAttention(
-      num_heads, section['qkv_bias'], dtype=section['dtype'], windows=windows,
-      initialisers=section['initialisers'],
-    )  # fmt: skip
-    blocks.append(make(attend, mlp, norm, section['dropout'], drop_path=float(rate)))
-  merging = PatchMerging(section['epsilon'], section['dtype']) if merge else None
-  return Stage(tuple(blocks), merging)
 
 
 def check_values(section: dict[str, Any]) -> None:
@@ -234,7 +202,7 @@ def check_values(section: dict[str, Any]) -> None:
   check_choice('config.model.remat', section['remat'], REMAT)
   if section['window'] < 1:
     raise ValueError(f'config.model.window={section["window"]} must be at least 1')
-  for key in ('dropout', 'drop_path'):
+  for key in ('dropout', 'attention_dropout', 'projection_dropout', 'drop_path'):
     if not 0 <= section[key] < 1:
       raise ValueError(f'config.model.{key}={section[key]} must be in [0, 1)')
 
@@ -249,6 +217,6 @@ def section_of(facts: dict[str, Any]) -> dict[str, Any]:
   named = next((name for name, known in SIZES.items() if known == found), None)
   if named is None:
     raise ValueError(f'a Swin of {found}; known: {SIZES}')
-  kept = ('window', 'qkv_bias', 'channels', 'num_classes', 'image_size')
+  kept = ('window', 'qkv_bias', 'gelu', 'epsilon', 'channels', 'num_classes', 'image_size')
   variant = {'variant': f'{named}/{facts["embedding_side"]}'}
   return variant | {key: facts[key] for key in kept}

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-from flax import linen as nn
-import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 import numpy as np
 
-from vit_jax.models import attention, layers
+from vit_jax.models import attention
+from vit_jax.models.initialisers import INITIALISERS
 
 FAR = -100.0  # added to logits of tokens that are neighbours by the shift alone
 
@@ -90,35 +89,36 @@ class WindowAttention(attention.Attention):
 
   windows: Windows = dataclasses.field(default_factory=lambda: Windows((1, 1), (1, 1), (0, 0)))
 
-  @nn.compact
   def __call__(
     self, x: Float[Array, 'B T D'], train: bool
   ) -> tuple[Float[Array, 'B T D'], Float32[Array, 'B n h t t']]:
     batch, length, width = x.shape
     cut = self.windows.cut(x.reshape(batch, *self.windows.grid, width))
-    heads, head_dim = self.num_heads, width // self.num_heads
-    qkv = self.project(cut, False).reshape(*cut.shape[:2], 3, heads, head_dim)
-    weights = self.weights(qkv, head_dim**-0.5, batch)
-    value = qkv[:, :, 2].swapaxes(1, 2)
-    y = jnp.matmul(weights.reshape(-1, *weights.shape[2:]).astype(self.dtype), value)
-    out = attention.HeadProjection((heads, head_dim, width), 2, True, self.initialisers, name='out')
-    kernel, bias = out()
-    y = y.swapaxes(1, 2).reshape(-1, width)
-    y = layers.product(y, kernel.reshape(-1, width).astype(self.dtype)) + bias.astype(self.dtype)
-    return self.windows.join(y.reshape(cut.shape)).reshape(batch, length, width), weights
+    y, weights = super().__call__(cut, train)
+    y = self.windows.join(y).reshape(batch, length, width)
+    return y, weights.reshape(batch, -1, *weights.shape[1:])
 
-  def weights(
-    self, qkv: Float[Array, 'Bn t 3 h d'], scale: float, batch: int
-  ) -> Float32[Array, 'B n h t t']:
-    """Softmax of q k^T / sqrt(d) + bias, of each window; nothing across the shift's borders."""
-    query, key, _ = qkv.transpose(2, 0, 3, 1, 4)
-    logits = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
-    size = (2 * self.windows.size[0] - 1) * (2 * self.windows.size[1] - 1)
-    initial = nn.initializers.truncated_normal(0.02)
-    table = self.param('relative_position_bias_table', initial, (size, self.num_heads))
-    logits = logits + table[self.windows.offsets()].transpose(2, 0, 1)
-    logits = logits.reshape(batch, -1, *logits.shape[1:])
+  def bias(self) -> Float[Array, 'n h t t']:
+    """The bias of each pair, and what keeps apart those that the shift alone made neighbours."""
+    height, width = self.windows.size
+    shape = ((2 * height - 1) * (2 * width - 1), self.num_heads)
+    initial = INITIALISERS[self.initialisers]('position', shape[1])
+    table = self.param('relative_position_bias_table', initial, shape)
+    bias = table[self.windows.offsets()].transpose(2, 0, 1)[None]
     apart = self.windows.apart()
-    if apart is not None:
-      logits = logits + jnp.where(apart, FAR, 0.0)[:, None]
-    return jax.nn.softmax(logits)
+    return bias if apart is None else bias + jnp.where(apart, FAR, 0.0)[:, None]
+
+
+def over_map(windows: Windows, weights: Float32[Array, 'B n h t t']) -> Float32[Array, 'B h T T']:
+  """Weights within windows as weights over the whole map, 0 between windows.
+
+  What went to the border that fills up a map is left out, so that a row sums to 1 again.
+  """
+  (height, width), batch, heads = windows.grid, weights.shape[0], weights.shape[2]
+  tokens = height * width
+  numbers = np.arange(1, tokens + 1).reshape(1, height, width, 1)  # 0 is the border.
+  cells = np.asarray(windows.cut(numbers))[..., 0]
+  whole = jnp.zeros((batch, heads, tokens + 1, tokens + 1))
+  whole = whole.at[:, :, cells[:, :, None], cells[:, None]].set(weights.swapaxes(1, 2))
+  seen = whole[:, :, 1:, 1:]
+  return seen / seen.sum(-1, keepdims=True)

@@ -1,0 +1,81 @@
+"""A stage of a Swin: patches merged, then blocks within windows (arXiv:2103.14030, section 3.1)."""
+
+from typing import Any
+
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from vit_jax.models import layers
+from vit_jax.models.encoder import is_product
+from vit_jax.models.windows import WindowAttention, Windows
+from vit_jax.runtime.sections import take
+
+# What makes a block whose backward pass computes again what `config.model.remat` says.
+BLOCKS: dict[str, Any] = {
+  'blocks': nn.remat(layers.Block, static_argnums=(2,)),
+  'dots': nn.remat(layers.Block, static_argnums=(2,), policy=is_product),
+}
+
+
+class PatchMerging(nn.Module):
+  """Four neighbours side by side, normalised, and mapped to twice the width."""
+
+  epsilon: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    quarters = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+    x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(jnp.concatenate(quarters, -1))
+    kernel = nn.initializers.truncated_normal(0.02)
+    return layers.Dense(x.shape[-1] // 2, False, self.dtype, kernel, name='reduction')(x)
+
+
+class Stage(nn.Module):
+  """Blocks on one map; all stages but the first begin by merging patches.
+
+  Attributes:
+    blocks: as `layers.Block`, of `WindowAttention`.
+    merge: what halves the map; None: nothing.
+  """
+
+  blocks: tuple[nn.Module, ...]
+  merge: PatchMerging | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B H W C'], train: bool
+  ) -> tuple[Float[Array, 'B h w D'], list[dict[str, Array]]]:
+    """The last map, and what each block computed, by name."""
+    if self.merge is not None:
+      x = self.merge.copy(name='merging')(x)
+    shape, outputs = x.shape, []
+    x = x.reshape(shape[0], -1, shape[-1])
+    for i, block in enumerate(self.blocks):
+      x, named = block.copy(name=f'block_{i}')(x, train)
+      named['window/attention_weights'] = named.pop('attention_weights')
+      outputs.append(named | {'tokens': x.reshape(shape)})
+    return x.reshape(shape), outputs
+
+
+def build_stage(
+  section: dict[str, Any],
+  width: int,
+  num_heads: int,
+  grid: tuple[int, int],
+  rates: list[float],
+  merge: bool,
+) -> Stage:
+  """A stage of as many blocks as there are rates of drop path."""
+  norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
+  mlp = take(layers.MlpBlock, section, mlp_dim=4 * width)
+  make = BLOCKS.get(section['remat'], layers.Block)
+  blocks = []
+  for j, rate in enumerate(rates):
+    windows = Windows.of(grid, section['window'], shifted=bool(j % 2))
+    attend = take(WindowAttention, section, num_heads=num_heads, windows=windows)
+    blocks.append(make(attend, mlp, norm, section['projection_dropout'], drop_path=float(rate)))
+  merging = PatchMerging(section['epsilon'], section['dtype']) if merge else None
+  return Stage(tuple(blocks), merging)
