@@ -39,6 +39,7 @@ FAMILIES = {
   'deit': dict(image_size=(48, 32), variant='Ti/16-distilled', width=32, depth=2, num_heads=2),
   'hybrid': dict(image_size=(32, 64), variant='R+Ti/16', width=32, depth=2, num_heads=2),
   'bit': dict(image_size=(32, 64), variant='R26x1'),
+  'swin': dict(image_size=(12, 16), variant='digits/2', window=2),
 }
 NAMES = {'mean': 'vit'}
 CLASSES = ['cat', 'dog', 'emu']
@@ -493,10 +494,16 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
     interpret.measure('positions', model)
 
 
-NOT_BIT = ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance')
+LACKING = {
+  'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance'),
+  'swin': ('patches', 'flattening', 'readouts', 'positions', 'rollout'),
+}
+WHY = (
+  r'error: (a (bit|swin) has no|confusion needs test data|rollout multiplies blocks of one grid)'
+)
 
 
-@pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit'])
+@pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit', 'swin'])
 def test_every_picture_of_every_family(families, tmp_path, name):
   """PNG, SVG and JSON of files; what a family has not is said in a line."""
   folder, out = families(name), tmp_path / 'out'
@@ -505,8 +512,8 @@ def test_every_picture_of_every_family(families, tmp_path, name):
   for what, picture in interpret.PICTURES.items():
     words = [what, str(folder), f'--out={out}']
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
-    if what == 'confusion' or (name == 'bit' and what in NOT_BIT):
-      with pytest.raises(SystemExit, match=r'error: (a bit has no|confusion needs test data)'):
+    if what == 'confusion' or what in LACKING.get(name, ()):
+      with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))
       continue

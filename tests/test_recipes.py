@@ -20,6 +20,7 @@ BIT = {
   'model.variant': 'R50x1',
   'batch_size': 8,
 }
+SWIN = {'data.image_size': (32, 32), 'model.variant': 'digits/4'}
 TUNE = {'data.image_size': (16, 16), 'data.channels': 3}
 LONG = {'model.width': 48, 'model.depth': 1, 'model.mlp_dim': 48, 'model.num_heads': 6}
 # The one prepared set that stands for all: their names and splits are not what is tested here.
@@ -42,6 +43,11 @@ TRAINED = {
   ('deit', 'S'): ('tfds', TINY),
   ('deit', 'B_384'): ('tfds', TINY),
   ('vit_augreg', 'L/16'): ('tfds', TINY),
+  ('swin', 'digits'): ('digits', {}),
+  ('swin', 'cifar10'): ('tfds', {}),
+  ('swin', 'T'): ('tfds', SWIN),
+  ('swin', 'B_384'): ('tfds', SWIN),
+  ('swin', 'L_22k'): ('tfds', SWIN),
   ('vit_s16', '90'): ('tfds', TINY),
   ('masked_patches', 'digits'): ('digits', {}),
   ('masked_patches', 'cifar10'): (

@@ -62,6 +62,10 @@ SETTINGS = {
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
   ('model.name', 'bit'): RESNET | {'model.variant': 'R50x1'},
   ('model.name', 'axial'): {'model.readout': None},
+  ('model.name', 'swin'): {
+    'model.readout': None, 'model.variant': 'digits/2', 'data.image_size': (9, 10),
+    'model.window': 2,
+  },
   ('model.name', 'axial_resnet'): RESNET | {'model.variant': 'R26x1'},
   ('data.name', 'tfds'): {
     'data.dataset': 'cifar10', 'data.test_split': 'test[:50]', 'data.train_split': 'train[:100]',

@@ -191,9 +191,8 @@ def swin_losses(target: str, model: Section) -> list[str]:
   fixed = {'gelu': 'exact', 'epsilon': 1e-5}
   lost = [] if target == 'huggingface' else differing(target, model, fixed)
   size, _, patch = model['variant'].partition('/')
-  if size == 'digits' and target != 'huggingface':
-    lost.append(f'variant={model["variant"]}: {target} has T, S, B and L')
-  smallest = -(-min(model['image_size']) // (int(patch) * 8))
+  halvings = 1 if size == 'digits' else 3
+  smallest = -(-min(model['image_size']) // (int(patch) * 2**halvings))
   if target in ('torchvision', 'huggingface') and smallest < model['window']:
     lost.append(
       f'image_size={model["image_size"]}: {target} has no maps smaller than a window of '

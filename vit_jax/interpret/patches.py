@@ -38,7 +38,7 @@ def side_of(predictor: Predictor) -> int:
     ValueError: the model has no patches.
   """
   side = predictor.model.sizes().get('patch_size')
-  if side is None or not predictor.model.grid:
+  if side is None or not predictor.model.has_stages:
     raise ValueError(f'a {predictor.passport.model["name"]} has no patches to show: {REMEDY}')
   return side
 

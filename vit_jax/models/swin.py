@@ -14,9 +14,10 @@ import numpy as np
 
 from vit_jax.models import arithmetic, layers
 from vit_jax.models.dropout import Dropout
+from vit_jax.models.encoder import REMAT
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
-from vit_jax.models.swin_stage import BLOCKS, Stage, build_stage
+from vit_jax.models.swin_stage import Stage, build_stage
 from vit_jax.models.windows import over_map
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import take
@@ -31,7 +32,6 @@ SIZES = {
 }
 VARIANTS = ['digits/1', 'T/4', 'S/4', 'B/4', 'L/4']
 OFFICIAL = dict(variant='T/4', window=7, gelu='exact', epsilon=1e-5, qkv_bias=True)
-REMAT = ('none', 'attention', *BLOCKS)
 
 
 class SwinTransformer(Model):
@@ -185,7 +185,7 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> SwinTransf
     check_choice('config.model.variant', variant, VARIANTS)
   sizes = SIZES[size]
   depths, heads, width = sizes['depths'], sizes['heads'], sizes['width']
-  rates = list(np.linspace(0, section['drop_path'], sum(depths)))
+  rates = [float(rate) for rate in np.linspace(0, section['drop_path'], sum(depths))]
   stages, first = [], 0
   for i, grid in enumerate(grids(image_size, int(patch), len(depths))):
     own = rates[first : first + depths[i]]

@@ -3,19 +3,14 @@
 from typing import Any
 
 from flax import linen as nn
+from flax.core.scope import LazyRng
+import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import layers
-from vit_jax.models.encoder import is_product
+from vit_jax.models import encoder, layers
 from vit_jax.models.windows import WindowAttention, Windows
 from vit_jax.runtime.sections import take
-
-# What makes a block whose backward pass computes again what `config.model.remat` says.
-BLOCKS: dict[str, Any] = {
-  'blocks': nn.remat(layers.Block, static_argnums=(2,)),
-  'dots': nn.remat(layers.Block, static_argnums=(2,), policy=is_product),
-}
 
 
 class PatchMerging(nn.Module):
@@ -39,10 +34,12 @@ class Stage(nn.Module):
   Attributes:
     blocks: as `layers.Block`, of `WindowAttention`.
     merge: what halves the map; None: nothing.
+    remat: as an encoder's: what the backward pass computes again.
   """
 
   blocks: tuple[nn.Module, ...]
   merge: PatchMerging | None = None
+  remat: str = 'none'
 
   @nn.compact
   def __call__(
@@ -53,8 +50,17 @@ class Stage(nn.Module):
       x = self.merge.copy(name='merging')(x)
     shape, outputs = x.shape, []
     x = x.reshape(shape[0], -1, shape[-1])
-    for i, block in enumerate(self.blocks):
-      x, named = block.copy(name=f'block_{i}')(x, train)
+    names = [f'block_{i}' for i in range(len(self.blocks))]
+    if self.is_initializing():
+      drawn = encoder.draw(self.blocks, self.make_rng('params'), x)
+      for i, name in enumerate(names):
+        self.put_variable('params', name, jax.tree.map(lambda array, i=i: array[i], drawn))
+    scope: Any = self.scope
+    rng = scope.rngs.get('dropout') if train else None
+    for name, block in zip(names, self.blocks, strict=True):
+      run = encoder.remember(encoder.body_of(block, train), self.remat, False)
+      own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
+      x, named = run(x, own, mine)
       named['window/attention_weights'] = named.pop('attention_weights')
       outputs.append(named | {'tokens': x.reshape(shape)})
     return x.reshape(shape), outputs
@@ -71,11 +77,10 @@ def build_stage(
   """A stage of as many blocks as there are rates of drop path."""
   norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
   mlp = take(layers.MlpBlock, section, mlp_dim=4 * width)
-  make = BLOCKS.get(section['remat'], layers.Block)
   blocks = []
   for j, rate in enumerate(rates):
     windows = Windows.of(grid, section['window'], shifted=bool(j % 2))
     attend = take(WindowAttention, section, num_heads=num_heads, windows=windows)
-    blocks.append(make(attend, mlp, norm, section['projection_dropout'], drop_path=float(rate)))
+    blocks.append(take(layers.Block, section, attention=attend, mlp=mlp, norm=norm, drop_path=rate))
   merging = PatchMerging(section['epsilon'], section['dtype']) if merge else None
-  return Stage(tuple(blocks), merging)
+  return Stage(tuple(blocks), merging, section['remat'])

@@ -117,7 +117,7 @@ def over_map(windows: Windows, weights: Float32[Array, 'B n h t t']) -> Float32[
   (height, width), batch, heads = windows.grid, weights.shape[0], weights.shape[2]
   tokens = height * width
   numbers = np.arange(1, tokens + 1).reshape(1, height, width, 1)  # 0 is the border.
-  cells = np.asarray(windows.cut(numbers))[..., 0]
+  cells = windows.cut(numbers)[..., 0]
   whole = jnp.zeros((batch, heads, tokens + 1, tokens + 1))
   whole = whole.at[:, :, cells[:, :, None], cells[:, None]].set(weights.swapaxes(1, 2))
   seen = whole[:, :, 1:, 1:]

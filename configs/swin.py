@@ -1,0 +1,127 @@
+r"""Swin Transformer (arXiv:2103.14030, section 4): `configs/swin.py:WHAT`.
+
+python -m vit_jax.main --config=configs/swin.py:digits --workdir=W
+python -m vit_jax.main --config=configs/swin.py:cifar10 --config.data.data_dir=D --workdir=W
+python -m vit_jax.main --config=configs/swin.py:T --config.data.data_dir=D --workdir=W
+python -m vit_jax.main --config=configs/swin.py:B_384 --config.init_from=W_OF_B ...
+
+`digits`, `cifar10`: a CPU's sizes. Not run.
+T, S, B: ImageNet from scratch, 300 epochs in batches of 1,024 with RandAugment, mixup, cutmix,
+erasing and drop path 0.2, 0.3, 0.5. B_22k, L_22k: ImageNet-21k's 21,841 classes, 90 epochs.
+B_384: 30 epochs at 384 pixels, windows of 12, from `init_from`; B_1k, L_1k: the same at 224 from
+ImageNet-21k. Not run at this scale. Published, top-1: T 81.3, S 83.0, B 83.5, B_384 84.5, B from
+ImageNet-21k 85.2, L 86.3.
+
+Paper and published settings differ; these are the paper's: clipping at 1 (settings 5), fine-tuning
+at a constant 1e-5 (cosine from 4e-5), drop path 0.1 at 384 (0.5), ImageNet-21k with a linear decay
+and weight decay 0.01 (cosine, 0.05). TFDS's imagenet21k has one class for each folder it finds.
+"""
+
+from vit_jax import defaults
+
+EXAMPLES = {'imagenet2012': 1_281_167, 'imagenet21k': 14_197_122}
+DROP_PATH = {'T': 0.2, 'S': 0.3, 'B': 0.5, 'L': 0.2}
+SMALL = ('digits', 'cifar10')
+LARGE = ('T', 'S', 'B', 'B_384', 'B_22k', 'L_22k', 'B_1k', 'L_1k')
+
+
+def get_config(which='digits'):
+  if which not in (*SMALL, *LARGE):
+    raise ValueError(f'configs/swin.py:{which}: choose from {", ".join((*SMALL, *LARGE))}')
+  config = defaults.get_config()
+  config.model = dict(name='swin', variant='T/4')
+  if which in SMALL:
+    {'digits': digits, 'cifar10': cifar10}[which](config)
+    return config
+  size, _, stage = which.partition('_')
+  config.model.variant = f'{size}/4'
+  imagenet(config, size)
+  {'': lambda _: None, '384': higher, '22k': larger, '1k': tuned}[stage](config)
+  return config
+
+
+def digits(config):
+  """Maps of 8 x 8 and 4 x 4 single pixels, windows of 4."""
+  config.data.rotate = 15.0
+  config.data.scale = 0.15
+  config.data.shear = 10.0
+  config.data.translate = 0.05
+  config.model.variant = 'digits/1'
+  config.model.window = 4
+  config.model.drop_path = 0.1
+  config.optimizer = dict(name='adamw', learning_rate=2e-3, warmup_steps=50, weight_decay=0.05)
+  config.total_steps = 600
+  config.batch_size = 128
+  config.log_every = 50
+  config.eval_every = 300
+  config.checkpoint_every = 300
+
+
+def cifar10(config):
+  """Maps of 16 x 16 and 8 x 8 patches of 2 x 2 pixels, windows of 4."""
+  config.data = dict(
+    name='tfds', dataset='cifar10', image_size=(32, 32), crop='padded', crop_padding=4, flip=True
+  )
+  config.model.variant = 'digits/2'
+  config.model.window = 4
+  config.objective.label_smoothing = 0.1
+  config.optimizer = dict(name='adamw', learning_rate=2e-3, warmup_steps=200, weight_decay=0.05)
+  config.total_steps = 2000
+  config.batch_size = 128
+  config.eval_every = 1000
+  config.checkpoint_every = 500
+
+
+def imagenet(config, size):
+  """300 epochs from scratch (section 4.1)."""
+  config.data = dict(
+    name='tfds', dataset='imagenet2012', test_split='validation', image_size=(224, 224),
+    fit='crop', resize='bicubic', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    crop='random_resized', crop_area=(0.08, 1.0), crop_resize='bicubic', flip=True,
+    randaugment=2, randaugment_magnitude=9.0, randaugment_std=0.5, randaugment_resize='bicubic',
+  )  # fmt: skip
+  config.model.drop_path = DROP_PATH[size]
+  config.model.dtype = 'bfloat16'
+  config.objective = dict(
+    name='classification', mixup=0.8, cutmix=1.0, switch_probability=0.5, erasing=0.25,
+    label_smoothing=0.1,
+  )  # fmt: skip
+  config.optimizer = dict(name='adamw', learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0)
+  epochs(config, 300, 1024, warmup=20)
+
+
+def epochs(config, count, batch_size, warmup=0):
+  """So many epochs of the data set, evaluated every fifth."""
+  epoch = EXAMPLES[config.data.dataset] // batch_size
+  config.batch_size = batch_size
+  config.total_steps = count * epoch
+  config.optimizer.warmup_steps = warmup * epoch
+  config.log_every = 100
+  config.eval_every = 5 * epoch
+  config.checkpoint_every = epoch
+
+
+def larger(config):
+  """ImageNet-21k (section 4.1)."""
+  config.data.dataset = 'imagenet21k'
+  config.model.drop_path = 0.2
+  config.optimizer.schedule = 'linear'
+  config.optimizer.weight_decay = 0.01
+  epochs(config, 90, 4096, warmup=5)
+
+
+def tuned(config):
+  """Fine-tuning for 30 epochs at one small rate."""
+  config.model.drop_path = 0.2
+  config.optimizer = dict(
+    name='adamw', learning_rate=1e-5, schedule='constant', weight_decay=1e-8, clip_norm=1.0
+  )
+  epochs(config, 30, 1024)
+
+
+def higher(config):
+  """The same at 384 x 384 with windows of 12, whose tables of positions are resampled."""
+  tuned(config)
+  config.data.image_size = (384, 384)
+  config.model.window = 12
+  config.model.drop_path = 0.1
