@@ -49,7 +49,7 @@ def make(work: Work, one_device: bool) -> Timed:
   memory.keep_freed(work.batch_size * work.image_size**2)
   if not one_device:
     devices.prepare()
-  config = configure('vit', work.variant, work.batch_size, work.image_size, work.dtype)
+  config = configure(work.family, work.variant, work.batch_size, work.image_size, work.dtype)
   if one_device:
     config.devices = 1
   return KINDS[work.kind](build(config))
@@ -95,7 +95,12 @@ def make_other(work: Work, checkout: str | None, kept: bool) -> Timed:
 
   Args:
     kept: whether the allocator keeps what is freed, as ours has it.
+
+  Raises:
+    ValueError: another family than the ViT that either has.
   """
+  if work.family != 'vit':
+    raise ValueError(f'there is no {work.family} of plain linen and none of the official code')
   import plain
 
   if kept:

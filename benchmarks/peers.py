@@ -1,4 +1,4 @@
-"""timm and transformers in torch: the same ViT, batch and update, as their users run them."""
+"""timm and transformers in torch: the same model, batch and update, as their users run them."""
 
 import contextlib
 import functools
@@ -34,26 +34,44 @@ def mend_torchvision(torch: Any) -> None:
 
 
 def build_timm(work: Work) -> Any:
-  """timm's ViT, whose class makes every size that `create_model` names."""
+  """timm's ViT or Swin, whose class makes every size that `create_model` names."""
+  sizes = work.sizes
+  if work.family == 'swin':
+    from timm.models import swin_transformer
+
+    return swin_transformer.SwinTransformer(
+      work.image_size, sizes['patch_size'], num_classes=CLASSES, embed_dim=sizes['first_width'],
+      depths=sizes['depths'], num_heads=sizes['heads'], window_size=sizes['window'],
+    )  # fmt: skip
   from timm.models import vision_transformer
 
   return vision_transformer.VisionTransformer(
-    work.image_size, work.patch, num_classes=CLASSES, embed_dim=work.width, depth=work.depth,
-    num_heads=work.num_heads, mlp_ratio=work.mlp_dim / work.width,
+    work.image_size, sizes['patch_size'], num_classes=CLASSES, embed_dim=sizes['width'],
+    depth=sizes['depth'], num_heads=sizes['num_heads'], mlp_ratio=sizes['mlp_dim'] / sizes['width'],
   )  # fmt: skip
 
 
 def build_transformers(work: Work, attention: str) -> Any:
-  """Hugging Face's ViT with a kind of attention: eager, sdpa."""
+  """Hugging Face's ViT or Swin with a kind of attention: eager, sdpa."""
   import transformers
 
-  config = transformers.ViTConfig(
-    hidden_size=work.width, num_hidden_layers=work.depth, num_attention_heads=work.num_heads,
-    intermediate_size=work.mlp_dim, image_size=work.image_size, patch_size=work.patch,
-    num_labels=CLASSES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    attn_implementation=attention,
+  sizes = work.sizes
+  same: dict[str, Any] = dict(
+    image_size=work.image_size, patch_size=sizes['patch_size'], num_labels=CLASSES,
+    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation=attention,
   )  # fmt: skip
-  model = transformers.ViTForImageClassification(config)
+  if work.family == 'swin':
+    config = transformers.SwinConfig(
+      embed_dim=sizes['first_width'], depths=sizes['depths'], num_heads=sizes['heads'],
+      window_size=sizes['window'], drop_path_rate=0.0, **same,
+    )  # fmt: skip
+    model = transformers.SwinForImageClassification(config)
+  else:
+    config = transformers.ViTConfig(
+      hidden_size=sizes['width'], num_hidden_layers=sizes['depth'],
+      num_attention_heads=sizes['num_heads'], intermediate_size=sizes['mlp_dim'], **same,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
   assert model.config._attn_implementation == attention  # It might fall back in silence.
   return model
 

@@ -103,8 +103,8 @@ class VisionTransformer(nn.Module):
 
 def build(work: Work) -> nn.Module:
   """The ViT of linen's own layers."""
-  sizes = (work.patch, work.width, work.depth, work.num_heads, work.mlp_dim)
-  return VisionTransformer(*sizes, dtype=work.dtype)
+  keys = ('patch_size', 'width', 'depth', 'num_heads', 'mlp_dim')
+  return VisionTransformer(*(work.sizes[key] for key in keys), dtype=work.dtype)
 
 
 def build_official(work: Work, checkout: str) -> Callable:
@@ -122,10 +122,13 @@ def build_official(work: Work, checkout: str) -> Callable:
   with mock.patch.object(vit_jax, 'models_resnet', resnet, create=True):
     module = load(checkout, 'models_vit')
   module.Encoder1DBlock = functools.partial(module.Encoder1DBlock, dtype=work.dtype)
-  transformer = dict(num_layers=work.depth, mlp_dim=work.mlp_dim, num_heads=work.num_heads)
+  sizes = work.sizes
+  transformer = dict(
+    num_layers=sizes['depth'], mlp_dim=sizes['mlp_dim'], num_heads=sizes['num_heads']
+  )
   transformer |= dict(dropout_rate=0.0, attention_dropout_rate=0.0)
-  side = mock.Mock(size=(work.patch, work.patch))
-  model = module.VisionTransformer(CLASSES, side, transformer, work.width)
+  side = mock.Mock(size=(sizes['patch_size'],) * 2)
+  model = module.VisionTransformer(CLASSES, side, transformer, sizes['width'])
 
   def apply(variables, images):
     return model.apply({'params': number_anew(variables['params'])}, images, train=False)

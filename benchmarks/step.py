@@ -1,4 +1,4 @@
-"""Times inference and training of ViTs, ours beside others': a JSON line for each batch and size.
+"""Times inference and training, ours beside others': a JSON line for each batch, size and model.
 
   pip install -e '.[benchmark,torch]'
   python benchmarks/step.py --variants Ti/16,S/16,B/16 --batch_size 8,32 [--official CHECKOUT]
@@ -89,7 +89,7 @@ def check_logits(ready: dict[str, dict], work: Work) -> None:
   for name, values in logits.items():
     difference = float(np.abs(values - next(iter(logits.values()))).max())
     if not difference < TOLERANCE[work.dtype]:
-      raise ValueError(f'{work.variant}: logits of {name} differ by {difference}')
+      raise ValueError(f'{work.name}: logits of {name} differ by {difference}')
 
 
 def compare(turns: Turns, work: Work, peaks: list[str], options: argparse.Namespace) -> dict | None:
@@ -135,7 +135,9 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--variants', default='Ti/16,S/16,B/16')
+  parser.add_argument(
+    '--variants', default='Ti/16,S/16,B/16', help='of ViT; of another family: swin:T/4'
+  )
   parser.add_argument('--batch_size', default='8,32')
   parser.add_argument('--kinds', default='inference,training')
   parser.add_argument(

@@ -1,4 +1,4 @@
-"""What a benchmark times: a ViT's size, a batch, a direction; and how many FLOPs that is.
+"""What a benchmark times: a model's size, a batch, a direction; and how many FLOPs that is.
 
 It needs neither JAX nor torch, so that the process of either loads no more than its own.
 """
@@ -18,30 +18,31 @@ LIBRARIES = ('jax', 'flax', 'torch', 'timm', 'transformers')
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """A step of a ViT with a class token and a head of 1,000 classes.
+  """A step of a model with a head of 1,000 classes; a ViT has a class token.
 
   Attributes:
     kind: 'inference', or 'training': forward, backward and an update.
-    variant: size and patch side, 'B/16'; what follows from it stands in the fields below.
+    family, variant: as `python -m vit_jax.models` lists them: 'vit', 'B/16'.
     image_size: side in pixels.
     dtype: of the computation; parameters stay float32.
+    sizes: patch_size, width, depth, num_heads and what else the family says.
+    embedding, rest: multiply-adds of a picture, in the products that see it and in all others.
   """
 
   kind: str
+  family: str
   variant: str
   batch_size: int
   image_size: int
   dtype: str
-  patch: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int
+  sizes: dict
+  embedding: int
+  rest: int
 
   @property
-  def tokens(self) -> int:
-    """The number of patches and the class token."""
-    return (self.image_size // self.patch) ** 2 + 1
+  def name(self) -> str:
+    """The variant, with its family in front where that is no ViT."""
+    return self.variant if self.family == 'vit' else f'{self.family}:{self.variant}'
 
   @property
   def flops(self) -> float:
@@ -50,26 +51,29 @@ class Work:
     Backward takes two products for each of forward's, but for the patch embedding, whose input is
     the picture and wants no gradient. Nothing is counted for what is computed again.
     """
-    tokens, width = self.tokens, self.width
-    linear = 4 * width * width + 2 * width * self.mlp_dim  # Query, key, value, out; the MLP.
-    block = 2 * tokens * linear + 4 * tokens * tokens * width  # The last: scores, and their use.
-    embedding = 2 * (tokens - 1) * 3 * self.patch**2 * width
-    rest = self.depth * block + 2 * width * CLASSES
     once, all_of_it = (1, 1) if self.kind == 'inference' else (2, 3)
-    return float(self.batch_size * (once * embedding + all_of_it * rest))
+    return 2.0 * self.batch_size * (once * self.embedding + all_of_it * self.rest)
 
   def about(self) -> dict:
     """What identifies a line of results."""
-    keys = ('variant', 'batch_size', 'image_size', 'dtype')
-    return {'case': self.kind} | {key: getattr(self, key) for key in keys}
+    keys = ('batch_size', 'image_size', 'dtype')
+    found = {key: getattr(self, key) for key in keys}
+    return {'case': self.kind, 'variant': self.name} | found
 
 
-def of(kind: str, variant: str, batch_size: int, image_size: int, dtype: str) -> Work:
-  """The work of a variant that our package names."""
-  from vit_jax.models import vit_sizes
+def of(kind: str, name: str, batch_size: int, image_size: int, dtype: str) -> Work:
+  """The work of a model that our package names: a ViT 'B/16', or 'swin:T/4'."""
+  from vit_jax import defaults, models
 
-  name, patch = vit_sizes.decode_variant(variant)
-  return Work(kind, variant, batch_size, image_size, dtype, patch, **vit_sizes.SIZES[name])
+  family, _, variant = name.rpartition(':')
+  family = family or 'vit'
+  section = defaults.part('model', family).to_dict() | {'variant': variant}
+  shape = {'image_size': (image_size, image_size), 'channels': 3, 'num_classes': CLASSES}
+  model = models.build(**section | shape)
+  parts = dict(model.multiply_adds())
+  embedding = parts.pop('embedding')
+  sizes, rest = model.sizes(), sum(parts.values())
+  return Work(kind, family, variant, batch_size, image_size, dtype, sizes, embedding, rest)
 
 
 def cores() -> int:
