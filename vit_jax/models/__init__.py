@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from vit_jax.models import axial, axial_resnet, bit, deit, hybrid, vit
+from vit_jax.models import axial, axial_resnet, bit, deit, hybrid, igpt, vit
 from vit_jax.models.protocol import EXECUTION, Model
 from vit_jax.runtime.choices import check_choice
 
@@ -22,6 +22,7 @@ MODELS: dict[str, Any] = {
   'axial': axial,
   'bit': bit,
   'axial_resnet': axial_resnet,
+  'igpt': igpt,
 }
 
 

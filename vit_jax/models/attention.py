@@ -26,20 +26,21 @@ class HeadProjection(nn.Module):
   """The kernel and bias of a projection into heads (`D h d`) or out of them (`h d D`).
 
   The first `inputs` axes of `shape` are summed over. Xavier counts its fans on the matrix that is
-  multiplied, `D x D`, as linen's DenseGeneral does.
+  multiplied, `D x D`, as linen's DenseGeneral does. An initialiser sees a fan-in of `fan` times that.
   """
 
   shape: tuple[int, int, int]
   inputs: int
   use_bias: bool = True
   initialisers: str = 'official'
+  fan: int = 1
 
   @nn.compact
   def __call__(self) -> tuple[Array, Array]:
     flat = (math.prod(self.shape[: self.inputs]), math.prod(self.shape[self.inputs :]))
     role = 'projection' if self.inputs == 1 else 'output'
     initial = INITIALISERS[self.initialisers]
-    draw = initial(role, flat[0])
+    draw = initial(role, flat[0] * self.fan)
     kernel = self.param('kernel', lambda key: draw(key, flat).reshape(self.shape))
     if not self.use_bias:
       return kernel, jnp.zeros(self.shape[self.inputs :])
@@ -61,6 +62,7 @@ def obstacles(kernel: str, device: Any, section: dict[str, Any], length: int) ->
   inside = ['attention dropout needs the weights'] * (section['attention_dropout'] > 0)
   inside += ['relative positions add to the scores'] * (section['positions'] == 'relative')
   if kernel == 'pallas':
+    inside += ['it has no causal mask'] * section.get('causal', False)
     if device.platform != 'tpu':
       return ['the device is no TPU', *inside]
     if device.device_kind in OLD_TPUS and dtype != 'float32':
@@ -96,7 +98,10 @@ def choose(section: dict[str, Any], device: Any, length: int) -> str:
 
 
 def fused_attention(
-  qkv: Float[Array, 'B T 3 h d'], scale: float, implementation: Literal['cudnn', 'xla']
+  qkv: Float[Array, 'B T 3 h d'],
+  scale: float,
+  implementation: Literal['cudnn', 'xla'],
+  causal: bool = False,
 ) -> Float[Array, 'B T h d']:
   """Attention in one kernel, which writes no scores to memory.
 
@@ -114,7 +119,7 @@ def fused_attention(
   query, key, value = (qkv[:, :, i] for i in range(3))
   y = jax.nn.dot_product_attention(
     query, key, value, scale=scale, query_seq_lengths=lengths, key_value_seq_lengths=lengths,
-    implementation=implementation,
+    is_causal=causal, implementation=implementation,
   )  # fmt: skip
   return y[:, :length]
 
@@ -129,12 +134,16 @@ def on_tpu(qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T D'
 
 
 def exponents_of(
-  qkv: Float[Array, 'B T 3 h d'], scale: float, relative: Float[Array, 'R h d'] | None = None
+  qkv: Float[Array, 'B T 3 h d'],
+  scale: float,
+  relative: Float[Array, 'R h d'] | None = None,
+  causal: bool = False,
 ) -> tuple[Float32[Array, 'B h T T'], Float32[Array, 'B h T 1']]:
   """What softmax divides, and by what: exp(q k^T - max) and its sums, in float32.
 
   Args:
     relative: further keys for each offset of key and query, `R = 2 T - 1`.
+    causal: whether a query sees its own key and those before it alone.
   """
   query, key, _ = qkv.transpose(2, 0, 3, 1, 4)
   scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
@@ -143,6 +152,8 @@ def exponents_of(
       'bhtd,rhd->bhtr', query * scale, relative, preferred_element_type=jnp.float32
     )
     scores += from_offsets(by_offset)
+  if causal:
+    scores = jnp.where(jnp.tri(scores.shape[-1], dtype=jnp.bool_), scores, -jnp.inf)
   exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   return exponents, exponents.sum(-1, keepdims=True)
 
@@ -170,6 +181,9 @@ class Attention(nn.Module):
     relative: whether the query also meets a learned key for each offset of two tokens in the
       sequence; these logits are added (arXiv:2010.11929, D.4). Each head has keys of its own, which
       the paper leaves open.
+    causal: whether a token sees itself and those before it alone.
+    output_bias: whether the output projection has one; `output_fan` multiplies the fan-in that its
+      initialiser sees.
   """
 
   num_heads: int
@@ -181,6 +195,9 @@ class Attention(nn.Module):
   dtype: str = 'float32'
   initialisers: str = 'official'
   relative: bool = False
+  causal: bool = False
+  output_bias: bool = True
+  output_fan: int = 1
 
   def __post_init__(self):
     super().__post_init__()
@@ -206,13 +223,20 @@ class Attention(nn.Module):
     if kernel == 'plain':
       y, weights = self.plain(qkv, scale, train, self.offsets(length, head_dim), change)
     else:
-      y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn')
-      exponents, total = exponents_of(qkv, scale)
+      y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn', self.causal)
+      exponents, total = exponents_of(qkv, scale, None, self.causal)
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
-    out = HeadProjection((heads, head_dim, width), 2, True, self.initialisers, name='out')
-    weight, bias = out()
-    y = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
-    return (y + bias.astype(self.dtype)).reshape(x.shape), weights
+    return self.project_out(y.reshape(x.shape)), weights
+
+  def project_out(self, y: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """The heads, one after another, through the last projection."""
+    width = y.shape[-1]
+    shape = (self.num_heads, width // self.num_heads, width)
+    weight, bias = HeadProjection(
+      shape, 2, self.output_bias, self.initialisers, self.output_fan, name='out'
+    )()
+    z = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
+    return (z + bias.astype(self.dtype)).reshape(y.shape)
 
   def offsets(self, length: int, head_dim: int) -> Float[Array, 'R h d'] | None:
     """The learned key of each offset and head; None without relative positions."""
@@ -239,7 +263,7 @@ class Attention(nn.Module):
     key = dropout.key(train)
 
     def attend(qkv, key, change):
-      exponents, total = exponents_of(qkv, scale, relative)
+      exponents, total = exponents_of(qkv, scale, relative, self.causal)
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
       if change is not None:
         exponents, total = weights + change, 1.0

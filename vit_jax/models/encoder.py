@@ -199,7 +199,8 @@ def build(
   section['elementwise_again'] = section['device'].platform == 'gpu'
   depth, rate = section['depth'], section['drop_path']
   # Eight H100, 64 pictures each: 4.5 instead of 5.0 GB (5.3 with fsdp=8), as it is kept in float32.
-  make_norm: Any = nn.remat(nn.LayerNorm) if section['elementwise_again'] else nn.LayerNorm
+  make_norm: Any = section.get('norm', nn.LayerNorm)
+  make_norm = nn.remat(make_norm) if section['elementwise_again'] else make_norm
   norm = make_norm(section['epsilon'], dtype=section['dtype'])
   relative = section['positions'] == 'relative'
   attend = take(attention.Attention, section, relative=relative)
