@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 import warnings
 
+from jax import numpy as jnp
 from jaxtyping import Float
 import numpy as np
 
@@ -70,7 +71,7 @@ def read(path: pathlib.Path, count: int, preprocess: Preprocess) -> Float[np.nda
       f'has (clusters, channels) {wanted}: set config.model.clusters and config.data.channels to '
       'what it holds, or take another file'
     )
-  low, high = (np.asarray(preprocess.normalise(np.full((1, 1, 1, 1), x))) for x in (0, 255))
+  low, high = (np.asarray(preprocess.normalise(jnp.full((1, 1, 1, 1), x))) for x in (0, 255))
   if np.any(colours < low.min() - 1e-3) or np.any(colours > high.max() + 1e-3):
     raise ValueError(
       f'config.model.palette={path} holds colours from {colours.min():.3g} to {colours.max():.3g}, '
@@ -88,7 +89,7 @@ def pixels_of(dataset: Dataset, seed: int) -> Float[np.ndarray, 'n C']:
   chosen = np.sort(np.random.default_rng(seed).permutation(size)[:count])
   rows = track(chosen, count, 'pixels for the palette', 'pictures')
   images = np.stack([dataset.picture('train', int(i)) for i in rows])
-  return np.asarray(dataset.preprocess.normalise(images)).reshape(-1, channels)
+  return np.asarray(dataset.preprocess.normalise(jnp.asarray(images))).reshape(-1, channels)
 
 
 def learn(dataset: Dataset, count: int, seed: int) -> Float[np.ndarray, 'K C']:
