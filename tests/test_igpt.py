@@ -409,3 +409,105 @@ def test_sampling_refuses_what_cannot_draw():
     sampling.check(build(causal=False), 1.0)
   with pytest.raises(ValueError, match='temperature=-1'):
     sampling.check(build(), -1.0)
+
+
+# Files of Hugging Face.
+
+
+def passport_of(model, colours, **section):
+  known = defaults.part('model', 'igpt').to_dict() | {
+    'variant': 'mu', 'depth': 2, 'clusters': len(colours), 'colours': colours, 'channels': 3,
+    'image_size': model.image_size, 'num_classes': model.num_classes,
+  } | section  # fmt: skip
+  names = [f'kind {i}' for i in range(model.num_classes)]
+  seen = dataclasses.asdict(Preprocess(model.image_size, 3))
+  return weights.Passport.from_json({'model': known, 'preprocess': seen, 'class_names': names})
+
+
+def written(folder, classes=3, side=4, **section):
+  """Random weights in a folder of ours."""
+  colours = some_palette(7)
+  model = build(clusters=7, colours=colours, depth=2, classes=classes, side=side, **section)
+  params = jax.tree.map(np.asarray, randomised(model))
+  weights.write_model(folder, params, passport_of(model, colours, **section))
+  return folder
+
+
+def test_to_hugging_face_and_back(tmp_path):
+  source = written(tmp_path / 'ours')
+  convert.convert(source, tmp_path / 'theirs', 'huggingface')
+  convert.convert(tmp_path / 'theirs', tmp_path / 'back', 'vit_jax')
+  ours, back = predict.load(source), predict.load(tmp_path / 'back')
+  images = np.asarray(pictures())
+  for name in ('logits', 'colour_logits'):
+    np.testing.assert_array_equal(ours(images, (name,))[name], back(images, (name,))[name])
+  for key in ('colours', 'causal', 'clusters', 'gelu', 'epsilon', 'image_size'):
+    assert back.passport.model[key] == ours.passport.model[key]
+  assert back.passport.model['variant'] == 'S' and back.passport.model['width'] == 32
+  assert back.class_names == ours.class_names
+  assert convert.inspect(tmp_path / 'theirs')['family'] == 'huggingface'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('classes', [3, 0])
+def test_their_model_computes_the_same(tmp_path, classes):
+  """Logits of classes and of colours, given the start and all pixels but the last."""
+  transformers, torch = peers.need('transformers'), peers.need('torch')
+  source = written(tmp_path / 'ours', classes)
+  convert.convert(source, tmp_path / 'theirs', 'huggingface')
+  ours, images = predict.load(source), np.asarray(pictures())
+  from vit_jax.convert.peers import row_of_colours
+
+  row = torch.from_numpy(row_of_colours(ours, normalised(images)))
+  kinds = {'colour_logits': 'ImageGPTForCausalImageModeling'}
+  kinds |= {'logits': 'ImageGPTForImageClassification'} if classes else {}
+  for name, kind in kinds.items():
+    theirs, about = getattr(transformers, kind).from_pretrained(
+      tmp_path / 'theirs', output_loading_info=True
+    )
+    assert not about['missing_keys']
+    with torch.no_grad():
+      given = theirs.eval()(row).logits.numpy()
+    np.testing.assert_allclose(ours(images, (name,))[name], given, rtol=1e-3, atol=1e-3)
+  if classes:
+    assert convert.check_theirs(source, tmp_path / 'theirs', 'huggingface')[0]['difference'] < 1e-3
+
+
+@pytest.mark.slow
+def test_their_weights_are_read(tmp_path):
+  """A model that transformers makes and writes, with its palette; OpenAI's file will do, too."""
+  transformers, torch = peers.need('transformers'), peers.need('torch')
+  config = transformers.ImageGPTConfig(
+    vocab_size=8, n_positions=16, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0.0
+  )
+  torch.manual_seed(0)
+  theirs = transformers.ImageGPTForCausalImageModeling(config).eval()
+  with torch.no_grad():
+    for name, x in theirs.named_parameters():
+      if not name.endswith('bias'):
+        x.normal_(0, 0.3)
+  theirs.save_pretrained(tmp_path)
+  with pytest.raises(ValueError, match=r"no palette: neither 'clusters' in prepro.*clusters\.npy"):
+    predict.load(tmp_path)
+  np.save(tmp_path / 'clusters.npy', np.array(some_palette(7), np.float32))
+  ours, images = predict.load(tmp_path), np.asarray(pictures())
+  assert ours.model.sizes()['num_heads'] == 4 and ours.model.num_classes == 0
+  from vit_jax.convert.peers import row_of_colours
+
+  with torch.no_grad():
+    given = theirs(torch.from_numpy(row_of_colours(ours, normalised(images)))).logits.numpy()
+  found = ours(images, ('colour_logits',))['colour_logits']
+  np.testing.assert_allclose(found, given, rtol=1e-3, atol=1e-3)
+  with torch.no_grad():
+    theirs.transformer.h[1].mlp.c_fc.bias[2] = 0.1
+  theirs.save_pretrained(tmp_path)
+  with pytest.raises(ValueError, match='has biases that are not zero.*h.1.mlp.c_fc.bias'):
+    predict.load(tmp_path)
+
+
+def test_what_hugging_face_cannot_hold(tmp_path):
+  source = written(tmp_path / 'ours', causal=False)
+  with pytest.raises(ValueError, match='would lose causal=False: at huggingface a pixel sees'):
+    convert.convert(source, tmp_path / 'theirs', 'huggingface')
+  with pytest.raises(ValueError, match='timm has no igpt'):
+    convert.convert(source, tmp_path / 'theirs', 'timm')

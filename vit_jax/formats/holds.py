@@ -6,7 +6,7 @@ A family that is not in `HOLDERS` is refused by every target here; our own forma
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vit_jax.formats import bit, names, weights
+from vit_jax.formats import bit, igpt_write, names, weights
 from vit_jax.formats.files import Arrays
 
 Section = dict[str, Any]
@@ -195,4 +195,5 @@ HOLDERS = {
   'deit': Holder(tuple(FIXED), ('timm', 'huggingface'), deit_losses, rename_deit),
   'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
+  'igpt': Holder(('huggingface',), ('huggingface',), igpt_write.losses, igpt_write.renamed),
 }

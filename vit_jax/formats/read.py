@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from vit_jax.formats import bit, files, from_torch, official, weights
+from vit_jax.formats import bit, files, from_torch, igpt, official, weights
 
 
 def read(
@@ -34,6 +34,8 @@ def read(
       return bit.open_weights(arrays)
     if official.recognise(arrays):
       return official.open_weights(arrays, settings)
+    if igpt.recognise(arrays):
+      return igpt.open_weights(arrays, settings, path if path.is_dir() else path.parent)
     if from_torch.family_of(arrays):
       return from_torch.open_weights(arrays, settings, sizes)
     foreign = weights.parts_of(set(arrays))
