@@ -40,6 +40,7 @@ SMALL = {
   'axial': [('digits/4', 32), ('cifar/4', 48)],
   'bit': [('R50x1', 64), ('R50x1', 97)],
   'axial_resnet': [('R26x1', 64)],
+  'igpt': [('mu', 8), ('digits', 6)],
 }
 ROWS = [(name, *row) for name in models.MODELS for row in SMALL[name]]
 

@@ -6,6 +6,7 @@ Needs the extra `torch`; only `convert --check` asks for it, and only where it i
 import pathlib
 from typing import Any
 
+from jax import numpy as jnp
 import numpy as np
 
 from vit_jax import predict
@@ -81,7 +82,7 @@ def check(
 def row_of_colours(ours: predict.Predictor, images: np.ndarray) -> np.ndarray:
   """What an iGPT sees of images: the start, then the colours of all pixels but the last."""
   model: Any = ours.model
-  colours = model.apply({'params': ours.params}, images, method='colours_of')
+  colours = model.apply({'params': ours.params}, jnp.asarray(images), method='colours_of')
   start = np.full((len(images), 1), model.clusters)
   return np.concatenate([start, np.asarray(colours)[:, :-1]], axis=1)
 
