@@ -13,13 +13,27 @@ import peers
 from PIL import Image
 import pytest
 
-from vit_jax import convert, data, defaults, experiment, interpret, metrics, models, objectives
-from vit_jax import predict, step, train, weights
+from vit_jax import (
+  convert,
+  data,
+  defaults,
+  experiment,
+  interpret,
+  metrics,
+  models,
+  objectives,
+  predict,
+  step,
+  train,
+  weights,
+)
 from vit_jax.data import palette
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.evaluation import pixels as pixels_evaluator
+from vit_jax.evaluation.subject import Subject
 from vit_jax.interpret import __main__ as interpret_command
-from vit_jax.models import attention, igpt, layers, sampling
-from vit_jax.runtime import interruption
+from vit_jax.models import attention, igpt, sampling
+from vit_jax.runtime import interruption, sharding
 
 
 def build(variant='mu', side=4, classes=10, channels=3, **section):
@@ -184,7 +198,9 @@ def test_a_loop_over_blocks_and_what_is_computed_again_change_nothing():
 
     found.append(jax.jit(jax.value_and_grad(loss))(params))
   for other in found[1:]:
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found[0], other)
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found[0], other
+    )
 
 
 # Palettes.
@@ -237,9 +253,11 @@ def test_palettes_that_do_not_fit(array, message, tmp_path):
 
 
 def test_a_palette_of_another_size_than_the_models():
-  with pytest.raises(ValueError, match='palette of 6 colours and a model of 5; set config.model.cl'):
+  with pytest.raises(ValueError, match='palette of 6 colours and a model of 5; set '):
     build(clusters=5, colours=some_palette(6))
-  with pytest.raises(ValueError, match='of 1 channels and images of 3; set config.data.channels=1'):
+  with pytest.raises(
+    ValueError, match=r'of 1 channels and images of 3; set config.data.channels=1'
+  ):
     build(clusters=6, colours=some_palette(6, 1))
   model = build(clusters=6, colours=some_palette(6))
   with pytest.raises(ValueError, match=r'\(4, 4, 1\) given to a model of \(4, 4, 3\)'):
@@ -329,7 +347,9 @@ def test_fine_tuning_adds_the_loss_of_labels(name):
   found = {}
   for weight in (0.0, 1.0, 0.5):
     objective = objective_of(model, name, classification_weight=weight)
-    assert ('label' in objective.batch_shapes((4, 4, 3), 3)) == objective.trains_head == bool(weight)
+    assert (
+      ('label' in objective.batch_shapes((4, 4, 3), 3)) == objective.trains_head == bool(weight)
+    )
     loss, values = objective.apply(params, batch, {}, train=True, rngs=rngs)
     assert {*values} == {*objective.metrics}
     found[weight] = float(loss)
@@ -359,7 +379,7 @@ def test_refusals_of_objectives(name, section, causal, message):
 def test_a_model_without_a_palette_is_refused():
   known = defaults.part('model', 'vit').to_dict() | {'variant': 'mu/4'}
   vit = models.build(**known, image_size=(8, 8), channels=1, num_classes=2)
-  with pytest.raises(ValueError, match='a VisionTransformer has none; set config.model.name=igpt'):
+  with pytest.raises(ValueError, match=r'a VisionTransformer has none; set config.model.name'):
     objective_of(vit)
   with pytest.raises(ValueError, match='a VisionTransformer has no palette'):
     vit.colours_of(jnp.zeros((1, 8, 8, 1)))
@@ -397,7 +417,9 @@ def test_sampling_with_a_cache_is_sampling_without(given, temperature):
   known = np.random.default_rng(0).integers(0, 6, (5, 16)).astype(np.int32)
   keys = jax.random.split(jax.random.key(0), 5)
   found = sampling.draw(model, params, keys, known, given, temperature)
-  np.testing.assert_array_equal(found, without_cache(model, params, keys, known, given, temperature))
+  np.testing.assert_array_equal(
+    found, without_cache(model, params, keys, known, given, temperature)
+  )
   np.testing.assert_array_equal(found[:, :given], known[:, :given])
   assert (found[:, given:] != known[:, given:]).any()
   again = sampling.draw(model, params, keys, known, given, temperature, batch_size=2)
@@ -405,7 +427,7 @@ def test_sampling_with_a_cache_is_sampling_without(given, temperature):
 
 
 def test_sampling_refuses_what_cannot_draw():
-  with pytest.raises(ValueError, match='trained as BERT .*give one of config.objective.name=autor'):
+  with pytest.raises(ValueError, match=r'trained as BERT .*give one of config.objective.name'):
     sampling.check(build(causal=False), 1.0)
   with pytest.raises(ValueError, match='temperature=-1'):
     sampling.check(build(), -1.0)
@@ -501,7 +523,7 @@ def test_their_weights_are_read(tmp_path):
   with torch.no_grad():
     theirs.transformer.h[1].mlp.c_fc.bias[2] = 0.1
   theirs.save_pretrained(tmp_path)
-  with pytest.raises(ValueError, match='has biases that are not zero.*h.1.mlp.c_fc.bias'):
+  with pytest.raises(ValueError, match=r'has biases that are not zero.*h.1.mlp.c_fc.bias'):
     predict.load(tmp_path)
 
 
@@ -511,3 +533,223 @@ def test_what_hugging_face_cannot_hold(tmp_path):
     convert.convert(source, tmp_path / 'theirs', 'huggingface')
   with pytest.raises(ValueError, match='timm has no igpt'):
     convert.convert(source, tmp_path / 'theirs', 'timm')
+
+
+# Runs.
+
+
+def config_of(**overrides):
+  """Six steps of next-pixel prediction on the digits."""
+  parts = {'model': 'igpt', 'objective': 'autoregressive', 'evaluators': ('pixels', 'linear')}
+  parts |= {key.split('__')[0]: x for key, x in overrides.items() if key.endswith('__name')}
+  parts |= {'evaluators': overrides.pop('evaluators', parts['evaluators'])}
+  plain = {'model.variant': 'mu', 'model.clusters': 9, 'optimizer.learning_rate': 1e-2}
+  small = small_config()
+  small.model = {'name': 'igpt'}
+  config = defaults.complete(small, parts)
+  config.update_from_flattened_dict(plain)
+  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in overrides.items()})
+  if 'linear' in config.evaluators:
+    config.evaluation.linear.update(layers='all', strengths=(0.1,))
+  return config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run of six steps."""
+  workdir = tmp_path_factory.mktemp('igpt') / 'run'
+  train.train(config_of(), workdir)
+  return workdir
+
+
+def lines(workdir):
+  rows = metrics.read(workdir / 'metrics.jsonl')
+  return [{key: x for key, x in row.items() if 'images_per_second' not in key} for row in rows]
+
+
+def test_a_run_is_judged_and_carries_its_palette(run):
+  """Numbers of pixels and of a probe; the inference file alone draws, predicts and tells bits."""
+  row = lines(run)[-1]
+  assert row['test/pixel_bits'] == pytest.approx(row['test/pixel_loss'] / math.log(2), rel=1e-5)
+  assert 2 < row['test/pixel_baseline_bits'] < math.log2(9)
+  assert row['test/pixel_bits'] < math.log2(9)
+  report = train.evaluate(config_of(), run)
+  assert report['pixels']['pixel_bits'] == pytest.approx(row['test/pixel_bits'], rel=1e-4)
+  assert report['pixels']['n_examples'] == 360
+  assert (run / 'reports/linear.png').exists()
+  model = predict.load(run / 'model')
+  colours = np.array(model.passport.model['colours'])
+  assert colours.shape == (9, 1) and (np.diff(colours[:, 0]) > 0).all()
+  assert not any('colours' in name for name in np.load(run / 'model/weights.npz').files)
+  image = np.asarray(pictures(1, 8, 1))
+  assert model(image, ('probabilities',))['probabilities'].shape == (1, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['autoregressive', 'masked_pixels'])
+def test_a_stopped_run_goes_on_exactly(name, tmp_path, monkeypatch):
+  settings = dict(
+    objective__name=name, model__causal=name == 'autoregressive', evaluators=('pixels',),
+    data__validation_fraction=0.2, best='min:validation/pixel_loss', model__dropout=0.1,
+  )  # fmt: skip
+  train.train(config_of(**settings), tmp_path / 'whole')
+
+  class Stops(interruption.Interruption):
+    """An interruption that is asked for after three steps."""
+
+    steps = 0
+
+    def requested(self):
+      self.steps += 1
+      return self.steps == 3
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'Interruption', Stops)
+    train.train(config_of(**settings), tmp_path / 'cut')
+  assert lines(tmp_path / 'cut')[-1]['step'] == 3
+  with monkeypatch.context() as patch:  # The palette is the checkpoint's, not made again.
+    patch.setattr(palette, 'learn', lambda *_: pytest.fail('a second palette'))
+    train.train(config_of(**settings), tmp_path / 'cut')
+  assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
+  whole, cut = (weights.load(tmp_path / name) for name in ('whole', 'cut'))
+  jax.tree.map(np.testing.assert_array_equal, whole[0], cut[0])
+  assert whole[1].model['colours'] == cut[1].model['colours']
+
+
+def test_fine_tuning_takes_the_palette_along(run, tmp_path):
+  """What a run starts from decides colours, their number and causality; then labels are learnt."""
+  settings = dict(init_from=str(run), model__variant=None, model__clusters=None)
+  settings |= dict(evaluators=('classification', 'pixels'), objective__classification_weight=1.0)
+  tuned = config_of(**settings, data__train_examples=50, total_steps=2, eval_every=2)
+  train.train(tuned, tmp_path / 'w')
+  old, new = weights.load(run)[1], weights.load(tmp_path / 'w')[1]
+  assert old.model['colours'] == new.model['colours'] and new.model['causal'] is True
+  assert np.any(weights.load(tmp_path / 'w')[0]['head']['kernel'])
+  row = lines(tmp_path / 'w')[-1]
+  assert {'test/accuracy', 'test/pixel_bits', 'train/accuracy'} <= row.keys()
+  with pytest.raises(ValueError, match='have a palette of their own'):
+    experiment.build(config_of(**settings, model__palette='other.npy'))
+  with pytest.raises(ValueError, match=r'of 1 channels and images of 3; set config.data.channels'):
+    experiment.build(config_of(**settings, data__channels=3))
+
+
+def test_a_palette_from_a_file(tmp_path):
+  """OpenAI's form; the run that was started with it is evaluated by the same config."""
+  greys = np.linspace(-1, 1, 5).astype(np.float32)[:, None]
+  np.save(tmp_path / 'clusters.npy', greys)
+  settings = dict(model__palette=str(tmp_path / 'clusters.npy'), model__clusters=5)
+  config = config_of(**settings, evaluators=('pixels',), total_steps=1)
+  train.train(config, tmp_path / 'w')
+  (tmp_path / 'clusters.npy').unlink()  # It is in the passport.
+  assert train.evaluate(config, tmp_path / 'w')['colours'] == 5
+  assert weights.load(tmp_path / 'w')[1].model['colours'] == tuple(map(tuple, greys.tolist()))
+
+
+def test_a_bert_that_classifies_is_asked_under_five_masks(tmp_path):
+  settings = dict(
+    objective__name='masked_pixels', model__causal=False, objective__classification_weight=1.0,
+    evaluators=('pixels',), total_steps=2, eval_every=2,
+  )  # fmt: skip
+  config = config_of(**settings)
+  train.train(config, tmp_path)
+  row = lines(tmp_path)[-1]
+  report = train.evaluate(config, tmp_path)
+  assert report['masks'] == 5 and report['modal_accuracy'] == pytest.approx(
+    row['test/modal_accuracy']
+  )
+  with pytest.raises(SystemExit, match='error: the model was trained as BERT'):
+    interpret_command.main(['sample', str(tmp_path), f'--out={tmp_path}'])
+
+
+def test_the_vote_of_masks_by_hand():
+  """Of five answers the most frequent one counts; of equal ones the first class."""
+  objective, params = masked(masking=0.5, classification_weight=1.0)
+  subject = Subject(
+    objective.model, print, passport_of(objective.model, objective.model.palette),
+    dataset_of(np.asarray(pictures(7))), sharding.make_mesh(1, jax.devices()[:1]), 4,
+    objective=objective,
+  )  # fmt: skip
+  found = pixels_evaluator.Pixels(subject, seed=3, masks=5).evaluate(params, 'test')
+  answers = []
+  for mask in range(5):
+    keys = [jax.random.fold_in(jax.random.key(3 + mask), i) for i in range(7)]
+    _, logits = objective.apply(
+      {'params': {'model': params}}, pictures(7), jnp.stack(keys), method='judge'
+    )
+    answers.append(np.asarray(logits).argmax(-1))
+  votes = [np.bincount(column, minlength=10).argmax() for column in np.array(answers).T]
+  assert len({*map(tuple, answers)}) > 1  # Masks do matter.
+  np.testing.assert_array_equal(found.right, np.array(votes) == 0)
+
+
+def test_the_baseline_is_the_entropy_of_colours():
+  counts = np.array([[2, 1, 0], [0, 1, 0]])
+  found = pixels_evaluator.Result(np.array([1.0, 2.0]), counts)
+  assert found.baseline == pytest.approx(1.0)
+  assert found.scores()['pixel_bits'] == pytest.approx(1.5 / math.log(2))
+
+
+def test_pictures_of_what_a_run_draws(run, tmp_path):
+  """The given half stays; numbers, arrays and a picture; the same for the same seed."""
+  words = ['sample', str(run), f'--out={tmp_path}', '--count=3', '--samples=4', '--half=0.25']
+  interpret_command.main([*words, '--temperature=0.7'])
+  content = json.loads((tmp_path / 'sample.json').read_text())
+  assert (content['rows_given'], content['colours'], content['temperature']) == (2, 9, 0.7)
+  assert len(content['bits_per_pixel']) == 3
+  assert Image.open(tmp_path / 'sample.png').width > 300
+  assert (tmp_path / 'sample.svg').exists()
+  arrays = dict(np.load(tmp_path / 'sample.npz'))
+  assert arrays['samples'].shape == (4, 8, 8, 1)
+  for i in (1, 2):
+    np.testing.assert_array_equal(arrays[f'completion_{i}'][:, :2], arrays['images'][:, :2])
+  assert (arrays['completion_1'] != arrays['completion_2']).any()
+  assert (arrays['given'][:, 2:] == 128).all()
+  model = predict.load(run)
+  again = interpret.measure('sample', model, arrays['images'], temperature=0.7, half=0.25)
+  np.testing.assert_array_equal(again[0].arrays['completion_2'], arrays['completion_2'])
+  with pytest.raises(ValueError, match=r'--half=2.0 must be in 0..1'):
+    interpret.measure('sample', model, arrays['images'], half=2.0)
+
+
+def test_attention_and_the_lab_see_it(run):
+  """What every family offers: maps over pixels that see no later one, and tokens of each block."""
+  model, image = predict.load(run), np.asarray(pictures(1, 8, 1))
+  found = model(image, ('block_0/attention_weights', 'block_0/tokens', 'tokens'))
+  weights_of = model.model.attention_map(found, 0)
+  assert weights_of.shape == (1, 2, 64, 64) and not np.triu(weights_of, 1).any()
+  np.testing.assert_allclose(weights_of.sum(-1), 1, rtol=1e-5)
+  assert interpret.measure('attention', model, image)
+  places = model.model.position_embeddings(model.params)
+  assert places.shape == (64, 32)
+
+
+# Recipes.
+
+
+def test_the_sweep_compares_objectives_over_checkpoints():
+  from vit_jax import recipe
+  from vit_jax.explore import against, runs
+
+  address = f'{ROOT}/configs/compare_igpt.py'
+  module, _ = recipe.open_recipe(address)
+  config = defaults.complete(recipe.load_recipe(address), {})
+  planned = {run.shown['label']: run for run in runs.plan(config, module.sweep(), ROOT)}
+  for kind in ('AR', 'AR, smaller', 'BERT'):
+    tuned, scratch = planned[f'{kind}, fine-tuned'], planned[f'{kind}, from scratch']
+    assert tuned.config.init_from == str(planned[kind].workdir)
+    assert tuned.config.objective.classification_weight == 1.0
+    with scratch.config.unlocked():
+      scratch.config.init_from = tuned.config.init_from
+    assert scratch.config == tuned.config
+  assert all(map(against.is_over_checkpoints, module.PICTURES))
+
+
+def test_every_evaluation_of_a_run_is_a_point(tmp_path):
+  from vit_jax.explore import against
+
+  rows = [{'step': i, 'test/pixel_bits': 3 - i, 'test/linear': i / 2} for i in (0, 1)]
+  text = '\n'.join(map(json.dumps, [*rows, {'step': 1, 'train/loss': 1.0}]))
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  record = {'overrides': {'model.causal': True}, 'workdir': str(tmp_path)}
+  found = against.gather([record], ('test/pixel_bits', 'test/linear'), lambda _: 'AR')
+  assert [*found['AR'].values()] == [[(3.0, 0.0)], [(2.0, 0.5)]]

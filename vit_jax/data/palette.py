@@ -40,8 +40,8 @@ def choose(
   if known and known.get('colours'):
     if path not in (None, known.get('palette')):
       raise ValueError(
-        f'config.model.palette={path}: the weights that the run starts from have a palette of their '
-        'own, which their embeddings are of; leave it out'
+        f'config.model.palette={path}: the weights that the run starts from have a palette of '
+        'their own, which their embeddings are of; leave it out'
       )
     return known['colours']
   if path:

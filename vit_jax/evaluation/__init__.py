@@ -170,6 +170,6 @@ def check_heads(found: dict[str, Evaluator], objective: Objective | None) -> Non
     raise ValueError(
       f'config.evaluators: {judges[0]} judges the head of the model, which config.objective does '
       "not train; take config.evaluators=('masked_patches',), or of a model of pixels ('pixels',), "
-      "which judges its own predictions, or 'fewshot', 'knn' or 'linear', which train heads of their "
-      'own'
+      "which judges its own predictions, or 'fewshot', 'knn' or 'linear', which train heads of "
+      'their own'
     )

@@ -46,10 +46,10 @@ class Result:
 
 
 class Pixels(WholeSplit):
-  """Nats and bits a pixel over a split, and the entropy of its colours, which a blind guess reaches.
+  """Nats and bits a pixel over a split, and the entropy of its colours, the bits of a blind guess.
 
-  Bits are those of one colour of the palette, not of three channels. What `masked_pixels` hides is a
-  function of the seed and of an example's place; where it also classifies, each picture is seen
+  Bits are those of one colour of the palette, not of three channels. What `masked_pixels` hides is
+  a function of the seed and of an example's place; where it also classifies, each picture is seen
   under several masks and the most frequent answer counts, as in the paper.
 
   Args:
@@ -93,7 +93,12 @@ class Pixels(WholeSplit):
       votes = sum(jax.nn.one_hot(x.argmax(-1), classes) for x in (logits, *more))
       return found | {'right': votes.argmax(-1) == batch['label']}
 
-    keys = ['pixel_loss', 'pixel_bits', 'pixel_baseline_bits', *['modal_accuracy'] * self.reads_head]
+    keys = [
+      'pixel_loss',
+      'pixel_bits',
+      'pixel_baseline_bits',
+      *['modal_accuracy'] * self.reads_head,
+    ]
     super().__init__(rows, keys, subject)
 
   def evaluate(self, params: Any, split: str) -> Result:

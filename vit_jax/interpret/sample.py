@@ -115,9 +115,7 @@ def complete(
   return [*done.reshape(times, *known.shape)]
 
 
-def invent(
-  predictor: Predictor, count: int, options: argparse.Namespace
-) -> Int[np.ndarray, 'n N']:
+def invent(predictor: Predictor, count: int, options: argparse.Namespace) -> Int[np.ndarray, 'n N']:
   """Pictures of which nothing is given."""
   model: Any = predictor.model
   nothing = np.zeros((count, model.grid[0] * model.grid[1]), np.int32)

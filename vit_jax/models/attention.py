@@ -26,7 +26,7 @@ class HeadProjection(nn.Module):
   """The kernel and bias of a projection into heads (`D h d`) or out of them (`h d D`).
 
   The first `inputs` axes of `shape` are summed over. Xavier counts its fans on the matrix that is
-  multiplied, `D x D`, as linen's DenseGeneral does. An initialiser sees a fan-in of `fan` times that.
+  multiplied, `D x D`, as linen's DenseGeneral does. An initialiser sees `fan` times the fan-in.
   """
 
   shape: tuple[int, int, int]

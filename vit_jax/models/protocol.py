@@ -67,7 +67,7 @@ class Model(nn.Module):
 
   @property
   def is_causal(self) -> bool:
-    """Whether a token sees those before its own place alone, so that pixels can be drawn in turn."""
+    """Whether a token sees those before its own place alone, so that pixels can be drawn so."""
     return False
 
   def colours_of(self, images: Any) -> Any:

@@ -138,7 +138,9 @@ def begin(model: Any, params: Params, colours: Int[Array, 'B N']) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def advance(model: Any, params: Params, state: Any, keys: Any, row: Any, given: Any, temperature: Any):
+def advance(
+  model: Any, params: Params, state: Any, keys: Any, row: Any, given: Any, temperature: Any
+):
   """The state after the pixels of one more row, from 0."""
   width = model.grid[1]
 

@@ -1,4 +1,4 @@
-"""What iGPT's two objectives share: a loss of pixels, and that of labels beside it when fine-tuning.
+"""What iGPT's two objectives share: a loss of pixels, and beside it that of labels.
 
 Chen et al., "Generative Pretraining from Pixels" (ICML 2020), sections 2.2 and 3.4: fine-tuning
 minimises L_gen + L_clf.
