@@ -744,6 +744,23 @@ def test_the_sweep_compares_objectives_over_checkpoints():
   assert all(map(against.is_over_checkpoints, module.PICTURES))
 
 
+@pytest.mark.parametrize('how', ['ar', 'bert'])
+def test_the_recipe_that_fine_tunes(run, how):
+  """It takes sizes, palette and data from the run; a BERT is no start of an AR, nor the reverse."""
+  from vit_jax import recipe
+
+  config = defaults.complete(recipe.load_recipe(f'{ROOT}/configs/igpt.py:finetune,{how}'), {})
+  config.init_from = str(run)
+  if how == 'bert':
+    config.model.causal = None  # As the weights are.
+    with pytest.raises(ValueError, match=r'see each other; set config.model.causal=False'):
+      experiment.build(config)
+    return
+  built = experiment.build(config)
+  assert built.model.sizes()['width'] == 32 and built.model.clusters == 9
+  assert built.data.image_shape == (8, 8, 1) and built.objective.trains_head
+
+
 def test_every_evaluation_of_a_run_is_a_point(tmp_path):
   from vit_jax.explore import against
 
