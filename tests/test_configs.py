@@ -20,6 +20,7 @@ PARTS = [(section, name) for section, names in defaults.PARTS.items() for name i
 ARGUMENTS = {'vit_folder': ['small'], 'vit_study': ['small'], 'vit_tfds': ['cifar10_long']}
 ARGUMENTS |= {'vit_augreg': ['L/16,strong2'], 'vit_paper': ['imagenet21k,L/16', 'jft,R50x1']}
 ARGUMENTS |= {'deit': ['B_384'], 'masked_patches': ['cifar10', 'folder', 'paper']}
+ARGUMENTS |= {'igpt': ['digits,bert', 'cifar10', 's', 'xl']}
 ARGUMENTS |= {'finetune': ['cifar10_512'], 'bit_hyperrule': ['cifar10', '20000']}
 VARIETIES = [
   (path, a)

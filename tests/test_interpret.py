@@ -29,7 +29,7 @@ from vit_jax.interpret import (
   query,
   rollout,
 )
-from vit_jax.models import attention as attention_module
+from vit_jax.models import fused_attention
 from vit_jax.runtime import compiled
 
 # Each with a grid that is not square.
@@ -293,11 +293,11 @@ def test_batches_do_not_matter(families):
 def test_a_fused_kernel_shows_the_same(families, monkeypatch):
   """JAX's own form of the kernel in the place of cuDNN's: measured apart, the weights are equal."""
   plain = predict.load(families('vit'))
-  fused = attention_module.fused_attention
+  fused = fused_attention.on_gpu
   monkeypatch.setattr(
-    attention_module, 'fused_attention', lambda qkv, scale, _: fused(qkv, scale, 'xla')
+    fused_attention, 'on_gpu', lambda qkv, scale, _, causal: fused(qkv, scale, 'xla', causal)
   )
-  monkeypatch.setattr(attention_module, 'choose', lambda *_: 'cudnn')
+  monkeypatch.setattr(fused_attention, 'choose', lambda *_: 'cudnn')
   other, seen = predict.load(families('vit')), pixels(plain)
   assert 'cudnn' in repr(other.model)
   np.testing.assert_allclose(reference(other, seen)[1], reference(plain, seen)[1], rtol=1e-4)
@@ -512,7 +512,7 @@ def test_every_picture_of_every_family(families, tmp_path, name):
   for what, picture in interpret.PICTURES.items():
     words = [what, str(folder), f'--out={out}']
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
-    if what == 'confusion' or what in LACKING.get(name, ()):
+    if what in ('confusion', 'sample') or what in LACKING.get(name, ()):
       with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))

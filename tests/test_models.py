@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vit_jax import defaults, models
-from vit_jax.models import attention, dropout, encoder, layers, readout
+from vit_jax.models import attention, dropout, encoder, fused_attention, layers, readout
 
 # Parameters at 224 px and 1000 classes, counted in timm and torchvision.
 PUBLISHED = {
@@ -261,7 +261,7 @@ def test_the_fused_form_and_its_gradient_are_the_plain_one(length):
     return jnp.einsum('bhts,bhsd->bthd', weights, v)
 
   def fused(qkv):
-    return attention.fused_attention(qkv, 0.3, 'xla')
+    return fused_attention.on_gpu(qkv, 0.3, 'xla')
 
   np.testing.assert_allclose(fused(qkv), plain(qkv), atol=1e-5)
   given, expected = (jax.grad(lambda x, f=f: (f(x) ** 2).sum())(qkv) for f in (fused, plain))

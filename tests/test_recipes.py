@@ -22,6 +22,9 @@ BIT = {
 }
 SWIN = {'data.image_size': (32, 32), 'model.variant': 'digits/4'}
 TUNE = {'data.image_size': (16, 16), 'data.channels': 3}
+SEQUENCE = {
+  'data.image_size': (8, 8), 'data.train_examples': 50, 'model.variant': 'mu', 'model.clusters': 8,
+}  # fmt: skip
 LONG = {'model.width': 48, 'model.depth': 1, 'model.mlp_dim': 48, 'model.num_heads': 6}
 # The one prepared set that stands for all: their names and splits are not what is tested here.
 TFDS = {
@@ -56,6 +59,13 @@ TRAINED = {
   ),
   ('masked_patches', 'folder'): ('folder', TINY),
   ('masked_patches', 'paper'): ('tfds', TINY),
+  ('igpt', 'digits'): ('digits', {'model.variant': 'mu'}),
+  ('igpt', 'digits,bert'): ('digits', {'model.variant': 'mu'}),
+  ('igpt', 'cifar10_small'): ('tfds', SEQUENCE),
+  ('igpt', 'cifar10'): ('tfds', SEQUENCE),
+  **{
+    ('igpt', size): ('tfds', SEQUENCE | {'data.resize_small': 8}) for size in ('s', 'm', 'l', 'xl')
+  },
   ('vit_paper', 'imagenet,B/16'): ('tfds', TINY),
   ('vit_paper', 'jft,R50x1'): ('tfds', BIT),
   ('bit_hyperrule', '2040'): ('folder', BIT),
@@ -74,6 +84,7 @@ SWEPT += [('ablate_distillation', ''), ('masked_patches', 'digits')]
 PAPERS = {
   ('ablate_positions', 'digits'): 30, ('scale_shape', 'digits'): 45, ('ablate_heads', 'digits'): 48,
   ('pretraining_size', 'digits'): 48, ('compare_axial', 'digits'): 18,
+  ('compare_igpt', ''): 9,
   ('compare_hybrids', 'models'): 12, ('compare_hybrids', 'optimizers'): 12,
 }  # fmt: skip
 SWEPT += [*PAPERS]
@@ -142,7 +153,7 @@ def test_it_trains_and_evaluates(recipe, variety, quick, weights, tmp_path):
   done = quick(*words, '--mode=evaluate')
   assert done.returncode == 0, done.stderr
   report = json.loads(done.stdout)
-  report = report.get('masked_patches', report)  # Of several evaluators.
+  report = report.get('masked_patches', report.get('pixels', report))  # Of several evaluators.
   assert report['n_examples'] == {'digits': 360, 'folder': 60, 'tfds': 50}[kind]
   assert report['step'] == 2
 

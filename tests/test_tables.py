@@ -45,6 +45,7 @@ SMALL = {
   'evaluation.batch_size': 64,
 }
 DISTILLED = {'model.name': 'deit', 'model.variant': 'mu/4-distilled'}
+PIXELS = {'model.name': 'igpt', 'model.variant': 'mu', 'model.readout': None, 'model.clusters': 9}
 MASKED = {'objective.name': 'masked_patches', 'evaluators': ('masked_patches',)}
 PICTURES = {'data.image_size': (32, 32), 'data.channels': 3, 'batch_size': 4}
 RESNET = PICTURES | {
@@ -61,6 +62,12 @@ SETTINGS = {
   ('evaluators', 'linear'): {'evaluation.linear.strengths': (0.01, 0.1)},
   ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
   ('model.name', 'bit'): RESNET | {'model.variant': 'R50x1'},
+  ('model.name', 'igpt'): PIXELS,
+  ('objective.name', 'autoregressive'): PIXELS | {'evaluators': ('pixels',)},
+  ('objective.name', 'masked_pixels'): PIXELS | {
+    'model.causal': False, 'evaluators': ('pixels',)
+  },
+  ('evaluators', 'pixels'): PIXELS | {'objective.name': 'autoregressive'},
   ('model.name', 'axial'): {'model.readout': None},
   ('model.name', 'swin'): {
     'model.readout': None, 'model.variant': 'digits/2', 'data.image_size': (9, 10),

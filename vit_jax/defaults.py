@@ -140,6 +140,11 @@ _CLASSIFICATION = dict(
   erasing=0.0,  # probability that a rectangle of a picture becomes noise (arXiv:1708.04896)
   multi_label=False,  # data with any number of labels a picture; needs loss='sigmoid'
 )
+_PIXELS = dict(
+  # Times the loss of labels, which is added to that of pixels; 0: no label is read. The paper
+  # fine-tunes with 1.
+  classification_weight=0.0,
+)
 _FROZEN = dict(
   layers='last',  # or all, or blocks from 1: '4,8,12'
   # native: what the head reads (of inner blocks: by the model's own readout); or a readout without
@@ -219,6 +224,27 @@ PARTS = {
     | dict(
       num_heads=8,
     ),
+    'igpt': dict(  # a sequence of pixels, each a colour of a palette (Image GPT); no class token
+      variant=str,  # S, M, L, XL, or digits; None, here and below: as in the weights, else as noted
+      width=int,  # these four replace the variant's own
+      depth=int,
+      num_heads=int,
+      mlp_dim=int,
+      clusters=int,  # colours of the palette, else 512
+      # A .npy file of `clusters C` colours as the model sees them (OpenAI's: -1..1); None: as in
+      # the weights that the run starts from, else k-means on the run's own training pictures.
+      palette=str,
+      causal=bool,  # else True: a pixel sees those before it alone; False: all (masked_pixels)
+      gelu=str,  # else quick
+      epsilon=float,  # of the norms, else 1e-5
+      dropout=0.0,  # these three are ours; the paper's models have none
+      attention_dropout=0.0,
+      drop_path=0.0,
+      attention='auto',  # these four as in a ViT
+      remat='none',
+      scan=False,
+      dtype='float32',
+    ),
   },
   'objective': {
     'classification': dict(
@@ -237,6 +263,14 @@ PARTS = {
       # parts), or pixels (mean squared error).
       target='mean_colour',
       corruption=0.5,  # share of an image's patches; the paper also tried 0.15
+    ),
+    # iGPT's two, of a model with a palette: each pixel from those before it, or hidden ones.
+    'autoregressive': dict(
+      **_PIXELS,
+    ),
+    'masked_pixels': dict(
+      masking=0.15,  # the chance of each pixel to be hidden
+      **_PIXELS,
     ),
   },
   'optimizer': {
@@ -310,6 +344,10 @@ PARTS = {
     'similarity': dict(),  # of the first two tokens before the patches, by block
     'masked_patches': dict(  # how well that objective predicts, and what a blind guess would reach
       seed=0,  # of what is hidden, by the number of the picture
+    ),
+    'pixels': dict(  # how well a model of pixels tells them, and what a blind guess would reach
+      seed=0,  # masked_pixels: of what is hidden, by the number of the picture
+      masks=5,  # masked_pixels that also classifies: answers with so many masks, which vote
     ),
     # These three train classifiers on frozen features, of any layer and any readout.
     'fewshot': dict(

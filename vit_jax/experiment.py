@@ -11,6 +11,7 @@ from jax import numpy as jnp
 import optax
 
 from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
+from vit_jax.data import palette
 from vit_jax.defaults import Config
 from vit_jax.runtime import devices, sharding
 from vit_jax.weights import Passport, Source
@@ -280,11 +281,11 @@ def model_section(
     if section['variant'] is None:
       keys += [key for key in ('width', 'depth', 'num_heads', 'mlp_dim') if key in section]
     section |= {key: there.get(key) for key in keys if section[key] is None}
-  return models.complete(section) | {
-    'image_size': dataset.preprocess.image_size,
-    'channels': dataset.preprocess.channels,
-    'num_classes': len(dataset.class_names),
-  }
+  made = models.complete(section) | {'num_classes': len(dataset.class_names)}
+  if 'palette' in made:
+    made['colours'] = palette.choose(made, dataset, config.seed, known and known.model)
+  seen = dataset.preprocess
+  return made | {'image_size': seen.image_size, 'channels': seen.channels}
 
 
 def check_platform(platform: str | None) -> None:

@@ -26,7 +26,7 @@ from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import fields_of
 
 FORMAT = 1  # of the passport; a higher one is refused
-SHAPE = {'image_size', 'channels', 'num_classes'}  # what the data give to a model's section
+SHAPE = {'image_size', 'channels', 'num_classes', 'colours'}  # what the data give to a section
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ Needs the extra `torch`; only `convert --check` asks for it, and only where it i
 import pathlib
 from typing import Any
 
+from jax import numpy as jnp
 import numpy as np
 
 from vit_jax import predict
@@ -67,12 +68,23 @@ def check(
   torch = optional.load('torch', 'torch')
   ours = predict.load(source)
   model = load(to, target, ours).eval()
+  given = torch.from_numpy(images).permute(0, 3, 1, 2)
+  if ours.model.clusters:
+    given = torch.from_numpy(row_of_colours(ours, images))
   with torch.no_grad():
-    answer: Any = model(torch.from_numpy(images).permute(0, 3, 1, 2))
+    answer: Any = model(given)
   given = np.asarray(getattr(answer, 'logits', answer))
   expected = ours(images, ('logits',))['logits']
   difference = float(np.abs(given - expected).max() / (expected.std() or 1.0))
   return {'place': f'logits of {LIBRARIES[target]}', 'difference': difference}
+
+
+def row_of_colours(ours: predict.Predictor, images: np.ndarray) -> np.ndarray:
+  """What an iGPT sees of images: the start, then the colours of all pixels but the last."""
+  model: Any = ours.model
+  colours = model.apply({'params': ours.params}, jnp.asarray(images), method='colours_of')
+  start = np.full((len(images), 1), model.clusters)
+  return np.concatenate([start, np.asarray(colours)[:, :-1]], axis=1)
 
 
 def load(to: pathlib.Path, target: str, ours: predict.Predictor) -> Any:

@@ -25,6 +25,7 @@ from vit_jax.evaluation import (
   linear,
   masked_patches,
   multi_label,
+  pixels,
   real,
   similarity,
 )
@@ -53,6 +54,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
   'multi_label': multi_label.MultiLabel,
   'similarity': similarity.Similarity,
   'masked_patches': masked_patches.MaskedPatches,
+  'pixels': pixels.Pixels,
   'fewshot': fewshot.FewShot,
   'knn': knn.NearestNeighbours,
   'linear': linear.LinearProbe,
@@ -167,6 +169,7 @@ def check_heads(found: dict[str, Evaluator], objective: Objective | None) -> Non
   if judges and objective is not None and not objective.trains_head:
     raise ValueError(
       f'config.evaluators: {judges[0]} judges the head of the model, which config.objective does '
-      "not train; take config.evaluators=('masked_patches',), which judges its own predictions, or "
-      "'fewshot', 'knn' or 'linear', which train heads of their own"
+      "not train; take config.evaluators=('masked_patches',), or of a model of pixels ('pixels',), "
+      "which judges its own predictions, or 'fewshot', 'knn' or 'linear', which train heads of "
+      'their own'
     )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from vit_jax import metrics
+from vit_jax import figures, metrics
 from vit_jax.evaluation import views
 from vit_jax.evaluation.subject import Subject
 from vit_jax.evaluation.views import Features
@@ -99,7 +99,8 @@ class Frozen(abc.ABC):
     return [{key: n / count for key, n in sums.items()} for sums in right]
 
   def report(self, params: Any, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Judges on test; process 0 writes `NAME.json` and `NAME.png`.
+    """Judges on test; process 0 writes `NAME.json`, `NAME.png`, and of several blocks a line over
+    them, `NAME_by_block.png`.
 
     Features come from the token cache beside `folder`; of several processes, which have no disk in
     common, each computes its own.
@@ -110,17 +111,25 @@ class Frozen(abc.ABC):
       kept = views.store(self.subject, self.views, params, folder.parent / 'cache')
       train, test = kept['train'], kept['test']
     classifiers = self.fit(train)
+    judged = [self.scores(found) for found in self.judge(classifiers, test)]
     rows = [
-      {'layer': view.output, **self.scores(found), **one.details}
-      for view, one, found in zip(self.views, classifiers, self.judge(classifiers, test),
-                                  strict=True)
-    ]  # fmt: skip
+      {'layer': view.output, **scores, **one.details}
+      for view, one, scores in zip(self.views, classifiers, judged, strict=True)
+    ]
     report = about | {'n_train': len(train.labels), 'n_test': len(test.labels), 'layers': rows}
     if distributed.is_first():
       folder.mkdir(parents=True, exist_ok=True)
       atomic.write_text(folder / f'{self.name}.json', json.dumps(report, indent=2) + '\n')
       self.draw(rows).savefig(folder / f'{self.name}.png')
+      if len(rows) > 1:
+        self.draw_layers(judged).savefig(folder / f'{self.name}_by_block.png')
     return report
+
+  def draw_layers(self, judged: list[dict[str, float]]) -> Any:
+    """The accuracy on test after each block that is read, a line a number."""
+    places = [view.suffix.rpartition('_')[2] for view in self.views]
+    lines = {key: [scores[key] for scores in judged] for key in judged[0]}
+    return figures.lines([int(place) for place in places], lines, 'block', 'accuracy on test')
 
 
 def interval(accuracy: float, count: int) -> list[float]:

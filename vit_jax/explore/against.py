@@ -1,9 +1,10 @@
 """A number of a sweep's runs against a setting, their compute or their speed: pictures.
 
 A recipe asks for them with `PICTURES = (('compute', 'test/fewshot_5'), ...)`: what stands on each
-axis. The first may be a config key, `compute` (floating point operations of the whole training) or
-`speed` (images a second, as this machine trained them); `line(overrides)`, where the recipe has it,
-names the line that a run lies on.
+axis. The first may be a config key, `compute` (floating point operations of the whole training),
+`speed` (images a second, as this machine trained them), or another number of the test or validation
+split: then every evaluation of a run is a point, of runs that are not compared too.
+`line(overrides)`, where the recipe has it, names the line that a run lies on.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,12 +75,25 @@ def gather(
   found: dict[str, dict[tuple, list[tuple[float, float]]]] = {}
   for record in records:
     overrides = record['overrides']
-    x, y = record.get(pair[0], overrides.get(pair[0])), record.get(pair[1])
-    if not isinstance(x, int | float) or not isinstance(y, int | float):
-      continue
     setting = tuple((key, str(value)) for key, value in overrides.items() if key != 'seed')
-    found.setdefault(line(overrides), {}).setdefault(setting, []).append((float(x), float(y)))
+    for step, x, y in points(record, pair):
+      if isinstance(x, int | float) and isinstance(y, int | float):
+        own = found.setdefault(line(overrides), {}).setdefault((step, *setting), [])
+        own.append((float(x), float(y)))
   return found
+
+
+def points(record: Record, pair: Pair) -> list[tuple[int, Any, Any]]:
+  """(step, x, y) of each evaluation of a run whose number x is; else of its end, at step 0."""
+  if not is_over_checkpoints(pair):
+    return [(0, record.get(pair[0], record['overrides'].get(pair[0])), record.get(pair[1]))]
+  rows = metrics.read(pathlib.Path(record['workdir']) / 'metrics.jsonl')
+  return [(row['step'], row.get(pair[0]), row.get(pair[1])) for row in rows]
+
+
+def is_over_checkpoints(pair: Pair) -> bool:
+  """Whether a picture has a point for each evaluation of a run."""
+  return pair[0].partition('/')[0] in ('test', 'validation')
 
 
 def draw(lines: dict[str, dict[tuple, list[tuple[float, float]]]], pair: Pair) -> Any:

@@ -101,8 +101,10 @@ def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
     figure.savefig(folder / 'sweep.png')
     blocks.append(page.Picture(folder / 'sweep.png', 'Chosen settings, over their seeds.'))
   best = [row for row in records if is_among(row, drawn, keys)]
+  over = [pair for pair in wanted if against.is_over_checkpoints(pair)]
+  ends = [pair for pair in wanted if pair not in over]
   line = getattr(recipe, 'line', None) or against.line_of(wanted)
-  blocks += against.blocks(best, wanted, line, folder)
+  blocks += against.blocks(best, ends, line, folder) + against.blocks(records, over, line, folder)
   blocks += series.blocks(records, keys, folder)
   atomic.write_text(folder / 'sweep.md', page.markdown(blocks, folder))
   logging.info('table of %d runs in %s', len(runs), folder / 'sweep.md')

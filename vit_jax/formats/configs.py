@@ -6,6 +6,8 @@
 import math
 from typing import Any
 
+from vit_jax.formats import igpt_write
+
 TIMM_ACT = {'tanh': 'gelu_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 HUGGINGFACE_ACT = {'tanh': 'gelu_pytorch_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 RESAMPLE = {'nearest': 0, 'lanczos': 1, 'bilinear': 2, 'linear': 2, 'bicubic': 3}
@@ -14,6 +16,8 @@ CENTRE = 0.875  # the share of the resized picture that a centre crop keeps, whe
 
 def huggingface(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
   """The content of Hugging Face's files, by name."""
+  if passport.model['name'] == 'igpt':
+    return igpt_write.settings(passport, sizes)
   return {
     'config.json': huggingface_config(passport, sizes),
     'preprocessor_config.json': huggingface_preprocessor(passport.preprocess),

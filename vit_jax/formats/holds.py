@@ -6,7 +6,7 @@ A family that is not in `HOLDERS` is refused by every target here; our own forma
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vit_jax.formats import bit, configs, names, swin, swin_configs, weights
+from vit_jax.formats import bit, configs, igpt_write, names, swin, swin_configs, weights
 from vit_jax.formats.files import Arrays
 
 Section = dict[str, Any]
@@ -234,4 +234,5 @@ HOLDERS = {
   'swin': Holder(tuple(FIXED), ('timm', 'huggingface'), swin_losses, swin.renamed,
                  swin_configs.SETTINGS, 'official'),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
+  'igpt': Holder(('huggingface',), ('huggingface',), igpt_write.losses, igpt_write.renamed),
 }  # fmt: skip

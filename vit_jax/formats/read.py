@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from vit_jax.formats import bit, files, from_torch, official, swin, weights
+from vit_jax.formats import bit, files, from_torch, igpt, official, swin, weights
 
 
 def read(
@@ -36,6 +36,8 @@ def read(
       return swin.open_weights(arrays, settings)
     if official.recognise(arrays):
       return official.open_weights(arrays, settings)
+    if igpt.recognise(arrays):
+      return igpt.open_weights(arrays, settings, path if path.is_dir() else path.parent)
     if from_torch.family_of(arrays):
       return from_torch.open_weights(arrays, settings, sizes)
     foreign = weights.parts_of(set(arrays))

@@ -1,45 +1,41 @@
-"""Multi-head self-attention: the plain form, which can show its weights, and a fused kernel.
+"""Multi-head self-attention in the plain form, which can show its weights, or in a fused kernel.
 
 Letters in annotations as in `layers.py`. Parameters carry the names and shapes of the published
 `.npz` files; query, key and value are one product, and heads go before tokens.
 """
 
 import math
-from typing import Any, Literal
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import layers
+from vit_jax.models import fused_attention, layers
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
-
-FUSED = ('cudnn', 'pallas')
-OLD_TPUS = ('TPU v2', 'TPU v3')  # Their compiler: "Unsupported matmul RHS type".
-ATTENTION = ('auto', 'plain', *FUSED)
 
 
 class HeadProjection(nn.Module):
   """The kernel and bias of a projection into heads (`D h d`) or out of them (`h d D`).
 
   The first `inputs` axes of `shape` are summed over. Xavier counts its fans on the matrix that is
-  multiplied, `D x D`, as linen's DenseGeneral does.
+  multiplied, `D x D`, as linen's DenseGeneral does. An initialiser sees `fan` times the fan-in.
   """
 
   shape: tuple[int, int, int]
   inputs: int
   use_bias: bool = True
   initialisers: str = 'official'
+  fan: int = 1
 
   @nn.compact
   def __call__(self) -> tuple[Array, Array]:
     flat = (math.prod(self.shape[: self.inputs]), math.prod(self.shape[self.inputs :]))
     role = 'projection' if self.inputs == 1 else 'output'
     initial = INITIALISERS[self.initialisers]
-    draw = initial(role, flat[0])
+    draw = initial(role, flat[0] * self.fan)
     kernel = self.param('kernel', lambda key: draw(key, flat).reshape(self.shape))
     if not self.use_bias:
       return kernel, jnp.zeros(self.shape[self.inputs :])
@@ -47,92 +43,11 @@ class HeadProjection(nn.Module):
     return kernel, self.param('bias', bias, self.shape[self.inputs :])
 
 
-def obstacles(kernel: str, device: Any, section: dict[str, Any], length: int) -> list[str]:
-  """Reasons why a fused kernel cannot run.
-
-  Args:
-    kernel: a name of FUSED.
-    device: that computes, or that is compiled for.
-    section: of a ViT, complete.
-    length: how many tokens there are.
-  """
-  heads, dtype = section['num_heads'], section['dtype']
-  head_dim = section['width'] // heads
-  inside = ['attention dropout needs the weights'] * (section['attention_dropout'] > 0)
-  inside += ['relative positions add to the scores'] * (section['positions'] == 'relative')
-  if kernel == 'pallas':
-    if device.platform != 'tpu':
-      return ['the device is no TPU', *inside]
-    if device.device_kind in OLD_TPUS and dtype != 'float32':
-      return [f'a {device.device_kind} takes float32 alone in a kernel', *inside]
-    from vit_jax.models import tpu_attention  # Pallas takes half a second to import.
-
-    reason = tpu_attention.obstacle(head_dim, heads, length, dtype)
-    return [reason, *inside] if reason else inside
-  capability = float(getattr(device, 'compute_capability', 0) or 0)
-  reasons = {
-    'the device is no NVIDIA GPU of compute capability 8.0 or later': capability < 8,
-    'dtype is not bfloat16 or float16': dtype not in ('bfloat16', 'float16'),
-    f'the heads are {head_dim} wide, not a multiple of 8 up to 128': head_dim % 8 or head_dim > 128,
-  }
-  return [reason for reason, holds in reasons.items() if holds] + inside
-
-
-def choose(section: dict[str, Any], device: Any, length: int) -> str:
-  """The kernel that attention runs in: plain, or a name of FUSED; `auto` takes what can run.
-
-  Raises:
-    ValueError: the section asks for one that cannot run there.
-  """
-  asked = section['attention']
-  check_choice('config.model.attention', asked, ATTENTION)
-  if asked == 'auto':
-    fitting = [kernel for kernel in FUSED if not obstacles(kernel, device, section, length)]
-    return fitting[0] if fitting else 'plain'
-  why = obstacles(asked, device, section, length) if asked in FUSED else []
-  if why:
-    raise ValueError(f"attention={asked!r} cannot run here: {'; '.join(why)}; use 'auto'")
-  return asked
-
-
-def fused_attention(
-  qkv: Float[Array, 'B T 3 h d'], scale: float, implementation: Literal['cudnn', 'xla']
-) -> Float[Array, 'B T h d']:
-  """Attention in one kernel, which writes no scores to memory.
-
-  JAX lets cuDNN's kernel train on even numbers of tokens alone ("Unsupported sequence length Q 197"
-  otherwise, jax 0.10.2): an odd one gets a token more, which the lengths mask.
-
-  Args:
-    implementation: of `jax.nn.dot_product_attention`: 'cudnn', or 'xla' to see the same elsewhere.
-  """
-  batch, length = qkv.shape[:2]
-  lengths = None
-  if length % 2:
-    qkv = jnp.pad(qkv, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
-    lengths = jnp.full(batch, length, jnp.int32)
-  query, key, value = (qkv[:, :, i] for i in range(3))
-  y = jax.nn.dot_product_attention(
-    query, key, value, scale=scale, query_seq_lengths=lengths, key_value_seq_lengths=lengths,
-    implementation=implementation,
-  )  # fmt: skip
-  return y[:, :length]
-
-
-def on_tpu(qkv: Float[Array, 'B T 3 h d'], scale: float) -> Float[Array, 'B T D']:
-  """Attention in our own kernel; `qkv` is a view of one in which head lies after head."""
-  from vit_jax.models import tpu_attention
-
-  batch, length, _, heads, head_dim = qkv.shape
-  flat = qkv.swapaxes(2, 3).reshape(batch, length, 3 * heads * head_dim)
-  return tpu_attention.attend(flat, head_dim, scale)
-
-
 def exponents_of(
   qkv: Float[Array, 'B T 3 h d'],
   scale: float,
   relative: Float[Array, 'R h d'] | None = None,
-  bias: Float[Array, 'G h T T'] | None = None,
+  bias: Float[Array, 'G #h T T'] | None = None,
 ) -> tuple[Float32[Array, 'B h T T'], Float32[Array, 'B h T 1']]:
   """What softmax divides, and by what: exp(q k^T + bias - max) and its sums, in float32.
 
@@ -148,7 +63,7 @@ def exponents_of(
     )
     scores += from_offsets(by_offset)
   if bias is not None:
-    scores = (scores.reshape(-1, *bias.shape) + bias).reshape(scores.shape)
+    scores = (scores.reshape(-1, len(bias), *scores.shape[1:]) + bias).reshape(scores.shape)
   exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   return exponents, exponents.sum(-1, keepdims=True)
 
@@ -176,6 +91,9 @@ class Attention(nn.Module):
     relative: whether the query also meets a learned key for each offset of two tokens in the
       sequence; these logits are added (arXiv:2010.11929, D.4). Each head has keys of its own, which
       the paper leaves open.
+    causal: whether a token sees itself and those before it alone.
+    output_bias: whether the output projection has one; `output_fan` multiplies the fan-in that its
+      initialiser sees.
   """
 
   num_heads: int
@@ -187,10 +105,13 @@ class Attention(nn.Module):
   dtype: str = 'float32'
   initialisers: str = 'official'
   relative: bool = False
+  causal: bool = False
+  output_bias: bool = True
+  output_fan: int = 1
 
   def __post_init__(self):
     super().__post_init__()
-    check_choice('kernel of attention', self.attention, ('plain', *FUSED))
+    check_choice('kernel of attention', self.attention, ('plain', *fused_attention.FUSED))
 
   @nn.compact
   def __call__(
@@ -210,16 +131,27 @@ class Attention(nn.Module):
     )
     qkv = qkv.swapaxes(2, 3) if by_head else qkv
     if kernel == 'plain':
-      added = self.offsets(length, head_dim), self.bias()
+      added = self.offsets(length, head_dim), self.bias(length)
       y, weights = self.plain(qkv, scale, train, *added, change)
     else:
-      y = on_tpu(qkv, scale) if by_head else fused_attention(qkv, scale, 'cudnn')
-      exponents, total = exponents_of(qkv, scale)
+      y = (
+        fused_attention.on_tpu(qkv, scale)
+        if by_head
+        else fused_attention.on_gpu(qkv, scale, 'cudnn', self.causal)
+      )
+      exponents, total = exponents_of(qkv, scale, None, self.bias(length))
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
-    out = HeadProjection((heads, head_dim, width), 2, True, self.initialisers, name='out')
-    weight, bias = out()
-    y = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
-    return (y + bias.astype(self.dtype)).reshape(x.shape), weights
+    return self.project_out(y.reshape(x.shape)), weights
+
+  def project_out(self, y: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """The heads, one after another, through the last projection."""
+    width = y.shape[-1]
+    shape = (self.num_heads, width // self.num_heads, width)
+    weight, bias = HeadProjection(
+      shape, 2, self.output_bias, self.initialisers, self.output_fan, name='out'
+    )()
+    z = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
+    return (z + bias.astype(self.dtype)).reshape(y.shape)
 
   def offsets(self, length: int, head_dim: int) -> Float[Array, 'R h d'] | None:
     """The learned key of each offset and head; None without relative positions."""
@@ -229,9 +161,11 @@ class Attention(nn.Module):
     shape = (2 * length - 1, self.num_heads, head_dim)
     return self.param('relative_embedding', initial, shape).astype(self.dtype)
 
-  def bias(self) -> Float[Array, 'G h T T'] | None:
+  def bias(self, length: int) -> Float[Array, 'G #h T T'] | None:
     """What is added to the logits, as `exponents_of` takes it; None: nothing."""
-    return None
+    return (
+      jnp.where(jnp.tri(length, dtype=bool), 0.0, -jnp.inf)[None, None] if self.causal else None
+    )
 
   def plain(
     self,
@@ -239,7 +173,7 @@ class Attention(nn.Module):
     scale: float,
     train: bool,
     relative: Float[Array, 'R h d'] | None = None,
-    bias: Float[Array, 'G h T T'] | None = None,
+    bias: Float[Array, 'G #h T T'] | None = None,
     change: Float[Array, 'B h T T'] | None = None,
   ) -> tuple[Float[Array, 'B T h d'], Float32[Array, 'B h T T']]:
     """Attention in the compiler's own operations, and its weights.

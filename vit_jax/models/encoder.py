@@ -10,7 +10,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import attention, dropout, layers
+from vit_jax.models import attention, dropout, fused_attention, layers
 from vit_jax.models.position import POSITIONS, Nothing
 from vit_jax.runtime import stacked
 from vit_jax.runtime.sections import take
@@ -200,11 +200,12 @@ def build(
     ValueError: a kernel of attention is asked for that cannot run.
   """
   length = length or prefix + grid[0] * grid[1]
-  section['attention'] = attention.choose(section, section['device'], length)
+  section['attention'] = fused_attention.choose(section, section['device'], length)
   section['elementwise_again'] = section['device'].platform == 'gpu'
   depth, rate = section['depth'], section['drop_path']
   # Eight H100, 64 pictures each: 4.5 instead of 5.0 GB (5.3 with fsdp=8), as it is kept in float32.
-  make_norm: Any = nn.remat(nn.LayerNorm) if section['elementwise_again'] else nn.LayerNorm
+  make_norm: Any = section.get('norm', nn.LayerNorm)
+  make_norm = nn.remat(make_norm) if section['elementwise_again'] else make_norm
   norm = make_norm(section['epsilon'], dtype=section['dtype'])
   relative = section['positions'] == 'relative'
   attend = take(attention.Attention, section, relative=relative)

@@ -1,4 +1,4 @@
-"""How parameters start: as in the official code, as torch's layers do by themselves, or as DeiT.
+"""How parameters start: as in the official code, as torch's layers by themselves, as DeiT or iGPT.
 
 Each is a function of a part's role and its fan-in, the number of inputs that one output sums over.
 """
@@ -53,6 +53,18 @@ def deit(role: str, fan_in: int) -> Initialiser:
   return nn.initializers.zeros if role.endswith('bias') else nn.initializers.normal(stddev=0.02)
 
 
+def igpt(role: str, fan_in: int) -> Initialiser:
+  """The initialisers of iGPT (openai/image-gpt): normal, zero where a head or a bias begins.
+
+  The output of attention counts its fan-in once for each block (`Attention.output_fan`).
+  """
+  deviations = dict.fromkeys(('embedding', 'cls', 'mlp'), 0.02) | {'position': 0.01}
+  deviations |= dict.fromkeys(('projection', 'output'), fan_in**-0.5)
+  if role not in deviations:
+    return nn.initializers.zeros
+  return nn.initializers.normal(stddev=deviations[role])
+
+
 def symmetric(limit: float) -> Initialiser:
   """An initialiser that draws uniformly within -limit..limit."""
 
@@ -62,4 +74,4 @@ def symmetric(limit: float) -> Initialiser:
   return init
 
 
-INITIALISERS = {'official': official, 'torch': torch, 'deit': deit}
+INITIALISERS = {'official': official, 'torch': torch, 'deit': deit, 'igpt': igpt}

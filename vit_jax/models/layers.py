@@ -84,6 +84,7 @@ class MlpBlock(nn.Module):
       compiler keeps more else (ViT-B/16, 128 pictures on an H100: 8.4 instead of 10.1 GB of
       temporary memory); a TPU's does so by itself, and what is asked for costs it (78 instead of 74
       GB of traffic).
+    mlp_bias: whether both products have one.
   """
 
   mlp_dim: int
@@ -92,6 +93,7 @@ class MlpBlock(nn.Module):
   elementwise_again: bool = False
   dtype: str = 'float32'
   initialisers: str = 'official'
+  mlp_bias: bool = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -108,7 +110,7 @@ class MlpBlock(nn.Module):
   def dense(self, features: int, fan_in: int, name: str) -> Dense:
     initial = INITIALISERS[self.initialisers]
     kernel, bias = initial('mlp', fan_in), initial('mlp_bias', fan_in)
-    return Dense(features, dtype=self.dtype, kernel_init=kernel, bias_init=bias, name=name)
+    return Dense(features, self.mlp_bias, self.dtype, kernel, bias, name=name)
 
 
 class LayerScale(nn.Module):

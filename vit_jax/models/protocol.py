@@ -56,13 +56,43 @@ class Model(nn.Module):
     """
     return type(self).embed is not Model.embed
 
+  @property
+  def clusters(self) -> int:
+    """Colours of the palette that pixels are told in; 0: its input is no sequence of colours.
+
+    With a palette a family has stages whose patches are pixels, and `read` also names
+    'colour_logits', `B N K`: of the colour at each place.
+    """
+    return 0
+
+  @property
+  def is_causal(self) -> bool:
+    """Whether a token sees those before its own place alone, so that pixels can be drawn so."""
+    return False
+
+  def colours_of(self, images: Any) -> Any:
+    """Normalised images `B H W C` -> the number of each pixel's colour `B N`, row by row.
+
+    Raises:
+      ValueError: the family has no palette.
+    """
+    raise ValueError(self._refusal('palette', 'pixels, config.model.name=igpt'))
+
+  def check_images(self, images: Any) -> None:
+    """Raises a ValueError where images `B H W C` are not of the model's size and channels."""
+    expected = (*self.image_size, self.channels)
+    if images.shape[1:] != expected:
+      raise ValueError(
+        f'images of (height, width, channels) {images.shape[1:]} given to a model of {expected}'
+      )
+
   def embed(self, images: Any) -> Any:
     """Normalised images `B H W C` -> patch embeddings `B N D`, row by row, without positions.
 
     Raises:
       ValueError: the family has no stages.
     """
-    raise ValueError(self._refusal('embed'))
+    raise ValueError(self._refusal("stage 'embed'"))
 
   def encode(self, patches: Any, *, train: bool = False) -> Any:
     """Patch embeddings -> (tokens of the last block `B T D`, the prefix first, outputs by name).
@@ -70,7 +100,7 @@ class Model(nn.Module):
     Raises:
       ValueError: the family has no stages.
     """
-    raise ValueError(self._refusal('encode'))
+    raise ValueError(self._refusal("stage 'encode'"))
 
   def read(self, tokens: Any) -> Any:
     """Tokens of the last block -> (logits, outputs by name).
@@ -78,10 +108,10 @@ class Model(nn.Module):
     Raises:
       ValueError: the family has no stages.
     """
-    raise ValueError(self._refusal('read'))
+    raise ValueError(self._refusal("stage 'read'"))
 
-  def _refusal(self, stage: str) -> str:
-    return f'a {type(self).__name__} has no stage {stage!r}: take a model of patches, such as a ViT'
+  def _refusal(self, what: str, instead: str = 'patches, such as a ViT') -> str:
+    return f'a {type(self).__name__} has no {what}: take a model of {instead}'
 
   def layer_groups(self) -> tuple[str, ...]:
     """Patterns of whole parameter names from the input to the head.

@@ -146,11 +146,7 @@ class VisionTransformer(Model):
     Raises:
       ValueError: the images are not of the model's size and channels.
     """
-    expected = (*self.image_size, self.channels)
-    if images.shape[1:] != expected:
-      raise ValueError(
-        f'images of (height, width, channels) {images.shape[1:]} given to a model of {expected}'
-      )
+    self.check_images(images)
     tokens = self.embedding(self.stem(images))
     return self.patch_norm(tokens) if self.embedding_norm else tokens
 

@@ -98,8 +98,9 @@ class WindowAttention(attention.Attention):
     y = self.windows.join(y).reshape(batch, length, width)
     return y, weights.reshape(batch, -1, *weights.shape[1:])
 
-  def bias(self) -> Float[Array, 'n h t t']:
+  def bias(self, length: int) -> Float[Array, 'n h t t']:
     """The bias of each pair, and what keeps apart those that the shift alone made neighbours."""
+    del length  # The windows know.
     height, width = self.windows.size
     shape = ((2 * height - 1) * (2 * width - 1), self.num_heads)
     initial = INITIALISERS[self.initialisers]('position', shape[1])

@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from vit_jax.objectives import classification, distillation, masked_patches
+from vit_jax.objectives import (
+  autoregressive,
+  classification,
+  distillation,
+  masked_patches,
+  masked_pixels,
+)
 from vit_jax.objectives.protocol import Objective
 from vit_jax.runtime.choices import check_choice
 
@@ -17,6 +23,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
   'classification': classification.Classification,
   'distillation': distillation.Distillation,
   'masked_patches': masked_patches.MaskedPatches,
+  'autoregressive': autoregressive.Autoregressive,
+  'masked_pixels': masked_pixels.MaskedPixels,
 }
 
 

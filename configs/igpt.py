@@ -1,0 +1,139 @@
+r"""Image GPT (Chen et al., ICML 2020), colours of pixels in a row: `configs/igpt.py[:WHAT[,HOW]]`.
+
+python -m vit_jax.main --config=configs/igpt.py --workdir=W
+
+WHAT is `digits` (the default: built in, 8 x 8 pixels of 16 greys), `cifar10_small` (5,000 pictures
+at 16 x 16, for a CPU), `cifar10` (32 x 32), `s`, `m`, `l`, `xl` (the paper's sizes on ImageNet) or
+`finetune`; all but the first and the last need --config.data.data_dir=D. HOW is `ar` (the default:
+each pixel from those before it) or `bert` (hidden pixels from all others). The palette is made of
+the run's own training pictures, or read: --config.model.palette=FILE.npy (OpenAI's `clusters`, of
+512). Then, completions and pictures from nothing; bits a pixel and a probe of every block; and
+fine-tuning on pixels and labels:
+
+python -m vit_jax.interpret sample W --out=DIR
+python -m vit_jax.main --config=configs/igpt.py --workdir=W --mode=evaluate
+python -m vit_jax.main --config=configs/igpt.py:finetune --config.init_from=W --workdir=W2
+
+RESULT
+Everything else: not run.
+"""
+
+from vit_jax import defaults
+
+HOW = ('ar', 'bert')
+EPOCH = 1_281_167 * 0.96  # ImageNet's training pictures without the 4 % that validate
+
+
+def get_config(words='digits'):
+  what, _, how = words.partition(',')
+  how = how or 'ar'
+  if what not in SETS or how not in HOW:
+    known = f'{", ".join(SETS)}, then {" or ".join(HOW)}'
+    raise ValueError(f'configs/igpt.py:{words}: choose {known}')
+  config = defaults.get_config()
+  config.model = dict(name='igpt', causal=how == 'ar')
+  config.objective = dict(name='autoregressive' if how == 'ar' else 'masked_pixels')
+  config.optimizer = dict(name='adam', b2=0.95, clip_norm=0.0)  # no decay, as in the paper
+  config.evaluators = ('pixels',)
+  SETS[what](config)
+  return config
+
+
+def digits(config):
+  """64 tokens of 16 greys; dropout, as there are 1,437 pictures."""
+  config.model.variant = 'digits'
+  config.model.clusters = 16
+  config.model.dropout = 0.1
+  small(config, 1200)
+
+
+def cifar10_small(config):
+  """256 tokens of 64 colours."""
+  config.data = dict(name='tfds', dataset='cifar10', image_size=(16, 16), crop='none', flip=True,
+                     train_examples=5000)  # fmt: skip
+  config.model.variant = 'digits'
+  config.model.clusters = 64
+  small(config, 600)
+  config.batch_size = 32
+
+
+def small(config, steps):
+  """What runs in minutes on a CPU; every layer is probed."""
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.clip_norm = 1.0
+  config.evaluators = ('pixels', 'linear')
+  config.evaluation = dict(linear=dict(layers='all', strengths=(1e-2, 1e-1, 1.0)))
+  config.total_steps = steps
+  config.eval_every = steps // 4
+  config.checkpoint_every = steps // 4
+
+
+def cifar10(config):
+  """S on CIFAR-10 alone; the paper pre-trains on ImageNet."""
+  config.data = dict(name='tfds', dataset='cifar10', image_size=(32, 32), crop='padded',
+                     crop_border='reflect', flip=True, validation_fraction=0.1)  # fmt: skip
+  paper(config, 'S', 32, 390 * 200, 128, 390)
+
+
+def paper(config, variant, side, steps, batch, warmup):
+  """The paper's settings; it searched the rate over 0.01, 0.003, 0.001, ... for each size."""
+  config.data.image_size = (side, side)
+  config.model.variant = variant
+  config.model.dtype = 'bfloat16'
+  config.optimizer.learning_rate = 3e-3 if variant == 'S' else 1e-3
+  config.optimizer.warmup_steps = warmup
+  config.total_steps = steps
+  config.batch_size = batch
+  config.eval_every = 10_000
+  config.checkpoint_every = 1000
+  config.best = 'min:validation/pixel_loss'
+
+
+def imagenet(config, variant, side, steps=1_000_000, batch=128):
+  """Windows of a third to three quarters of a picture: 224 of a shorter side of 256 to 384."""
+  config.data = dict(
+    name='tfds', dataset='imagenet2012', test_split='validation', validation_fraction=0.04,
+    fit='crop', resize_small=side, crop='random_resized', crop_area=(0.34, 0.77),
+    crop_ratio=(1.0, 1.0), flip=False,
+  )  # fmt: skip
+  paper(config, variant, side, steps, batch, round(EPOCH / batch))
+
+
+def s(config):
+  """76M parameters, 32 x 32."""
+  imagenet(config, 'S', 32)
+
+
+def m(config):
+  """455M parameters, 32 x 32."""
+  imagenet(config, 'M', 32)
+  config.model.remat = 'blocks'
+
+
+def l(config):  # noqa: E743
+  """1.36B parameters, 48 x 48."""
+  imagenet(config, 'L', 48)
+  config.model.remat = 'blocks'
+
+
+def xl(config):
+  """6.8B parameters, 64 x 64; the paper adds 100 million pictures of the web."""
+  imagenet(config, 'XL', 64, 2_000_000, 64)
+  config.model.remat = 'blocks'
+
+
+def finetune(config):
+  """All weights of config.init_from, on pixels and labels; the best on validation counts."""
+  config.data = dict(name='checkpoint')
+  config.objective.classification_weight = 1.0
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.schedule = 'constant'
+  config.optimizer.warmup_steps = 20
+  config.evaluators = ('classification', 'pixels')
+  config.total_steps = 300
+  config.eval_every = 100
+  config.checkpoint_every = 100
+
+
+SETS = {x.__name__: x for x in (digits, cifar10_small, cifar10, s, m, l, xl, finetune)}

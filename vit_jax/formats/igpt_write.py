@@ -1,0 +1,109 @@
+"""Writes an Image GPT for Hugging Face: arrays under their names, and their settings."""
+
+from typing import Any
+
+import numpy as np
+
+from vit_jax.formats import igpt, weights
+from vit_jax.formats.files import Arrays, Entry
+
+ACT = {ours: theirs for theirs, ours in reversed(igpt.GELU.items())}
+
+
+def losses(target: str, model: dict[str, Any]) -> list[str]:
+  """What Hugging Face cannot hold of an iGPT, in words."""
+  lost = []
+  if not model['causal']:
+    lost.append(f'causal=False: at {target} a pixel sees those before it alone')
+  if model['channels'] != 3:
+    lost.append(f'channels={model["channels"]}: {target} takes 3')
+  return lost
+
+
+def renamed(target: str, arrays: Arrays) -> Arrays:
+  """Arrays under their names; the biases that they have and we have not are zeros.
+
+  Raises:
+    ValueError: an array without a place there.
+  """
+  depth = weights.depth_of(arrays, r'Transformer/encoderblock_(\d+)/')
+  made, left = {}, set(arrays)
+  for rule in igpt.rules(depth):
+    if rule.ours in arrays:
+      made[rule.theirs] = igpt.lazily(arrays[rule.ours], rule.write)
+      left.discard(rule.ours)
+  made[f'{igpt.ROOT}wte.weight'] = joined(
+    [arrays[name] for name in ('token_embedding', 'start') if name in arrays], 0
+  )
+  for i in range(depth):
+    names = [f'Transformer/encoderblock_{i}/{igpt.ATTENTION}/{part}/kernel'
+             for part in ('query', 'key', 'value')]  # fmt: skip
+    made[f'{igpt.ROOT}h.{i}.attn.c_attn.weight'] = joined([arrays[name] for name in names], 1)
+    left -= {*names}
+  left -= {'token_embedding', 'start'}
+  if left:
+    raise ValueError(f'{target} has no place for {", ".join(sorted(left))}')
+  for name in igpt.biases(depth):
+    made[name] = Entry.of(np.zeros(made[name.replace('bias', 'weight')].shape[1], np.float32))
+  return made
+
+
+def joined(entries: list[Entry], axis: int) -> Entry:
+  """Arrays, each as a matrix with a first axis of its own, one after another."""
+
+  def flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(x.shape[0], -1) if axis else x.reshape(-1, x.shape[-1])
+
+  parts = [igpt.lazily(entry, flat) for entry in entries]
+  shape = list(parts[0].shape)
+  shape[axis] = sum(part.shape[axis] for part in parts)
+  return Entry(
+    tuple(shape), entries[0].dtype, lambda: np.concatenate([p.load() for p in parts], axis)
+  )
+
+
+def settings(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """The content of Hugging Face's files, by name: the palette is among them."""
+  return {
+    'config.json': config(passport, sizes),
+    'preprocessor_config.json': preprocessor(passport),
+  }
+
+
+def config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+  """The config.json of ImageGPTForImageClassification, or of what tells colours alone."""
+  model, labels = passport.model, passport.class_names
+  what = 'ForImageClassification' if labels else 'ForCausalImageModeling'
+  return {
+    'architectures': [f'ImageGPT{what}'],
+    'model_type': 'imagegpt',
+    'vocab_size': model['clusters'] + 1,
+    'n_positions': sizes['num_tokens'],
+    'n_embd': sizes['width'],
+    'n_layer': sizes['depth'],
+    'n_head': sizes['num_heads'],
+    'n_inner': sizes['mlp_dim'],
+    'activation_function': ACT[model['gelu']],
+    'layer_norm_epsilon': model['epsilon'],
+    **dict.fromkeys(('resid_pdrop', 'embd_pdrop', 'attn_pdrop'), 0.0),
+    **igpt.FIXED,
+    'id2label': {str(i): name for i, name in enumerate(labels)},
+    'label2id': {name: i for i, name in enumerate(labels)},
+    'torch_dtype': 'float32',
+  }
+
+
+def preprocessor(passport: Any) -> dict[str, Any]:
+  """The preprocessor_config.json: a resized picture, each pixel its nearest colour."""
+  seen = passport.preprocess
+  height, width = seen.image_size
+  spread = {key: list(x) * (seen.channels if len(x) == 1 else 1)
+            for key, x in (('mean', seen.mean), ('std', seen.std))}  # fmt: skip
+  numbers = {name: number for number, name in igpt.RESAMPLE.items()} | {'linear': 2}
+  return {
+    'image_processor_type': 'ImageGPTImageProcessor',
+    'do_resize': True, 'size': {'height': height, 'width': width},
+    'resample': numbers[seen.resize], 'do_normalize': True, 'do_color_quantize': True,
+    'image_mean': spread['mean'], 'image_std': spread['std'],
+    'clusters': [list(colour) for colour in passport.model['colours']],
+  }  # fmt: skip
