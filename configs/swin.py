@@ -48,13 +48,14 @@ def digits(config):
   config.data.translate = 0.05
   config.model.variant = 'digits/1'
   config.model.window = 4
-  config.model.drop_path = 0.1
-  config.optimizer = dict(name='adamw', learning_rate=2e-3, warmup_steps=50, weight_decay=0.05)
-  config.total_steps = 600
+  config.model.initialisers = 'official'  # 0.02 is little for layers of 32
+  config.optimizer = dict(name='adamw', learning_rate=3e-3, warmup_steps=100, weight_decay=0.3)
+  config.ema_decay = 0.99
+  config.total_steps = 1000
   config.batch_size = 128
   config.log_every = 50
-  config.eval_every = 300
-  config.checkpoint_every = 300
+  config.eval_every = 250
+  config.checkpoint_every = 250
 
 
 def cifar10(config):
@@ -64,6 +65,7 @@ def cifar10(config):
   )
   config.model.variant = 'digits/2'
   config.model.window = 4
+  config.model.initialisers = 'official'
   config.objective.label_smoothing = 0.1
   config.optimizer = dict(name='adamw', learning_rate=2e-3, warmup_steps=200, weight_decay=0.05)
   config.total_steps = 2000
