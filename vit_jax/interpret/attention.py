@@ -59,7 +59,7 @@ class Attention(Picture):
             for one, row in rows.items()}  # fmt: skip
     content = {
       'query': query.name, 'grid': list(query.grid), 'layers': [one.layer for one in rows],
-      'heads': 'mean' if heads is None else [h + 1 for h in next(iter(heads.values()))],
+      'heads': 'mean' if heads is None else [h + 1 for h in max(heads.values(), key=len)],
       'tokens': first + int(np.prod(query.grid)),
       'rows_sum_to_1_over': [*short_names(query.prefix), 'patches'],
       'on_prefix': {f'layer_{one.layer}': {name: rounded(row[:, i])
