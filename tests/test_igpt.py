@@ -426,6 +426,16 @@ def test_sampling_with_a_cache_is_sampling_without(given, temperature):
   np.testing.assert_array_equal(again, found)  # Whatever batch it is in.
 
 
+def test_sampling_in_half_precision():
+  """The cache has the type of the computation; what is drawn is a palette's colour."""
+  model = build(clusters=6, depth=2, dtype='bfloat16')
+  known, keys = np.zeros((2, 16), np.int32), jax.random.split(jax.random.key(0), 2)
+  found = sampling.draw(model, randomised(model), keys, known, 3)
+  assert found.shape == (2, 16) and set(found.ravel()) <= {*range(6)}
+  _, caches = sampling.begin(model, randomised(model), jnp.asarray(known))
+  assert jax.tree.leaves(caches)[0].dtype == jnp.bfloat16
+
+
 def test_sampling_refuses_what_cannot_draw():
   with pytest.raises(ValueError, match=r'trained as BERT .*give one of config.objective.name'):
     sampling.check(build(causal=False), 1.0)
@@ -614,6 +624,22 @@ def test_a_stopped_run_goes_on_exactly(name, tmp_path, monkeypatch):
   whole, cut = (weights.load(tmp_path / name) for name in ('whole', 'cut'))
   jax.tree.map(np.testing.assert_array_equal, whole[0], cut[0])
   assert whole[1].model['colours'] == cut[1].model['colours']
+
+
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does():
+  """The same losses, the state whole or cut over the devices."""
+  found = []
+  for devices, fsdp in ((1, 1), (8, 8)):
+    config = config_of(devices=devices, fsdp=fsdp, evaluators=('pixels',))
+    exp = experiment.build(config, chosen=jax.devices()[:devices])
+    state, advance = step.prepare(exp, step.state_shapes(exp), None)
+    losses = []
+    for _, batch in zip(range(4), train.training_batches(exp, 0), strict=False):
+      state, values = advance(state, batch[1], exp.constants)
+      losses.append(float(values['loss']))
+    found.append(losses)
+  np.testing.assert_allclose(*found, rtol=2e-3)
 
 
 def test_fine_tuning_takes_the_palette_along(run, tmp_path):
