@@ -49,7 +49,7 @@ def sweep():
     'data.train_examples': LABELS, 'optimizer.learning_rate': 1e-3, 'total_steps': TUNING,
     'eval_every': TUNING, 'checkpoint_every': TUNING,
   }  # fmt: skip
-  for kind, settings in KINDS.items():
+  for kind, settings in reversed(KINDS.items()):
     rows.append({'label': f'{kind}, from scratch'} | settings | tuned)
     rows.append({'label': f'{kind}, fine-tuned'} | settings | tuned | {'init_from': f'run:{kind}'})
   return [row | {'seed': seed} for row in rows for seed in range(SEEDS)]
