@@ -16,7 +16,7 @@ from vit_jax import defaults
 
 SEEDS = 1
 LABELS = 100
-STEPS, TUNING = 500, 150
+STEPS, TUNING = 500, 300
 AR = {'objective.name': 'autoregressive', 'model.causal': True}
 BERT = {'objective.name': 'masked_pixels', 'model.causal': False}
 SMALLER = AR | {'model.width': 32, 'model.depth': 2, 'model.mlp_dim': 128}
@@ -46,10 +46,11 @@ def sweep():
   rows = [row | probed.get(row['label'], {}) for row in rows]
   tuned = {
     'objective.classification_weight': 1.0, 'evaluators': ('classification', 'pixels'),
-    'data.train_examples': LABELS, 'optimizer.learning_rate': 1e-3, 'total_steps': TUNING,
-    'eval_every': TUNING, 'checkpoint_every': TUNING,
+    'data.train_examples': LABELS, 'optimizer.learning_rate': 1e-3,
+    'optimizer.schedule': 'constant', 'total_steps': TUNING, 'eval_every': TUNING,
+    'checkpoint_every': TUNING,
   }  # fmt: skip
-  for kind, settings in KINDS.items():
+  for kind, settings in reversed(KINDS.items()):
     rows.append({'label': f'{kind}, from scratch'} | settings | tuned)
     rows.append({'label': f'{kind}, fine-tuned'} | settings | tuned | {'init_from': f'run:{kind}'})
   return [row | {'seed': seed} for row in rows for seed in range(SEEDS)]

@@ -14,8 +14,10 @@ python -m vit_jax.interpret sample W --out=DIR
 python -m vit_jax.main --config=configs/igpt.py --workdir=W --mode=evaluate
 python -m vit_jax.main --config=configs/igpt.py:finetune --config.init_from=W --workdir=W2
 
-RESULT
-Everything else: not run.
+Digits, 1,200 steps, 14 min of two cores beside other work: 1.77 bits a pixel of the 360 test
+pictures (1.228 nats), where the entropy of the colours is 2.92; probes of blocks 1 to 4 at 0.883,
+0.903, 0.914, 0.922; digits that a person reads. Fine-tuned on all labels, 300 steps, 3 min: 0.900 of
+the test pictures, 0.922 after 200 of them (one seed). Everything else: not run.
 """
 
 from vit_jax import defaults
@@ -48,13 +50,14 @@ def digits(config):
 
 
 def cifar10_small(config):
-  """256 tokens of 64 colours."""
+  """256 tokens of 64 colours; judged on 2,000 pictures, once."""
   config.data = dict(name='tfds', dataset='cifar10', image_size=(16, 16), crop='none', flip=True,
-                     train_examples=5000)  # fmt: skip
+                     train_examples=5000, test_split='test[:2000]')  # fmt: skip
   config.model.variant = 'digits'
   config.model.clusters = 64
   small(config, 600)
   config.batch_size = 32
+  config.eval_every = config.total_steps
 
 
 def small(config, steps):
@@ -124,7 +127,10 @@ def xl(config):
 
 
 def finetune(config):
-  """All weights of config.init_from, on pixels and labels; the best on validation counts."""
+  """All weights of config.init_from, on pixels and labels.
+
+  The paper stops early: --config.data.validation_fraction=0.1 with data that are named.
+  """
   config.data = dict(name='checkpoint')
   config.objective.classification_weight = 1.0
   config.optimizer.learning_rate = 1e-3

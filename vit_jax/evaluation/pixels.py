@@ -1,6 +1,7 @@
 """How well a model of pixels tells them, beside a guess that sees no picture."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -71,35 +72,31 @@ class Pixels(WholeSplit):
     if masks < 1:
       raise ValueError(f'config.evaluation.pixels.masks={masks} must be at least 1')
     self.reads_head = isinstance(objective, MaskedPixels) and objective.trains_head
-    self._seed, self._masks = seed, masks if self.reads_head else 1
-    clusters, classes = objective.model.clusters, subject.model.num_classes
+    self._objective, self._seed = objective, seed
+    self._masks = masks if self.reads_head else 1
+    keys = ['pixel_loss', 'pixel_bits', 'pixel_baseline_bits']
+    super().__init__(self._rows, keys + ['modal_accuracy'] * self.reads_head, subject)
 
-    def judge(params, batch, mask):
-      keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed + mask), i))(batch['index'])
-      answer: Any = objective.apply(
-        {'params': {'model': params}}, batch['image'], keys, method='judge'
-      )
-      return answer
+  def _judge(self, params: Any, batch: dict[str, Any], mask: int) -> Any:
+    """(loss of pixels, logits) of each picture under one of the masks."""
+    key = jax.random.key(self._seed + mask)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch['index'])
+    given = {'params': {'model': params}}
+    return self._objective.apply(given, batch['image'], keys, method='judge')
 
-    def rows(params, batch):
-      loss, logits = judge(params, batch, 0)
-      given = {'params': {'model': params}}
-      colours: Any = objective.apply(given, batch['image'], method='colours_of')
-      counts = jax.vmap(lambda row: jnp.bincount(row, length=clusters))(colours)
-      found = {'loss': loss, 'counts': counts, 'mask': batch['mask'], 'index': batch['index']}
-      if not self.reads_head:
-        return found
-      more = [judge(params, batch, mask)[1] for mask in range(1, masks)]
-      votes = sum(jax.nn.one_hot(x.argmax(-1), classes) for x in (logits, *more))
-      return found | {'right': votes.argmax(-1) == batch['label']}
-
-    keys = [
-      'pixel_loss',
-      'pixel_bits',
-      'pixel_baseline_bits',
-      *['modal_accuracy'] * self.reads_head,
-    ]
-    super().__init__(rows, keys, subject)
+  def _rows(self, params: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of each picture."""
+    loss, logits = self._judge(params, batch, 0)
+    given = {'params': {'model': params}}
+    colours: Any = self._objective.apply(given, batch['image'], method='colours_of')
+    count = functools.partial(jnp.bincount, length=self._objective.model.clusters)
+    found = {'loss': loss, 'counts': jax.vmap(count)(colours)}
+    found |= {'mask': batch['mask'], 'index': batch['index']}
+    if not self.reads_head:
+      return found
+    more = [self._judge(params, batch, mask)[1] for mask in range(1, self._masks)]
+    votes = sum(jax.nn.one_hot(x.argmax(-1), x.shape[-1]) for x in (logits, *more))
+    return found | {'right': votes.argmax(-1) == batch['label']}
 
   def evaluate(self, params: Any, split: str) -> Result:
     """The pixels of every example of a split."""

@@ -7,6 +7,7 @@ Callers name no family and reach into no submodule: they ask these fields and me
   block_0/tokens    the same after each block (or stage), counted from 0, where there are blocks
   block_0/attention_weights   `B h T T` over all tokens, where a block has attention of that form
   features          `B F`: what the head reads
+  colour_logits     `B N K`, of the palette's colours, where a model has a palette
 
 are what `predict`, the token cache, the readout lab and `interpret` look for.
 """

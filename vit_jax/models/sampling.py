@@ -116,7 +116,7 @@ def stack(params: Params, depth: int) -> Params:
   rest = dict(params['Transformer'])
   blocks = [rest.pop(f'encoderblock_{i}') for i in range(depth)]
   stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *blocks)
-  return params | {'Transformer': rest, 'blocks': stacked}
+  return jax.device_put(params | {'Transformer': rest, 'blocks': stacked})
 
 
 def cached(model: Any) -> Any:
