@@ -111,7 +111,7 @@ def learn(dataset: Dataset, count: int, seed: int) -> Float[np.ndarray, 'K C']:
   # One thread: sums in another order would make other centres in another process.
   with threadpool_limits(1), warnings.catch_warnings():
     warnings.simplefilter('ignore', ConvergenceWarning)
-    means = KMeans(count, n_init=1, max_iter=ROUNDS, random_state=seed)
+    means = KMeans(count, n_init=1, max_iter=ROUNDS, random_state=seed)  # pyright: ignore
     means.fit(colours.astype(np.float64), sample_weight=times)
   found = means.cluster_centers_
   return found[np.lexsort((*found.T, found.sum(1)))]

@@ -95,7 +95,7 @@ class Pixels(WholeSplit):
     if not self.reads_head:
       return found
     more = [self._judge(params, batch, mask)[1] for mask in range(1, self._masks)]
-    votes = sum(jax.nn.one_hot(x.argmax(-1), x.shape[-1]) for x in (logits, *more))
+    votes: Any = sum(jax.nn.one_hot(x.argmax(-1), x.shape[-1]) for x in (logits, *more))
     return found | {'right': votes.argmax(-1) == batch['label']}
 
   def evaluate(self, params: Any, split: str) -> Result:
