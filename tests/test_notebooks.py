@@ -18,7 +18,7 @@ EXPECTED = {
   '2_finetune': (2, 'run/tuned/reports/evaluation.json'),
   '3_readouts': (4, 'run/lab/reports/readouts.json'),
   '4_look_inside': (9, 'run/pictures/compare_positions.json'),
-  '5_neighbours': (3, 'run/igpt/reports/evaluation.json'),
+  '5_neighbours': (3, 'run/igpt/reports/pixels.json'),
 }
 
 
