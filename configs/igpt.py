@@ -16,8 +16,10 @@ python -m vit_jax.main --config=configs/igpt.py:finetune --config.init_from=W --
 
 Digits, 1,200 steps, 14 min of two cores beside other work: 1.77 bits a pixel of the 360 test
 pictures (1.228 nats), where the entropy of the colours is 2.92; probes of blocks 1 to 4 at 0.883,
-0.903, 0.914, 0.922; digits that a person reads. Fine-tuned on all labels, 300 steps, 3 min: 0.900 of
-the test pictures, 0.922 after 200 of them (one seed). Everything else: not run.
+0.903, 0.914, 0.922; digits that a person reads. Fine-tuned on all labels, 300 steps, 3 min: 0.900
+of the test pictures, 0.922 after 200 of the steps (one seed). `cifar10_small`, 600 steps, 18 min:
+2.47 bits of 5.77, probes 0.360, 0.389, 0.407, 0.414 of 2,000 pictures. Everything else: not run;
+`s` compiles for one H100 (37 GB with config.model.scan=True, attention by cuDNN).
 """
 
 from vit_jax import defaults

@@ -555,7 +555,12 @@ def config_of(**overrides):
   parts = {'model': 'igpt', 'objective': 'autoregressive', 'evaluators': ('pixels', 'linear')}
   parts |= {key.split('__')[0]: x for key, x in overrides.items() if key.endswith('__name')}
   parts |= {'evaluators': overrides.pop('evaluators', parts['evaluators'])}
-  plain = {'model.variant': 'mu', 'model.clusters': 9, 'optimizer.learning_rate': 1e-2}
+  plain = {
+    'model.variant': 'mu',
+    'model.depth': 2,
+    'model.clusters': 9,
+    'optimizer.learning_rate': 1e-2,
+  }
   small = small_config()
   small.model = {'name': 'igpt'}
   config = defaults.complete(small, parts)
@@ -588,7 +593,7 @@ def test_a_run_is_judged_and_carries_its_palette(run):
   report = train.evaluate(config_of(), run)
   assert report['pixels']['pixel_bits'] == pytest.approx(row['test/pixel_bits'], rel=1e-4)
   assert report['pixels']['n_examples'] == 360
-  assert (run / 'reports/linear.png').exists()
+  assert (run / 'reports/linear_by_block.png').exists()
   model = predict.load(run / 'model')
   colours = np.array(model.passport.model['colours'])
   assert colours.shape == (9, 1) and (np.diff(colours[:, 0]) > 0).all()

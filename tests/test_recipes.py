@@ -189,8 +189,9 @@ get_config = whole.get_config
 
 
 def sweep(*arguments):
-  runs = [run for run in whole.sweep(*arguments) if 'total_steps' not in run]  # No long teachers.
-  return [runs[0], runs[-1]]
+  # No long teachers; what is fine-tuned takes as few steps as all others.
+  runs = [run for run in whole.sweep(*arguments) if 'total_steps' not in run or 'init_from' in run]
+  return [{{k: x for k, x in run.items() if k != 'total_steps'}} for run in (runs[0], runs[-1])]
 """
 
 
