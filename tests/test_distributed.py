@@ -12,9 +12,10 @@ from conftest import ROOT, SMALL, command, small_config
 from flax import traverse_util
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from vit_jax import checkpoint, experiment, metrics, step
+from vit_jax import experiment, metrics, step
 from vit_jax.runtime import distributed
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
@@ -85,10 +86,10 @@ def losses(workdir):
 
 def first_gradients(workdir):
   """By name, from the momentum after step 1."""
-  reader, path = checkpoint.ocp.PyTreeCheckpointer(), workdir / 'checkpoints/1/state'
+  reader, path = ocp.PyTreeCheckpointer(), workdir / 'checkpoints/1/state'
   tree = reader.metadata(path).item_metadata.tree
-  kinds = jax.tree.map(lambda _: checkpoint.ocp.RestoreArgs(restore_type=np.ndarray), tree)
-  state = reader.restore(path, args=checkpoint.ocp.args.PyTreeRestore(tree, restore_args=kinds))
+  kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  state = reader.restore(path, args=ocp.args.PyTreeRestore(tree, restore_args=kinds))
   flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, as_dict(state['opt_state'])))
   return {path[path.index('model') :]: x for path, x in flat.items() if 'trace' in path}
 

@@ -7,17 +7,10 @@ import time
 from typing import Any
 
 from absl import logging
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
 from vit_jax import defaults, models
 from vit_jax.runtime import atomic, distributed
 from vit_jax.runtime.fingerprint import fingerprint
-
-POLICY = ocp.checkpoint_managers
-# Orbax logs hundreds of lines a run, warnings about nothing included; its errors are raised anyway.
-logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
 
 
 def belongs(workdir: pathlib.Path) -> bool:
@@ -101,10 +94,11 @@ def goodness(metrics: dict[str, float]) -> float:
   return metrics[GOODNESS] if GOODNESS in metrics else metrics['accuracy']
 
 
-def alone() -> ocp.options.MultiprocessingOptions:
-  """This process reads by itself; the others need not even be there."""
-  own = jax.process_index()
-  return ocp.options.MultiprocessingOptions(own, {own}, f'alone_{own}')
+def orbax() -> Any:
+  """What calls Orbax, loaded when it is first needed: predictions never do, training late."""
+  from vit_jax.runtime import orbax_folder
+
+  return orbax_folder
 
 
 class Checkpoints:
@@ -139,21 +133,8 @@ class Checkpoints:
   def _manager(self) -> Any:
     """Orbax's; it makes the folder, so that a start which fails before has left nothing."""
     if self._open is None:
-      policies: list[Any] = [POLICY.LatestN(self._keep)]
-      if self._best:
-        policies.append(POLICY.BestN(get_metric_fn=goodness, n=1))
-      processes = alone() if self._read_only else ocp.options.MultiprocessingOptions()
-      self._open = ocp.CheckpointManager(
-        self.folder,
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=POLICY.AnyPreservationPolicy(policies),
-          best_fn=goodness,
-          read_only=self._read_only,
-          create=not self._read_only,
-          multiprocessing_options=processes,
-        ),
-        item_names=('state', 'passport'),
-      )
+      how = self._keep, goodness, bool(self._best), self._read_only
+      self._open = orbax().open_folder(self.folder, *how)
     return self._open
 
   def __enter__(self):
@@ -174,11 +155,7 @@ class Checkpoints:
     if self._best and scores:
       mode, _, name = self._best.partition(':')
       metrics = scores | {GOODNESS: scores[name] * (1 if mode == 'max' else -1)}
-    items = ocp.args.Composite(
-      state=ocp.args.StandardSave(state), passport=ocp.args.JsonSave(passport)
-    )
-    self._manager.check_for_errors()
-    self._manager.save(step, args=items, metrics=metrics)
+    orbax().save(self._manager, step, state, passport, metrics)
 
   def wait(self) -> None:
     """Returns when everything is on disk."""
@@ -197,8 +174,7 @@ class Checkpoints:
     for step in self._newest_first():
       state, reason = None, 'another process cannot read it'
       try:
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-        state = self._manager.restore(step, args=items)['state']
+        state = orbax().restore_state(self._manager, step, shapes)
       except Exception as error:  # Orbax raises many kinds; each means that this one is unusable.
         reason = ' '.join(str(error).split())[:300]
       if not distributed.all_agree(state is not None):
@@ -251,20 +227,12 @@ class Checkpoints:
     return sorted(self._manager.all_steps(), reverse=True)
 
   def _passport(self, step: int) -> dict:
-    items = ocp.args.Composite(passport=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=items)['passport']
+    return orbax().restore_passport(self._manager, step)
 
   def _arrays(self, step: int, weights: str) -> dict:
     """The tree 'params' or 'ema' of a checkpoint alone, as numpy arrays."""
     name = {'raw': 'params', 'ema': 'ema'}[weights]
-    path = self.folder / str(step) / 'state'
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone())
-    reader = ocp.Checkpointer(handler, multiprocessing_options=alone())
-    metadata: Any = reader.metadata(path).item_metadata
-    item = {name: metadata.tree[name]}
-    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    args = ocp.args.PyTreeRestore(item=item, restore_args=kinds, partial_restore=True)
-    return reader.restore(path, args=args)[name]
+    return orbax().restore_tree(self.folder / str(step) / 'state', name)
 
   def _refuse(self, damaged: dict[int, str]) -> None:
     if damaged:
