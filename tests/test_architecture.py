@@ -112,7 +112,8 @@ def test_heavy_packages_load_where_they_are_used():
   code = (
     'import sys, vit_jax.train, vit_jax.predict; heavy = {"tensorflow", "torch", "sklearn", '
     '"matplotlib", "grain", "tensorflow_datasets", "tensorboardX", "transformers", "timm", '
-    '"huggingface_hub", "orbax.checkpoint"}; found = heavy & {*sys.modules}; assert not found, found'
+    '"huggingface_hub", "orbax.checkpoint"}; found = heavy & {*sys.modules}; '
+    'assert not found, found'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
