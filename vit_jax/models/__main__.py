@@ -28,14 +28,17 @@ def describe(name: str, variant: str, image_size: tuple[int, int], classes: int)
 def main(arguments: list[str] | None = None) -> None:
   """Runs the command `python -m vit_jax.models`."""
   parser = argparse.ArgumentParser('python -m vit_jax.models', description=__doc__)
-  parser.add_argument('--image_size', type=int, nargs='+', default=[224], help='side, or H W')
+  parser.add_argument(
+    '--image_size', type=int, nargs='+', help='side, or H W; else 224, of igpt 32'
+  )
   parser.add_argument('--num_classes', type=int, default=1000)
   parser.add_argument('--json', action='store_true', help='one JSON object a line')
   options = parser.parse_args(arguments)
-  size = (options.image_size[0], options.image_size[-1])
   if not options.json:
-    print(f'{"model":8}{"variant":17}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
+    print(f'{"model":13}{"variant":17}{"parameters":>16}{"tokens":>9}{"width":>7}{"depth":>7}')
   for name, module in models.MODELS.items():
+    sides = options.image_size or [getattr(module, 'IMAGE_SIZE', 224)]
+    size = (sides[0], sides[-1])
     for variant in module.VARIANTS:
       try:
         row = describe(name, variant, size, options.num_classes)
@@ -49,7 +52,7 @@ def line(row: dict[str, Any]) -> str:
   """A row of the table."""
   tokens = row['num_tokens'] or '-'
   sizes = f'{row["parameters"]:16,}{tokens:>9}{row["width"]:7}{row["depth"]:7}'
-  return f'{row["name"]:8}{row["variant"]:17}' + sizes
+  return f'{row["name"]:13}{row["variant"]:17}' + sizes
 
 
 if __name__ == '__main__':

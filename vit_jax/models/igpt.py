@@ -19,6 +19,7 @@ from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import take
 
 VARIANTS = [*SIZES]
+IMAGE_SIZE = 32  # for which tables list it; others are listed at 224
 OFFICIAL = dict(variant='S', clusters=512, causal=True, gelu='quick', epsilon=1e-5)
 # What its blocks leave of a ViT's settings.
 FIXED = dict(
