@@ -98,6 +98,8 @@ def load(to: pathlib.Path, target: str, ours: predict.Predictor) -> Any:
   if target == 'pth' and ours.passport.model['name'] == 'swin':  # Under the official names.
     module = optional.load('timm.models.swin_transformer', 'torch')
     arrays = module.checkpoint_filter_fn(arrays, model)
+  if target == 'torchvision':  # It keeps numbers that it computes, of a Swin's windows.
+    arrays = dict(model.named_buffers()) | arrays
   model.load_state_dict(arrays, strict=True)
   return model
 
