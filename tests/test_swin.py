@@ -279,6 +279,18 @@ def test_the_official_file_and_a_folder_of_timm(tmp_path):
   assert difference < 1e-4
 
 
+def test_grey_pictures_without_a_passport(tmp_path):
+  """The mean of RGB that is known of such files is averaged, and said."""
+  train.train(run_config(total_steps=1), tmp_path / 'run')
+  convert(str(tmp_path / 'run'), tmp_path / 'a.safetensors', 'timm', False)
+  (tmp_path / 'a.safetensors.json').unlink()
+  (tmp_path / 'config.json').write_text('{"image_size": [8, 8]}')
+  found = vit_jax.load(tmp_path / 'a.safetensors').passport
+  assert found.model['channels'] == 1 and found.model['image_size'] == (8, 8)
+  assert found.preprocess.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
+  assert 'averaged' in found.origin['notes'][0]
+
+
 def test_what_others_cannot_hold_is_said(tmp_path):
   train.train(run_config(total_steps=1, data__image_size=(6, 8)), tmp_path / 'run')
   for target, words in (

@@ -6,8 +6,6 @@
 import math
 from typing import Any
 
-from vit_jax.formats import igpt_write
-
 TIMM_ACT = {'tanh': 'gelu_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 HUGGINGFACE_ACT = {'tanh': 'gelu_pytorch_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 RESAMPLE = {'nearest': 0, 'lanczos': 1, 'bilinear': 2, 'linear': 2, 'bicubic': 3}
@@ -16,8 +14,6 @@ CENTRE = 0.875  # the share of the resized picture that a centre crop keeps, whe
 
 def huggingface(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
   """The content of Hugging Face's files, by name."""
-  if passport.model['name'] == 'igpt':
-    return igpt_write.settings(passport, sizes)
   return {
     'config.json': huggingface_config(passport, sizes),
     'preprocessor_config.json': huggingface_preprocessor(passport.preprocess),
@@ -26,18 +22,25 @@ def huggingface(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any
 
 def huggingface_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
   """The config.json of ViTForImageClassification, or of a DeiT with a distillation token."""
-  model, labels = passport.model, passport.class_names
+  model = passport.model
   distilled = model['variant'].endswith('-distilled')
   architecture = 'DeiTForImageClassification' if distilled else 'ViTForImageClassification'
   architecture += 'WithTeacher' * (model['readout'] == 'class_and_distillation')
-  height, width = model['image_size']
-  return {
+  return huggingface_shared(passport, sizes) | {
     'architectures': [architecture],
     'model_type': 'deit' if distilled else 'vit',
     'hidden_size': sizes['width'],
     'num_hidden_layers': sizes['depth'],
     'num_attention_heads': sizes['num_heads'],
     'intermediate_size': sizes['mlp_dim'],
+  }
+
+
+def huggingface_shared(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+  """What the config.json of every classifier of patches says: pictures, patches, classes."""
+  model = passport.model
+  height, width = model['image_size']
+  return {
     'hidden_act': HUGGINGFACE_ACT[model['gelu']],
     'layer_norm_eps': model['epsilon'],
     'hidden_dropout_prob': 0.0,
@@ -46,9 +49,16 @@ def huggingface_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     'patch_size': sizes['patch_size'],
     'num_channels': model['channels'],
     'qkv_bias': model['qkv_bias'],
-    'id2label': {str(i): name for i, name in enumerate(labels)},
-    'label2id': {name: i for i, name in enumerate(labels)},
     'torch_dtype': 'float32',
+    **huggingface_labels(passport.class_names),
+  }
+
+
+def huggingface_labels(names: list[str]) -> dict[str, Any]:
+  """The names of classes, as a config.json has them."""
+  return {
+    'id2label': {str(i): name for i, name in enumerate(names)},
+    'label2id': {name: i for i, name in enumerate(names)},
   }
 
 
@@ -110,18 +120,24 @@ def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     'fc_norm': False,
     'init_values': model['layer_scale'] or None,
   }
+  architecture = 'deit_base_distilled_patch16_224' if distilled else 'vit_base_patch16_224'
+  head = ['head', 'head_dist'] if distilled else 'head'
+  made = timm_shared(passport, architecture, arguments, head)
+  return made | {'global_pool': arguments['global_pool']}
+
+
+def timm_shared(
+  passport: Any, architecture: str, arguments: dict[str, Any], classifier: str | list[str]
+) -> dict[str, Any]:
+  """A config.json of timm: an architecture, its arguments, and what it was trained to see."""
+  count = passport.model['num_classes']
+  known = {'num_classes': count, 'first_conv': 'patch_embed.proj', 'classifier': classifier}
   return {
-    'architecture': 'deit_base_distilled_patch16_224' if distilled else 'vit_base_patch16_224',
-    'num_classes': model['num_classes'],
-    'global_pool': arguments['global_pool'],
+    'architecture': architecture,
+    'num_classes': count,
     'model_args': arguments,
     'label_names': passport.class_names,
-    'pretrained_cfg': timm_preprocess(passport.preprocess)
-    | {
-      'num_classes': model['num_classes'],
-      'first_conv': 'patch_embed.proj',
-      'classifier': ['head', 'head_dist'] if distilled else 'head',
-    },
+    'pretrained_cfg': timm_preprocess(passport.preprocess) | known,
   }
 
 

@@ -188,7 +188,7 @@ def bit_losses(target: str, model: Section) -> list[str]:
 
 def swin_losses(target: str, model: Section) -> list[str]:
   """What a target cannot hold of a Swin: all have the paper's settings."""
-  fixed = {'gelu': 'exact', 'epsilon': 1e-5}
+  fixed = {'gelu': 'exact', 'epsilon': 1e-5, 'qkv_bias': True}
   lost = [] if target == 'huggingface' else differing(target, model, fixed)
   size, _, patch = model['variant'].partition('/')
   halvings = 1 if size == 'digits' else 3
@@ -234,5 +234,6 @@ HOLDERS = {
   'swin': Holder(tuple(FIXED), ('timm', 'huggingface'), swin_losses, swin.renamed,
                  swin_configs.SETTINGS, 'official'),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
-  'igpt': Holder(('huggingface',), ('huggingface',), igpt_write.losses, igpt_write.renamed),
+  'igpt': Holder(('huggingface',), ('huggingface',), igpt_write.losses, igpt_write.renamed,
+                 {'huggingface': igpt_write.settings}),
 }  # fmt: skip

@@ -15,10 +15,9 @@ import numpy as np
 
 from vit_jax.formats import weights
 from vit_jax.formats.files import Arrays, Entry
+from vit_jax.formats.from_torch import GELU, RESAMPLE, class_names
 
 ATTENTION = 'MultiHeadDotProductAttention_1'
-GELU = {'quick_gelu': 'quick', 'gelu': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
-RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Masks that older files keep.
 IDLE = r'h\.\d+\.attn\.(masked_)?bias'
 # What ours cannot compute, and the only value that is read.
@@ -111,8 +110,7 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], folder: pathlib.Path)
   model = facts(ours, settings, colours) | {'depth': depth, 'num_heads': heads}
   notes = () if 'lm_head.weight' in arrays else ('no lm_head: what tells colours is zero',)
   seen = weights.HALF | {'resize': RESAMPLE.get(settings.get('resample', 2), 'bilinear')}
-  labels = settings.get('id2label') if model['num_classes'] else None
-  names = [labels[key] for key in sorted(labels, key=int)] if labels else None
+  names = class_names(settings) if model['num_classes'] else None
   return weights.Weights(ours, 'huggingface', model, seen, names, notes)
 
 

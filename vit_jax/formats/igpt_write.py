@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.formats import igpt, weights
+from vit_jax.formats import configs, igpt, weights
 from vit_jax.formats.files import Arrays, Entry
-
-ACT = {ours: theirs for theirs, ours in reversed(igpt.GELU.items())}
 
 
 def losses(target: str, model: dict[str, Any]) -> list[str]:
@@ -83,12 +81,11 @@ def config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     'n_layer': sizes['depth'],
     'n_head': sizes['num_heads'],
     'n_inner': sizes['mlp_dim'],
-    'activation_function': ACT[model['gelu']],
+    'activation_function': configs.HUGGINGFACE_ACT[model['gelu']],
     'layer_norm_epsilon': model['epsilon'],
     **dict.fromkeys(('resid_pdrop', 'embd_pdrop', 'attn_pdrop'), 0.0),
     **igpt.FIXED,
-    'id2label': {str(i): name for i, name in enumerate(labels)},
-    'label2id': {name: i for i, name in enumerate(labels)},
+    **configs.huggingface_labels(labels),
     'torch_dtype': 'float32',
   }
 
@@ -97,13 +94,11 @@ def preprocessor(passport: Any) -> dict[str, Any]:
   """The preprocessor_config.json: a resized picture, each pixel its nearest colour."""
   seen = passport.preprocess
   height, width = seen.image_size
-  spread = {key: list(x) * (seen.channels if len(x) == 1 else 1)
-            for key, x in (('mean', seen.mean), ('std', seen.std))}  # fmt: skip
-  numbers = {name: number for number, name in igpt.RESAMPLE.items()} | {'linear': 2}
   return {
     'image_processor_type': 'ImageGPTImageProcessor',
     'do_resize': True, 'size': {'height': height, 'width': width},
-    'resample': numbers[seen.resize], 'do_normalize': True, 'do_color_quantize': True,
-    'image_mean': spread['mean'], 'image_std': spread['std'],
+    'resample': configs.RESAMPLE[seen.resize], 'do_normalize': True, 'do_color_quantize': True,
+    'image_mean': configs.spread(seen.mean, seen.channels),
+    'image_std': configs.spread(seen.std, seen.channels),
     'clusters': [list(colour) for colour in passport.model['colours']],
   }  # fmt: skip

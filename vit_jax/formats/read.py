@@ -30,21 +30,28 @@ def read(
       settings = from_torch.read_settings(path.parent)
   settings |= hints or {}
   try:
-    if bit.recognise(arrays):
-      return bit.open_weights(arrays)
-    if swin.recognise(arrays):
-      return swin.open_weights(arrays, settings)
-    if official.recognise(arrays):
-      return official.open_weights(arrays, settings)
-    if igpt.recognise(arrays):
-      return igpt.open_weights(arrays, settings, path if path.is_dir() else path.parent)
-    if from_torch.family_of(arrays):
-      return from_torch.open_weights(arrays, settings, sizes)
-    foreign = weights.parts_of(set(arrays))
-    raise ValueError(
-      'holds no ViT, Swin or BiT of a known family'
-      + (f'; it has {foreign}, which our models lack' if foreign else '')
-      + f'; its arrays: {weights.shown(set(arrays))}'
-    )
+    return weights.for_channels(open_family(path, arrays, settings, sizes))
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
+
+
+def open_family(
+  path: pathlib.Path, arrays: weights.Arrays, settings: dict[str, Any], sizes: from_torch.Sizes
+) -> weights.Weights:
+  """The weights, by the family that their names tell; arguments and errors are those of `read`."""
+  if bit.recognise(arrays):
+    return bit.open_weights(arrays)
+  if swin.recognise(arrays):
+    return swin.open_weights(arrays, settings)
+  if official.recognise(arrays):
+    return official.open_weights(arrays, settings)
+  if igpt.recognise(arrays):
+    return igpt.open_weights(arrays, settings, path if path.is_dir() else path.parent)
+  if from_torch.family_of(arrays):
+    return from_torch.open_weights(arrays, settings, sizes)
+  foreign = weights.parts_of(set(arrays))
+  raise ValueError(
+    'holds no ViT, Swin or BiT of a known family'
+    + (f'; it has {foreign}, which our models lack' if foreign else '')
+    + f'; its arrays: {weights.shown(set(arrays))}'
+  )

@@ -46,6 +46,17 @@ class Weights:
   notes: tuple[str, ...] = ()
 
 
+def for_channels(found: Weights) -> Weights:
+  """The same, where a mean of RGB is known of weights that take other channels: it is averaged."""
+  channels, seen = found.model['channels'], found.preprocess
+  spread = {key: seen[key] for key in ('mean', 'std') if key in seen}
+  if all(len(values) in (1, channels) for values in spread.values()):
+    return found
+  one = {key: (sum(values) / len(values),) for key, values in spread.items()}
+  note = f'{channels} channels: mean and deviation of pixels are those of RGB, averaged'
+  return dataclasses.replace(found, preprocess=seen | one, notes=(*found.notes, note))
+
+
 def parts_of(unknown: set[str]) -> str:
   """What kinds of foreign parts some names belong to."""
   found = {what for pattern, what in FOREIGN.items() for n in unknown if re.search(pattern, n)}
