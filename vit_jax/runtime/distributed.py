@@ -12,8 +12,12 @@ import os
 import re
 import sys
 import threading
+import time
 from typing import NoReturn
 
+# Seconds before process 0 takes the coordinator away, without which JAX aborts the others: what is
+# wrong for all of them, each may say itself.
+GRACE = 3
 HEARTBEAT_TIMEOUT = 15  # seconds of silence after which a process counts as dead; all stop in 30
 # What the runtimes say when the other end of a connection is gone.
 LOST = re.compile(
@@ -117,6 +121,8 @@ def all_agree(yes: bool) -> bool:
 def stop(message: str) -> NoReturn:
   """Ends this process at once: the others would never answer what an orderly end asks of them."""
   print(f'error: {message}', file=sys.stderr, flush=True)
+  if is_first() and not LOST.search(message):  # With one lost, JAX would abort this one too.
+    time.sleep(GRACE)
   os._exit(1)
 
 
