@@ -207,7 +207,7 @@ PARTS = {
     'axial': _VIT,  # row attention, then column attention (appendix D.6); no class token
     'swin': dict(  # arXiv:2103.14030; 'T/4'
       variant=str,
-      window=int,  # side of a window, in tokens; else 7 (12 at 384 pixels)
+      window=int,  # side of a window, in tokens; else 7; published at 384 pixels: 12
       dropout=0.0,
       drop_path=0.0,  # of the last block; earlier blocks linearly less
       qkv_bias=bool,  # else True

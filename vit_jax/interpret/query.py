@@ -114,8 +114,8 @@ def attending(predictor: Predictor, layers: str = 'all') -> list[Attending]:
   ]  # fmt: skip
   if not found:
     raise ValueError(
-      f'a {predictor.passport.model["name"]} has no attention to show: give the weights of a ViT, '
-      'a DeiT or a hybrid'
+      f'a {predictor.passport.model["name"]} has no attention to show: give the weights of a model '
+      'that attends, such as a ViT'
     )
   return choose(found, layers, names)
 

@@ -141,17 +141,17 @@ class Attention(nn.Module):
       )
       exponents, total = exponents_of(qkv, scale, None, self.bias(length))
       weights = exponents / total  # Pruned by jit unless somebody asks for it.
-    return self.project_out(y.reshape(x.shape)), weights
+    return self.project_out(y), weights
 
-  def project_out(self, y: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    """The heads, one after another, through the last projection."""
-    width = y.shape[-1]
+  def project_out(self, y: Float[Array, 'B T *D']) -> Float[Array, 'B T D']:
+    """The heads, one after another or each on an axis of its own, through the last projection."""
+    width = math.prod(y.shape[2:])
     shape = (self.num_heads, width // self.num_heads, width)
     weight, bias = HeadProjection(
       shape, 2, self.output_bias, self.initialisers, self.output_fan, name='out'
     )()
     z = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
-    return (z + bias.astype(self.dtype)).reshape(y.shape)
+    return (z + bias.astype(self.dtype)).reshape(*y.shape[:2], width)
 
   def offsets(self, length: int, head_dim: int) -> Float[Array, 'R h d'] | None:
     """The learned key of each offset and head; None without relative positions."""

@@ -13,6 +13,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from vit_jax.models import arithmetic, attention, encoder, layers, vit, vit_sizes
+from vit_jax.runtime.sections import fields_of
 
 VARIANTS = ['digits/2', 'cifar/4']
 VARIANTS += [f'{size}/{patch}' for size in ('Ti', 'S', 'B', 'L') for patch in (16, 32)]
@@ -119,17 +120,11 @@ class AxialTransformer(vit.VisionTransformer):
 
 def split(block: Any, grid: tuple[int, int]) -> AxialBlock:
   """A ViT's block as two that follow rows and columns; positions are added before the first."""
-  fields = {key: getattr(block.attention, key) for key in attention_fields()}
+  fields = {key: getattr(block.attention, key) for key in fields_of(attention.Attention)}
   make = functools.partial(AxialAttention, **fields, grid=grid)
   row = block.copy(attention=make(axis='row'))
   column = block.copy(attention=make(axis='column'), position=None)
   return AxialBlock(row, column, block.drop_path)
-
-
-def attention_fields() -> tuple[str, ...]:
-  """The settings of attention."""
-  hidden = ('parent', 'name')
-  return tuple(key for key in attention.Attention.__dataclass_fields__ if key not in hidden)
 
 
 def build(*, variant: str, image_size: tuple[int, int], **section) -> AxialTransformer:
