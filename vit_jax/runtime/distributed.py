@@ -121,7 +121,7 @@ def all_agree(yes: bool) -> bool:
 def stop(message: str) -> NoReturn:
   """Ends this process at once: the others would never answer what an orderly end asks of them."""
   print(f'error: {message}', file=sys.stderr, flush=True)
-  if is_first() and not LOST.search(message):  # With one lost, JAX would abort this one too.
+  if several() and is_first() and not LOST.search(message):  # Else JAX would abort this one too.
     time.sleep(GRACE)
   os._exit(1)
 
