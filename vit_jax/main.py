@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     if '--traceback' in argv:
       raise
     if distributed.several() and not isinstance(error, FloatingPointError):
-      distributed.stop(distributed.explain(error))
+      distributed.stop_for(error)
     sys.exit(f'error: {error}')
   except (RuntimeError, MemoryError) as error:  # JAX's own, of which one is a person's to solve.
     exhausted = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)

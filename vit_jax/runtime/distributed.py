@@ -118,12 +118,18 @@ def all_agree(yes: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.array(yes)).all())
 
 
-def stop(message: str) -> NoReturn:
-  """Ends this process at once: the others would never answer what an orderly end asks of them."""
+def stop(message: str, grace: float = 0.0) -> NoReturn:
+  """Ends this process, `grace` seconds later, without the orderly end that others never answer."""
   print(f'error: {message}', file=sys.stderr, flush=True)
-  if several() and is_first() and not LOST.search(message):  # Else JAX would abort this one too.
-    time.sleep(GRACE)
+  time.sleep(grace)
   os._exit(1)
+
+
+def stop_for(error: BaseException) -> NoReturn:
+  """Ends this process of several for an error that it or all of them have."""
+  message = explain(error)
+  lost = LOST.search(message)  # Here JAX would abort process 0 too, if it waited.
+  stop(message, grace=GRACE if is_first() and not lost else 0.0)
 
 
 class Together:
@@ -137,7 +143,7 @@ class Together:
 
   def __exit__(self, kind, error, _):
     if error is not None and several() and kind not in (FloatingPointError, KeyboardInterrupt):
-      stop(explain(error))
+      stop_for(error)
 
 
 def explain(error: BaseException) -> str:
