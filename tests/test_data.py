@@ -1,6 +1,8 @@
 """Data: splits, order, padding, pictures of every mode, refusals."""
 
 import dataclasses
+import os
+import signal
 
 from conftest import small_config
 import numpy as np
@@ -42,6 +44,19 @@ def test_batches_are_a_function_of_seed_and_step():
   for other in (dict(step=8, seed=3), dict(step=7, seed=4)):
     changed = dataset.batch_at(other['step'], batch_size=16, seed=other['seed'])
     assert not np.array_equal(changed['image'], first['image'])
+
+
+def test_processes_make_the_batches_of_threads():
+  changes = dict(randaugment=2, channels=3, crop='padded', flip=True)
+  threads, processes = digits(**changes), digits(**changes, processes=2)
+  for step in (1, 2):
+    batch = processes.batch_at(step, batch_size=7, seed=3)
+    for key, value in threads.batch_at(step, batch_size=7, seed=3).items():
+      np.testing.assert_array_equal(batch[key], value)
+      assert batch[key].dtype == value.dtype
+  os.kill(next(iter(processes.pool.workers._processes)), signal.SIGKILL)
+  with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
+    processes.batch_at(3, batch_size=7, seed=3)
 
 
 def numbered(size):

@@ -81,6 +81,7 @@ _PICTURES = dict(
   validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
   split_seed=0,
   threads=int,  # that decode pictures; None: one a core
+  processes=0,  # that make training pictures instead, where they are small and a GPU waits for them
 )
 
 _VIT = dict(
@@ -443,6 +444,7 @@ MAY_CHANGE = (
   'model.remat',
   'model.scan',
   'data.threads',
+  'data.processes',
   'explore.cache',
   'explore.cache_gb',
 )

@@ -13,6 +13,7 @@ import numpy as np
 from vit_jax.data import exclude, folder, pipeline, sources, tfds, vtab
 from vit_jax.data.augment import Augment
 from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.processes import Pool
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import fields_of, take
 
@@ -33,6 +34,7 @@ class Dataset:
   Attributes:
     whole_epochs: whether an epoch ends with a smaller batch instead of in the middle of one.
     threads: that decode; None: one a core.
+    processes: that make training pictures, each with one thread; 0: the threads do.
     repeats: how often a training picture is shown in an epoch, each time with its own changes.
   """
 
@@ -42,6 +44,7 @@ class Dataset:
   augment: Augment
   whole_epochs: bool = False
   threads: int | None = None
+  processes: int = 0
   repeats: int = 1
 
   def __post_init__(self):
@@ -50,6 +53,8 @@ class Dataset:
       raise ValueError(f'config.data.repeats={self.repeats} must be at least 1 (1: no copies)')
     if self.threads is not None and self.threads < 1:
       raise ValueError(f'config.data.threads={self.threads} must be at least 1')
+    if self.processes < 0:
+      raise ValueError(f'config.data.processes={self.processes} must not be negative')
     check_labels(self.splits, len(self.class_names))
 
   @property
@@ -71,11 +76,27 @@ class Dataset:
       batch_size=batch_size,
       seed=seed,
       whole_epochs=self.whole_epochs,
-      shape=self.image_shape,
-      threads=self.threads,
-      make=lambda picture, rng: self.augment(picture, rng, self.preprocess),
+      make=self.pool if self.processes else self.changed,
       repeats=self.repeats,
     )
+
+  def changed(
+    self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Training pictures and labels at some indices, each changed by (seed, step, its row)."""
+
+    # One generator for each: a picture's crop is the same on any number of hosts.
+    def make(picture, i: int):
+      return self.augment(picture, np.random.default_rng((*key, rows[i])), self.preprocess)
+
+    return pipeline.load(self.splits['train'], indices, self.image_shape, self.threads, make)
+
+  @functools.cached_property
+  def pool(self) -> Pool:
+    """The processes that make training pictures; started here."""
+    train = {'train': self.splits['train']}
+    alone = dataclasses.replace(self, splits=train, threads=1, processes=0)
+    return Pool(alone.changed, self.processes)
 
   def epoch(
     self, split: str, batch_size: int, *, first: int = 0, view: tuple[int, int] | None = None
@@ -154,7 +175,8 @@ def check_labels(splits: sources.Splits, num_classes: int) -> None:
 
 def given(section: dict[str, Any]) -> dict[str, Any]:
   """The keys of a config section that say how batches are made."""
-  return {key: section[key] for key in ('whole_epochs', 'threads', 'repeats') if key in section}
+  keys = ('whole_epochs', 'threads', 'processes', 'repeats')
+  return {key: section[key] for key in keys if key in section}
 
 
 def describe(name: str, num_classes: int, multi_label: bool = False, **section) -> Dataset:

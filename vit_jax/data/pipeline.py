@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int32, UInt8
 import numpy as np
 
 from vit_jax.data.pictures import Damaged, Picture
+from vit_jax.data.processes import Make
 from vit_jax.data.sources import Source
 from vit_jax.runtime import devices
 
@@ -73,26 +74,23 @@ def training_batch(
   batch_size: int,
   seed: int,
   whole_epochs: bool,
-  shape: tuple[int, ...],
-  threads: int | None,
-  make: Callable[[Picture, np.random.Generator], np.ndarray],
+  make: Make,
   repeats: int = 1,
 ) -> Batch:
   """This process's rows of the training batch of `step`, counted from 1.
 
   Every picture stands there `repeats` times, near to each other, each time with its own generator
   (arXiv:1902.05509); the last copy may stand in the next batch.
+
+  Args:
+    make: given indices, rows of the whole batch and (seed, step).
   """
   rows = process_share(batch_size)
   places, mask = training_places(step, rows, batch_size, len(source) * repeats, whole_epochs)
   order = shuffled(len(source), seed)
   epoch = len(source) * repeats
   indices = np.array([order[place] for place in picture_of(places, repeats, epoch)])
-  # One generator for each (seed, step, row): a picture's crop is the same on any number of hosts.
-  images, labels = load(
-    source, indices, shape, threads,
-    lambda picture, i: make(picture, np.random.default_rng((seed, step, rows[i]))),
-  )  # fmt: skip
+  images, labels = make(indices, rows, (seed, step))
   return {'image': images, 'label': labels, 'mask': mask}
 
 
