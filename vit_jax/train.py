@@ -98,7 +98,7 @@ def open_run(config: Config, workdir: pathlib.Path) -> tuple[Experiment, TrainSt
 
 
 def training_batches(exp: Experiment, first: int):
-  """Pairs (step, batch on the devices) from `first + 1` on, made ahead in a thread."""
+  """Pairs (step, batch on the devices) from `first + 1` on, made ahead in threads."""
   config = exp.config
   wanted = exp.objective.batch_shapes(exp.data.image_shape, config.batch_size)
 
@@ -106,7 +106,8 @@ def training_batches(exp: Experiment, first: int):
     batch = exp.data.batch_at(step, batch_size=config.batch_size, seed=config.seed)
     return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
 
-  return data.pipeline.prefetch(make, range(first + 1, config.total_steps + 1))
+  steps = range(first + 1, config.total_steps + 1)
+  return data.pipeline.prefetch(make, steps, ahead=2 + exp.data.processes)
 
 
 def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:

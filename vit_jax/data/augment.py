@@ -15,7 +15,7 @@ from vit_jax.data.resize import FILTERS, mirror, resize
 from vit_jax.runtime.choices import check_choice
 
 CROPS = ('none', 'random_resized', 'padded', 'squashed')
-BORDERS = {'black': 'constant', 'reflect': 'reflect'}  # As numpy calls them.
+BORDERS = {'black': 'BORDER_CONSTANT', 'reflect': 'BORDER_REFLECT_101'}  # As OpenCV calls them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +150,11 @@ class Augment:
     pixels = preprocess(picture)
     if self.crop != 'padded':
       return pixels
-    border = (self.crop_padding, self.crop_padding)
-    framed = np.pad(pixels, (border, border, (0, 0)), BORDERS[self.crop_border])  # pyright: ignore
-    return window(framed, preprocess.image_size, rng)
+    import cv2
+
+    border = getattr(cv2, BORDERS[self.crop_border])
+    framed = cv2.copyMakeBorder(pixels, *4 * [self.crop_padding], border)
+    return window(framed.reshape(*framed.shape[:2], -1), preprocess.image_size, rng)
 
   def squashed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) that 'squashed' cuts its window from.

@@ -135,9 +135,10 @@ def load(
     Damaged: a picture that cannot be read; names it.
   """
   images = np.empty((len(indices), *shape), np.uint8)
+  chunk = CHUNK if threads != 1 else max(1, len(indices))
 
   def fill(start: int) -> np.ndarray:
-    found, labels = source.read(indices[start : start + CHUNK])
+    found, labels = source.read(indices[start : start + chunk])
     for row, picture in enumerate(found, start):
       try:
         images[row] = make(picture, row)
@@ -146,7 +147,7 @@ def load(
         raise Damaged(where + str(error)) from None
     return labels
 
-  labels = np.concatenate([*workers(threads).map(fill, range(0, len(indices), CHUNK))])
+  labels = np.concatenate([*workers(threads).map(fill, range(0, len(indices), chunk))])
   return images, labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
 

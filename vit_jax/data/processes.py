@@ -38,11 +38,11 @@ def make_here(
 
 
 class Pool:
-  """Processes that share the rows of a batch; the pictures are those that one process makes.
+  """Processes that make a batch each; the pictures are those that one process makes.
 
   Args:
     make: can be pickled; each process has its own, and files that it opens are opened in each.
-    count: of processes. They start with the first batch, in a second or two.
+    count: of processes. They start with the first batches, in a second or two.
   """
 
   def __init__(self, make: Make, count: int):
@@ -54,18 +54,17 @@ class Pool:
   def __call__(
     self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels at some indices.
+    """Images and labels at some indices; from any thread.
+
+    One process makes all of them: handing over takes this process 0.4 ms each time.
 
     Raises:
       OSError: a process was stopped from outside.
     """
-    parts = [part for part in np.array_split(np.arange(len(indices)), self.count) if len(part)]
     try:
-      waiting = [self.workers.submit(make_here, indices[x], rows[x], key) for x in parts]
-      images, labels = zip(*(future.result() for future in waiting), strict=True)
+      return self.workers.submit(make_here, indices, rows, key).result()
     except BrokenProcessPool:
       raise OSError(
         'a process that makes training pictures was stopped, perhaps for want of memory; '
         f'config.data.processes={self.count} may be fewer, or 0'
       ) from None
-    return np.concatenate(images), np.concatenate(labels)
