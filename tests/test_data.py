@@ -1,8 +1,10 @@
 """Data: splits, order, padding, pictures of every mode, refusals."""
 
+from concurrent import futures
 import dataclasses
 import os
 import signal
+import time
 
 from conftest import small_config
 import numpy as np
@@ -44,6 +46,17 @@ def test_batches_are_a_function_of_seed_and_step():
   for other in (dict(step=8, seed=3), dict(step=7, seed=4)):
     changed = dataset.batch_at(other['step'], batch_size=16, seed=other['seed'])
     assert not np.array_equal(changed['image'], first['image'])
+
+
+def test_all_threads_ask_the_same_pool(monkeypatch):
+  class Slow(data.Pool):
+    def __init__(self, *_):
+      time.sleep(0.1)
+
+  monkeypatch.setattr(data, 'Pool', Slow)
+  dataset = digits(processes=2)
+  with futures.ThreadPoolExecutor(4) as threads:
+    assert len({id(pool) for pool in threads.map(lambda _: dataset.pool, range(4))}) == 1
 
 
 def test_processes_make_the_batches_of_threads():

@@ -6,6 +6,7 @@ A new one is a loader and one line here.
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+import threading
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
 }
 # What a section leaves to the data themselves.
 DECIDE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {'vtab': vtab.decide}
+
+_starting = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +94,14 @@ class Dataset:
 
     return pipeline.load(self.splits['train'], indices, self.image_shape, self.threads, make)
 
-  @functools.cached_property
+  @property
   def pool(self) -> Pool:
-    """The processes that make training pictures; started here."""
+    """The processes that make training pictures, the same for all threads that ask."""
+    with _starting:  # Python 3.12 and later compute a cached property in each of them.
+      return self._pool
+
+  @functools.cached_property
+  def _pool(self) -> Pool:
     train = {'train': self.splits['train']}
     alone = dataclasses.replace(self, splits=train, threads=1, processes=0)
     return Pool(alone.changed, self.processes)
