@@ -27,8 +27,8 @@ The others are published protocols, with their readouts; `:PRESET,theirs` also c
   mae_linear     the class token and a batch norm; LARS. Theirs: the best epoch on test.
 
 What else differs from theirs: pictures are not changed in training unless --config.explore.views=N
-keeps N changed views of each; nothing is trained on several machines, so that batch norm sees the
-whole batch; V-JEPA's decay falls to 0, not 1e-6; a batch is at most the training set. LARS's rates
+keeps N changed views of each; batch norm sees a batch, or the part of it that memory allows, where
+theirs saw that of one GPU; V-JEPA's decay falls to 0, not 1e-6. LARS's rates
 are for batches of 4,096 (16,384 with `mae_linear`).
 
   logreg         logistic regression on what the head reads: 45 strengths, features as they are.

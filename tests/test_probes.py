@@ -238,7 +238,7 @@ def test_words_behind_a_name():
 
 @pytest.mark.parametrize(
   ('name', 'words'),
-  [('eq', "did you mean 'ep'"), ('ep+al', "did you mean 'all'"), ('ep+after+batch', 'not both'),
+  [('simpol', "did you mean 'simpool'"), ('ep+al', "did you mean 'all'"), ('ep+after+batch', 'not both'),
    ('class_token+all', 'leave out .all'), ('ep+batch', 'batch norm takes statistics'),
    ('class_of_4', 'reads the last 4 blocks, and the model has 1')],
 )  # fmt: skip
@@ -347,7 +347,7 @@ def test_batch_norm_of_evaluation_is_that_of_training():
 
 def test_a_batch_in_parts_is_the_batch(monkeypatch):
   tokens = planted()
-  some = some_probes(('class_token', 'weighted_add', 'capi'), epochs=2, batch_size=32)
+  some = some_probes(('class_token', 'weighted_add'), epochs=2, batch_size=32)
   whole = train(some, tokens)
   monkeypatch.setattr(probes, 'AT_ONCE', 4 * 7 * 8 * 10)  # Ten examples: 32 in four parts.
   assert fitting.divide(some, 70, 1) == (3, 4)

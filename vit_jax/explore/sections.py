@@ -246,6 +246,7 @@ def method(lab: Lab) -> list[Block]:
       'on labels in another order, so that it shows chance. One backbone was read: how another '
       'training run of it would rank is what sweeps measure.'
     ),
+    *[Text(selection.BATCH_NORM)] * any(candidate.batch for candidate in lab.candidates),
   ]
 
 

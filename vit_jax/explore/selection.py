@@ -33,6 +33,10 @@ class Rule:
 
 
 NAMES = {'adam': 'Adam', 'sgd': 'SGD with momentum', 'lars': 'LARS'}
+BATCH_NORM = (
+  'Batch norm (+batch, +batch_before) has no affine map: in training a step takes the statistics of '
+  'its own examples, in evaluation each probe an average of those over training.'
+)
 OPTIMISTIC = 'so that the accuracy is the best of several on these very examples, and too good'
 SELECTIONS = {
   'held_out': Rule(False, False, True, True, 'no test example had a say'),
@@ -41,7 +45,7 @@ SELECTIONS = {
   # DINOv2, DINOv3, V-JEPA 2: the best of all heads after the last iteration.
   'test': Rule(True, False, True, False, f'chosen on the test examples, {OPTIMISTIC}'),
   # EP, MAE, DINO: the best epoch too.
-  'test_epoch': Rule(True, True, True, False, f'chosen with the epoch on test, {OPTIMISTIC}'),
+  'test_epoch': Rule(True, True, True, False, f'the epoch counts that is best on test, {OPTIMISTIC}'),
 }
 
 
@@ -98,8 +102,8 @@ def choosing(options: Any) -> str:
     options: `config.explore`.
   """
   grid = ', '.join(f'{rate:g}' for rate in options.learning_rates)
-  decays = ', '.join(f'{decay:g}' for decay in options.weight_decays)
-  grid += f', with weight decays {decays},' if any(options.weight_decays) else ''
+  if any(options.weight_decays):
+    grid += f' with weight decay {", ".join(f"{decay:g}" for decay in options.weight_decays)}'
   if len(options.learning_rates) * len(options.weight_decays) == 1:
     return f'{grid} for all'
   rule = SELECTIONS[options.selection]
