@@ -19,7 +19,7 @@ from PIL import Image
 import pytest
 
 from vit_jax import checkpoint, defaults, models, predict, recipe, train, weights
-from vit_jax.explore import compare, lab, page, readouts, sweep
+from vit_jax.explore import compare, lab, page, readouts, selection, sweep
 from vit_jax.interpret import __main__ as interpret_command
 from vit_jax.models import readout
 
@@ -230,8 +230,8 @@ def test_test_examples_have_no_say(trained, tmp_path):
 def test_a_lucky_learning_rate_is_not_chosen():
   accuracy = np.array([[0.70, 0.90, 0.91], [0.50, 0.60, 0.90]])
   loss = np.array([[0.1, 0.3, 8.0], [0.1, 0.2, 8.0]])
-  assert readouts.prefer(accuracy, loss, 100).tolist() == [1, 2]
-  assert readouts.prefer(accuracy, loss, 1_000_000).tolist() == [2, 2]
+  assert selection.prefer(accuracy, loss, 100).tolist() == [1, 2]
+  assert selection.prefer(accuracy, loss, 1_000_000).tolist() == [2, 2]
 
 
 def test_classes_without_examples_are_refused(trained, tmp_path):

@@ -78,6 +78,7 @@ TRAINED = {
   ('finetune', 'imagenet_518'): ('tfds', TUNE),
 }
 EXPLORED = [('explore_readouts', 'fair'), ('explore_readouts', 'study')]
+EXPLORED += [('explore_readouts', 'dinov3_linear,theirs')]
 SWEPT = [('sweep_readouts', 'few'), ('sweep_readouts', 'all'), ('finetune', 'digits')]
 SWEPT += [('ablate_distillation', ''), ('masked_patches', 'digits')]
 # The paper's experiments, and how many runs they are.
@@ -88,7 +89,7 @@ PAPERS = {
   ('compare_hybrids', 'models'): 12, ('compare_hybrids', 'optimizers'): 12,
 }  # fmt: skip
 SWEPT += [*PAPERS]
-JUDGED = [('evaluate', 'head'), ('evaluate', 'frozen')]
+JUDGED = [('evaluate', 'head'), ('evaluate', 'frozen'), ('explore_readouts', 'knn')]
 COUNTS = {
   ('sweep_readouts', 'few'): 30, ('sweep_readouts', 'all'): 135, ('finetune', 'digits'): 4,
   ('ablate_distillation', ''): 20, ('masked_patches', 'digits'): 12, **PAPERS,

@@ -317,18 +317,30 @@ PARTS = {
   'explore': {
     'readouts': dict(
       # Of a frozen model: all, patches, class_token, patch_1, sum, sum_all, mean, mean_all, max,
-      # weighted_add, weighted_concat (and _softmax), attention_pool, random_patch, shuffled_labels.
+      # weighted_add, weighted_concat (and _softmax), attention_pool, random_patch, shuffled_labels;
+      # probes, the published ones: avgmax, gem, ep, aim, ... (vit_jax/explore/README.md). Words may
+      # follow: +all (the prefix too), +before or +batch_before, +after or +batch (norms).
       readouts=('all',),
-      layers='last',  # or all, or blocks from 1: '4,8,12'
+      layers='last',  # or all, or blocks from 1: '4,8,12'; or mean:6, of the last six blocks
+      token_norm='model',  # tokens pass the norm after the last block; none: they do not
       views=0,  # of each training picture, changed as config.data says; 0: as evaluation sees it
       seeds=5,  # from config.seed on: of heads and of the order of examples
-      # Of Adam; for each readout chosen on a part of the training examples.
+      # For each readout chosen, with one of weight_decays, as `selection` says.
       learning_rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+      weight_decays=(0.0,),  # times the learning rate; of matrices, not of biases
+      # On a part of train, then all of it trains; or as papers do: held_out_best (no refit), test,
+      # test_epoch (vit_jax/explore/selection.py).
+      selection='held_out',
       validation_fraction=0.2,  # that part: by config.seed, stratified
+      optimizer='adam',  # or sgd (momentum 0.9), lars
+      b2=0.999,  # adam's memory of squared gradients
+      clip_norm=0.0,  # largest norm of each probe's gradient; 0: no clipping
       schedule='cosine',  # or constant
+      warmup_epochs=0.0,  # in which the rate rises from 0, before the schedule
+      decay_schedule='constant',  # of weight decay, or cosine to 0
       epochs=10,
       batch_size=128,
-      head='zero',  # or torch: uniform, as its Linear
+      head='zero',  # or torch: uniform, as its Linear; normal_0.01, normal_0.02
       ridge=1024.0,  # of the least squares; big_vision's few-shot value
       cache=str,  # folder for tokens; None: WORKDIR/cache
       cache_gb=20.0,  # the most that they may take
@@ -367,6 +379,7 @@ PARTS = {
       strengths=(1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # lbfgs: C, the inverse of the penalty
       learning_rates=(1e-4, 1e-3, 1e-2, 1e-1),  # sgd
       held_out=0.2,  # share of the training examples that chooses among them
+      standardise=True,  # features by their mean and deviation over the training examples
       epochs=10,  # sgd
       batch_size=128,  # sgd
       seed=0,

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -55,6 +56,8 @@ class Pass:
     batch_size: of all devices together.
     limit: bytes that the cache may take.
     readouts: modules without parameters by layer: what they make of its tokens is kept instead.
+    raw: keep tokens as the blocks leave them, without the norm after the last one.
+    earlier: of the layer 'tokens': class tokens of so many blocks before the last go before them.
     section_key: the section of the config that `limit` and `folder` come from, named in errors.
   """
 
@@ -72,6 +75,8 @@ class Pass:
   batch_size: int = 256
   limit: float = 20e9
   readouts: dict[str, Any] = dataclasses.field(default_factory=dict)
+  raw: bool = False
+  earlier: int = 0
   section_key: str = 'config.explore'
 
   def run(self) -> dict[str, dict[str, Tokens]]:
@@ -166,6 +171,8 @@ class Pass:
       'tokens': {layer: describe(module) for layer, module in self.readouts.items()} or 'all',
       'dtype': self.dtype,
     }
+    seen |= {'norm': 'none'} if self.raw else {}
+    seen |= {'earlier_class_tokens': self.earlier} if self.earlier else {}
     if self.views:
       augment = dataclasses.asdict(self.data.augment)
       seen |= {'views': self.views, 'seed': self.seed, 'augment': augment, 'plain': self.plain}
@@ -243,8 +250,12 @@ class Pass:
   def _forward(self, params, images) -> dict[str, Array]:
     _, named = weights.make_forward(self.model, self.data.preprocess)(params, images)
     for layer in self.layers:
-      check_choice('output of the model', layer, named)
-    found = {layer: tokens.read_layer(named, layer) for layer in self.layers}
+      if not re.fullmatch(tokens.MEAN, layer):  # Of blocks, which `read_layer` counts.
+        check_choice('output of the model', layer, named)
+    found = {layer: tokens.read_layer(named, layer, self.raw) for layer in self.layers}
+    if self.earlier:
+      first = tokens.earlier_class_tokens(self.model, params, named, self.earlier, self.raw)
+      found['tokens'] = jnp.concatenate([first, found['tokens']], axis=1)
     for layer, module in self.readouts.items():
       found[layer] = module.apply({}, found[layer])
     return {layer: x.astype(self.dtype) for layer, x in found.items()}

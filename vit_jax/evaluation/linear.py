@@ -2,7 +2,8 @@
 
 `lbfgs` solves scikit-learn's multinomial logistic regression, `sgd` trains as self-supervised
 papers do, momentum 0.9 and a cosine to 0. A part of the training examples chooses the strength of
-the penalty, or the learning rate; then all of them train. Features are standardised.
+the penalty, or the learning rate; then all of them train. Features are standardised, unless
+`standardise` says otherwise.
 """
 
 import collections
@@ -31,7 +32,7 @@ Solver = Callable[[np.ndarray, np.ndarray, float], Head]
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-  """A head on standardised features."""
+  """A head on features less `mean`, divided by `scale`."""
 
   mean: np.ndarray
   scale: np.ndarray
@@ -52,6 +53,7 @@ class LinearProbe(Frozen):
     strengths: lbfgs: inverse strengths of the penalty, scikit-learn's C, to choose from.
     learning_rates: sgd: to choose from, at its batch size.
     held_out: share of the training examples that chooses.
+    standardise: whether features have mean 0 and deviation 1 over the training examples.
     epochs, batch_size: sgd.
     seed: of the choice of that part, and of the order of examples.
   """
@@ -66,6 +68,7 @@ class LinearProbe(Frozen):
     strengths: tuple[float, ...],
     learning_rates: tuple[float, ...],
     held_out: float,
+    standardise: bool,
     epochs: int,
     batch_size: int,
     seed: int,
@@ -80,6 +83,7 @@ class LinearProbe(Frozen):
         f'0, and {held_out=} between 0 and 1'
       )
     self._held_out, self._seed, self._solver = held_out, seed, solver
+    self._standardise = standardise
     settings = Settings(epochs, batch_size, 'zero', 'cosine', seed, 'sgd')
     sgd: Solver = lambda x, labels, rate: descend(x, labels, rate, settings, self.num_classes)  # noqa: E731
     self._solve = {'lbfgs': regress, 'sgd': sgd}[solver]
@@ -93,6 +97,8 @@ class LinearProbe(Frozen):
   def choose(self, x: np.ndarray, labels: np.ndarray) -> Classifier:
     """The head of one view, its number of the grid chosen on a part, trained on all."""
     mean, scale = x.mean(0), x.std(0) + 1e-5
+    if not self._standardise:
+      mean, scale = np.zeros_like(mean), np.ones_like(scale)
     x = (x - mean) / scale
     best, right = self._grid[0], {}
     if len(self._grid) > 1:

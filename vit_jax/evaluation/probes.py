@@ -4,7 +4,6 @@ Shapes: `S` seeds, `R` readouts, `L` learning rates, `B` examples, `K` classes, 
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 from typing import Any
 
@@ -12,43 +11,16 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
-import optax
 
+from vit_jax.evaluation import batch_norm
 from vit_jax.evaluation.candidates import Candidate
+from vit_jax.evaluation.probe_settings import Settings
 from vit_jax.evaluation.store import Tokens
-from vit_jax.models.readout import WeightedMix
-from vit_jax.runtime.choices import check_choice
+from vit_jax.models.readout import Normalised, WeightedMix
 
-HEADS = ('zero', 'torch')
-SCHEDULES = ('cosine', 'constant')
-RULES = {'adam': optax.scale_by_adam(), 'sgd': optax.trace(0.9)}
+__all__ = ['Probes', 'Settings', 'apply_head', 'cross_entropy']
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How probes are trained: on cross-entropy, whole epochs, the last batch smaller.
-
-  Attributes:
-    head: how heads start: zero, or torch: uniform within 1/sqrt(F), as torch's Linear.
-    schedule: of the learning rate: cosine to 0, or constant.
-    seed: of what the controls draw.
-    optimizer: adam, or sgd with momentum 0.9.
-  """
-
-  epochs: int = 10
-  batch_size: int = 128
-  head: str = 'zero'
-  schedule: str = 'cosine'
-  seed: int = 0
-  optimizer: str = 'adam'
-
-  def __post_init__(self):
-    check_choice('optimizer of probes', self.optimizer, RULES)
-    check_choice('config.explore.head', self.head, HEADS)
-    check_choice('config.explore.schedule', self.schedule, SCHEDULES)
-    for key in ('epochs', 'batch_size'):
-      if getattr(self, key) < 1:
-        raise ValueError(f'config.explore.{key}={getattr(self, key)} must be at least 1')
+AT_ONCE = 4e8  # bytes of tokens, over all seeds, that a step looks at in one part
 
 
 class Probes:
@@ -71,10 +43,12 @@ class Probes:
     settings: Settings,
   ):
     self.candidates = tuple(candidates)
-    self.fixed: dict[str, list[Candidate]] = {}  # by the width of their features
+    # By the width of their features, and what is normalised over batches: '768', '768+batch'.
+    self.fixed: dict[str, list[Candidate]] = {}
     for candidate in candidates:
       if not candidate.learned:
-        self.fixed.setdefault(str(candidate.width), []).append(candidate)
+        stack = '+'.join([str(candidate.width), *candidate.batch])
+        self.fixed.setdefault(stack, []).append(candidate)
     self.learned = [candidate for candidate in candidates if candidate.learned]
     # Logits come out with the fixed first; this brings them back into the order of candidates.
     stacked = [candidate for stack in self.fixed.values() for candidate in stack]
@@ -92,6 +66,10 @@ class Probes:
     ]
     return jnp.stack(read)
 
+  def at_once(self, seeds: int) -> int:
+    """How many examples a step looks at in one part; a larger batch is added up from several."""
+    return max(1, int(AT_ONCE / (4 * seeds * self.shape[0] * self.shape[1])))
+
   def read(self, tokens: np.ndarray, random: np.ndarray) -> np.ndarray:
     """`features` of the fixed readouts, which have one width here, in float32."""
     return np.asarray(self._read(tokens, random))
@@ -105,94 +83,138 @@ class Probes:
     """Parameters of one seed: stacks of fixed readouts `R L ...`, each learned one `L ...`."""
     key, tokens = jax.random.key(seed), jnp.zeros((1, *self.shape))
     params: dict[str, Any] = {'fixed': {}, 'learned': {}}
-    for width, stack in self.fixed.items():
+    for name, stack in self.fixed.items():
       repeat = (len(stack), rates)
-      params['fixed'][width] = jax.tree.map(
-        lambda x, repeat=repeat: jnp.broadcast_to(x, repeat + x.shape), self.head(key, int(width))
+      head = self.settings.head_of(key, stack[0].width, self.num_classes)
+      params['fixed'][name] = jax.tree.map(
+        lambda x, repeat=repeat: jnp.broadcast_to(x, repeat + x.shape), head
       )
     for candidate in self.learned:
       features, variables = candidate.module.init_with_output(key, tokens)
-      one = {'readout': variables.get('params', {}), 'head': self.head(key, features.shape[-1])}
+      head = self.settings.head_of(key, features.shape[-1], self.num_classes)
+      one = {'readout': variables.get('params', {}), 'head': head}
       params['learned'][candidate.name] = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (rates, *x.shape)), one
       )
-    return params
+    return params | {'held': self.held(params, tokens)}
+
+  def held(self, params, tokens: Float[Array, 'B T D']) -> dict[str, Any]:
+    """What one seed normalises with in evaluation, before any step."""
+    if not any(candidate.batch for candidate in self.candidates):
+      return {}
+    given = params, tokens, jnp.zeros(len(tokens), int), jnp.ones(len(tokens))
+    found = jax.eval_shape(self.measure, *given)[1]
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
 
   def head(self, key, width: int) -> dict[str, Array]:
-    """Kernel and bias of a head."""
-    limit = 0.0 if self.settings.head == 'zero' else width**-0.5
-    keys = jax.random.split(key)
-    return {
-      'kernel': jax.random.uniform(keys[0], (width, self.num_classes), minval=-limit, maxval=limit),
-      'bias': jax.random.uniform(keys[1], (self.num_classes,), minval=-limit, maxval=limit),
-    }
+    """Kernel and bias of a head, as it starts."""
+    return self.settings.head_of(key, width, self.num_classes)
 
   def parameters(self, candidate: Candidate) -> int:
     """How many numbers are trained for a readout."""
     shapes = jax.eval_shape(lambda: self.init(0, 1))
     if candidate.learned:
       return sum(x.size for x in jax.tree.leaves(shapes['learned'][candidate.name]))
-    stack = str(candidate.width)
-    return sum(x.size for x in jax.tree.leaves(shapes['fixed'][stack])) // len(self.fixed[stack])
+    name = next(name for name, stack in self.fixed.items() if candidate in stack)
+    return sum(x.size for x in jax.tree.leaves(shapes['fixed'][name])) // len(self.fixed[name])
+
+  def measure(
+    self, params, tokens: Float[Array, 'B T D'], random: Int[Array, 'B'], mask: Any = None
+  ) -> tuple[Float[Array, 'R L B K'], dict[str, Any]]:
+    """The logits of one seed in the order of the candidates, and the statistics in them.
+
+    Args:
+      mask: in training, the examples whose statistics normalise; None: those that `params` hold do.
+    """
+    tokens, parts = tokens.astype(jnp.float32), []
+    norm = batch_norm.BatchNorm(params.get('held'), mask)
+    for name, stack in self.fixed.items():
+      # (R, B, F) x (R, F, L K): learning rates share a product, as their features are the same.
+      one = jax.vmap(apply_head, (0, None))  # over L
+      features = self.features(name, norm.tokens(tokens, stack[0]), random)
+      features = norm.features(name, features, stack[0])
+      parts.append(jax.vmap(one)(params['fixed'][name], features))
+    for candidate in self.learned:
+      seen = norm.tokens(tokens, candidate)
+
+      def read(own, held, module=candidate.module, seen=seen, candidate=candidate):
+        inner = batch_norm.BatchNorm({candidate.name: held}, mask)
+        features = module.apply({'params': own['readout']}, seen)
+        features = inner.features(candidate.name, features, candidate)
+        return apply_head(own['head'], features), inner.found.get(candidate.name)
+
+      # Attention's activations are as large as the model's: one learning rate after another.
+      own = params['learned'][candidate.name], norm.held_of(candidate)
+      each_rate = one_by_one if candidate.module.heavy else jax.vmap
+      logits, found = each_rate(read)(*own)
+      norm.found |= {} if found is None else {candidate.name: found}
+      parts.append(logits[None])
+    return jnp.concatenate(parts)[self.order], norm.found
 
   def logits(self, params, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
     """The logits of one seed, `R L B K`, in the order of the candidates."""
-    tokens, parts = tokens.astype(jnp.float32), []
-    for stack in self.fixed:
-      # (R, B, F) x (R, F, L K): learning rates share a product, as their features are the same.
-      one = jax.vmap(apply_head, (0, None))  # over L
-      parts.append(jax.vmap(one)(params['fixed'][stack], self.features(stack, tokens, random)))
-    for candidate in self.learned:
+    return self.measure(params, tokens, random)[0]
 
-      def read(own, module=candidate.module):
-        return apply_head(own['head'], module.apply({'params': own['readout']}, tokens))
+  def loss(self, params, batch) -> tuple[Array, tuple[dict[str, Array], dict[str, Any]]]:
+    """The sum over seeds, readouts and rates, which have no parameter in common; each by itself.
 
-      # Attention's activations are as large as the model's: one learning rate after another.
-      heavy, own = candidate.module.heavy, params['learned'][candidate.name]
-      parts.append((jax.lax.map(jax.checkpoint(read), own) if heavy else jax.vmap(read)(own))[None])
-    return jnp.concatenate(parts)[self.order]
-
-  def loss(self, params, batch) -> tuple[Array, dict[str, Array]]:
-    """The sum over seeds, readouts and rates, which have no parameter in common; each by itself."""
-    logits = jax.vmap(self.logits)(params, batch['tokens'], batch['random'])
+    Beside it loss and accuracy of each, and the statistics of the batch by seed.
+    """
+    measure = jax.vmap(self.measure, (0, 0, 0, None))
+    logits, found = measure(params, batch['tokens'], batch['random'], batch['mask'])
     label = batch['label'][:, :, None]  # S R 1 B
     losses = cross_entropy(logits, label)
     correct = (logits.argmax(-1) == label).astype(jnp.float32)
-    mean = functools.partial(jnp.average, axis=-1, weights=batch['mask'])
-    return mean(losses).sum(), {'loss': mean(losses), 'accuracy': mean(correct)}
+    weights = batch['mask'] / jnp.maximum(batch['mask'].sum(), 1)
+    loss, accuracy = (losses * weights).sum(-1), (correct * weights).sum(-1)
+    return (loss * batch['share']).sum(), ({'loss': loss, 'accuracy': accuracy}, found)
 
-  @property
-  def rule(self) -> optax.GradientTransformation:
-    """How gradients become updates, before the learning rate."""
-    return RULES[self.settings.optimizer]
+  def moments(self, params) -> dict[str, Any]:
+    """What the optimizer keeps, of all seeds and each probe by itself."""
+    init = self.settings.rule.init
+    return {
+      'fixed': {name: over(init, 3)(tree) for name, tree in params['fixed'].items()},
+      'learned': {name: over(init, 2)(tree) for name, tree in params['learned'].items()},
+    }
 
   @functools.cached_property
   def step(self):
-    """(params, moments, rates, batch) -> (params, moments, metrics): one step of all probes."""
+    """One step of all probes, of a whole batch or of a part of it.
 
-    def step(params, moments, rates, batch):
-      gradients, values = jax.grad(self.loss, has_aux=True)(params, batch)
-      updates, moments = self.rule.update(gradients, moments, params)
-      updates = jax.tree.map(lambda u, rate: -rate * u, updates, self.spread(rates, updates))
-      return optax.apply_updates(params, updates), moments, values
+    (params, moments, total, rates, decays, batch, first, last) -> (params, moments, total, values):
+    `total` are the gradients of the parts before; the last part of a batch moves the parameters.
+    """
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    def step(params, moments, total, rates, decays, batch, first, last):
+      trained = {key: params[key] for key in ('fixed', 'learned')}
+      gradients, (values, found) = jax.grad(self.loss, has_aux=True)(trained, batch)
+      held = batch_norm.blend(params['held'], found, batch['blend'])
+      total = gradients if first else jax.tree.map(jnp.add, total, gradients)
+      if last:
+        trained, moments = self.move(trained, total, moments, rates, decays)
+        total = None
+      return trained | {'held': held}, moments, total, values
 
-  def spread(self, rates: Float[Array, 'R L'], updates):
-    """The learning rate of every parameter, in a shape that multiplies it."""
+    return jax.jit(step, donate_argnums=(0, 1), static_argnums=(6, 7))
+
+  def move(self, params, gradients, moments, rates, decays) -> tuple[Any, Any]:
+    """Parameters and moments after a step at rates and decays `R L`, each probe by itself."""
     place = {candidate.name: i for i, candidate in enumerate(self.candidates)}
-
-    def fit(rate, x, axes: int):
-      return rate.reshape((1, *rate.shape) + (1,) * (x.ndim - 1 - axes))
-
-    found: dict[str, Any] = {'fixed': {}, 'learned': {}}
-    for stack, tree in updates['fixed'].items():
-      own = rates[np.array([place[candidate.name] for candidate in self.fixed[stack]], int)]
-      found['fixed'][stack] = jax.tree.map(lambda x, own=own: fit(own, x, 2), tree)
-    for name, tree in updates['learned'].items():
-      own = rates[place[name]]
-      found['learned'][name] = jax.tree.map(lambda x, own=own: fit(own, x, 1), tree)
-    return found
+    places: dict[str, dict[str, Any]] = {
+      'fixed': {k: np.array([place[c.name] for c in stack]) for k, stack in self.fixed.items()},
+      'learned': {c.name: place[c.name] for c in self.learned},
+    }
+    moved: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for kind, axes in (('fixed', 3), ('learned', 2)):
+      own = {
+        name: over(self.settings.move, axes, shared=2)(
+          params[kind][name], gradients[kind][name], moments[kind][name], rates[i], decays[i]
+        )
+        for name, i in places[kind].items()
+      }
+      for part, tree in enumerate(moved):
+        tree[kind] = {name: pair[part] for name, pair in own.items()}
+    return moved
 
   @functools.cached_property
   def evaluate_batch(self):
@@ -219,11 +241,42 @@ class Probes:
     """Each learned mix's weights of the patches, `S L N`; with softmax, after it."""
     found = {}
     for candidate in self.learned:
-      if isinstance(candidate.module, WeightedMix):
-        x = params['learned'][candidate.name]['readout']['weights']
-        softmax = candidate.module.readout_weights == 'softmax'
+      module, inner = candidate.module, params['learned'][candidate.name]['readout']
+      if isinstance(module, Normalised):
+        module, inner = module.pool, inner.get('pool')
+      if isinstance(module, WeightedMix):
+        x = inner['weights']
+        softmax = module.readout_weights == 'softmax'
         found[candidate.name] = np.asarray(jax.nn.softmax(x) if softmax else x)
     return found
+
+
+def one_by_one(function: Any) -> Any:
+  """A function mapped over the first axis in a loop, whose backward pass computes it again."""
+  again = jax.checkpoint(function)
+  return lambda *given: jax.lax.map(lambda x: again(*x), given)
+
+
+def over(function: Any, axes: int, shared: int = 0) -> Any:
+  """A function of one probe for all of them: mapped over the leading axes of its arguments.
+
+  Args:
+    shared: how many of its last arguments are the same for all seeds, which are the first axis.
+  """
+  for axis in range(axes):
+    apart = shared if axis == axes - 1 else 0
+    function = by_axis(function, apart)
+  return function
+
+
+def by_axis(function: Any, shared: int) -> Any:
+  """A function mapped over the first axis of all arguments but the last `shared` ones."""
+
+  def mapped(*given):
+    axes = [0] * (len(given) - shared) + [None] * shared
+    return jax.vmap(function, axes)(*given)
+
+  return mapped
 
 
 def apply_head(head: dict[str, Array], features: Float[Array, 'B F']) -> Float[Array, 'B K']:

@@ -94,7 +94,7 @@ def readout_of(subject: Subject, name: str, output: str) -> Any:
   shape = jax.eval_shape(tokens.rows, subject.outputs[output]).shape[1:]
   key, section = 'config.evaluation: readout', subject.passport.model
   found = candidates.choose_candidates((name,), subject.model, section, shape, key)
-  if len(found) != 1 or found[0].learned or found[0].module is None:
+  if len(found) != 1 or found[0].learned or found[0].module is None or found[0].batch:
     raise ValueError(
       f'{key}={name} is not one readout without parameters, such as class_token, mean or patch_3; '
       'what has to be trained is compared by config.run=explore'

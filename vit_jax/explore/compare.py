@@ -130,6 +130,7 @@ def record(lab: Lab, layer: str, found: Layer, r: int) -> dict[str, Any]:
     'accuracy_of_batches': mean_of_batches(correct, lab.settings.batch_size),
     'least_squares_accuracy': None if np.isnan(closed) else closed,
     'learning_rate': float(found.rates[r]),
+    'weight_decay': float(found.decays[r]) if found.decays.size else 0.0,
     'train_accuracy': float(trained.mean()),
     'gap': float(trained.mean() - share),
     'epochs_to_95': float(convergence(curve).mean()),

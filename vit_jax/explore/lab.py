@@ -11,8 +11,11 @@ from vit_jax.evaluation import candidates, probes
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
+from vit_jax.explore.selection import SELECTIONS
 from vit_jax.models import tokens
+from vit_jax.runtime.choices import check_choice
 
+TOKEN_NORMS = ('model', 'none')
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation', 'explore')
 
@@ -23,6 +26,7 @@ class Lab:
 
   Attributes:
     shape: of the tokens that are read, `T D`.
+    earlier: how many of them are class tokens of blocks before the last, in front of the others.
   """
 
   config: Config
@@ -32,6 +36,7 @@ class Lab:
   layers: tuple[str, ...]
   settings: probes.Settings
   shape: tuple[int, int]
+  earlier: int = 0
 
   @property
   def num_classes(self) -> int:
@@ -64,6 +69,7 @@ class Layer:
     fitted: with the chosen rates, on all training examples.
     closed: accuracy of least squares, `R`; not a number for learned mixes.
     labels: of the test examples.
+    decays: `R`: the weight decays that were chosen with the rates; empty where none was tried.
   """
 
   rates: np.ndarray
@@ -71,6 +77,7 @@ class Layer:
   fitted: Fitted
   closed: np.ndarray
   labels: np.ndarray
+  decays: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
   def validation_at(self, r: int, grid: list[float]) -> float | None:
     """Accuracy of readout `r` at its learning rate on the held-out part; None without a choice."""
@@ -95,6 +102,10 @@ def build(config: Config) -> Lab:
     raise ValueError('config.run=explore needs --config.init_from: a run or a weight file')
   if options.seeds < 1 or not options.learning_rates or min(options.learning_rates) <= 0:
     raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
+  if min(options.weight_decays, default=-1) < 0:
+    raise ValueError('config.explore.weight_decays must be at least one, and none below 0')
+  check_choice('config.explore.selection', options.selection, SELECTIONS)
+  check_choice('config.explore.token_norm', options.token_norm, TOKEN_NORMS)
   predictor = predict.load(config.init_from)
   if 'tokens' not in predictor.output_names or not predictor.model.grid:
     raise ValueError(
@@ -102,7 +113,9 @@ def build(config: Config) -> Lab:
       'grid to read; config.run=explore needs weights of a family that has'
     )
   layers = layer_names(predictor, options.layers)
-  shape = shape_of_tokens(predictor, layers)
+  earlier = count_earlier(predictor, tuple(options.readouts), layers)
+  count, width = shape_of_tokens(predictor, layers, options.token_norm == 'none')
+  shape = (earlier + count, width)
   dataset = build_data(config, predictor)
   return Lab(
     config,
@@ -113,21 +126,43 @@ def build(config: Config) -> Lab:
     ),
     layers,
     probes.Settings(
-      options.epochs, options.batch_size, options.head, options.schedule, config.seed
+      options.epochs, options.batch_size, options.head, options.schedule, config.seed,
+      options.optimizer, options.b2, options.warmup_epochs, options.decay_schedule,
+      options.clip_norm,
     ),
     shape,
-  )
+    earlier,
+  )  # fmt: skip
+
+
+def count_earlier(
+  predictor: predict.Predictor, names: tuple[str, ...], layers: tuple[str, ...]
+) -> int:
+  """How many blocks before the last some readouts take the class token of; 0 without one.
+
+  Raises:
+    ValueError: a readout needs more blocks than the model has, or than `layers` allows.
+  """
+  blocks = len(tokens.block_names(predictor.output_names))
+  depth = max(1, blocks) if layers == ('tokens',) else 1
+  earlier = candidates.earlier_blocks(names, depth, 'config.explore.readouts')
+  return earlier if 'class_token' in predictor.model.prefix else 0
 
 
 def layer_names(predictor: predict.Predictor, layers: str) -> tuple[str, ...]:
   """Outputs of tokens; after the last block those that the model itself reads."""
-  names = tokens.layer_names(predictor.output_names, layers, 'config.explore.layers')
+  names = tokens.layer_names(predictor.output_names, layers, 'config.explore.layers', means=True)
   last = tokens.block_names(predictor.output_names)[-1:]
   return tuple('tokens' if name in last else name for name in names)
 
 
-def shape_of_tokens(predictor: predict.Predictor, layers: tuple[str, ...]) -> tuple[int, int]:
+def shape_of_tokens(
+  predictor: predict.Predictor, layers: tuple[str, ...], raw: bool = False
+) -> tuple[int, int]:
   """Tokens and width of the last layer, `T D`.
+
+  Args:
+    raw: whether tokens are read without any norm.
 
   Raises:
     ValueError: another layer has another grid or width, so that no readout fits both.
@@ -135,7 +170,8 @@ def shape_of_tokens(predictor: predict.Predictor, layers: tuple[str, ...]) -> tu
   model = predictor.model
   image = jax.ShapeDtypeStruct((1, *model.image_size, model.channels), np.float32)
   named = jax.eval_shape(lambda p, x: predictor.forward(p, x)[1], predictor.params, image)
-  shapes = {layer: jax.eval_shape(tokens.rows, named[layer]).shape[1:] for layer in layers}
+  read = {x: jax.eval_shape(lambda n, x=x: tokens.read_layer(n, x, raw), named) for x in layers}
+  shapes = {layer: found.shape[1:] for layer, found in read.items()}
   count, width = jax.eval_shape(tokens.rows, named['tokens']).shape[1:]
   for layer, found in shapes.items():
     if found != (count, width):
@@ -199,6 +235,6 @@ def probes_of(lab: Lab, some: list[Candidate]) -> Probes:
     some,
     shape=lab.shape,
     num_classes=lab.num_classes,
-    first=len(lab.predictor.model.prefix),
+    first=lab.earlier + len(lab.predictor.model.prefix),
     settings=lab.settings,
   )

@@ -5,6 +5,7 @@ W/probes/    what training left, a file for each layer, below the key of the tok
 W/reports/   readouts.json, .csv, .md, .html and pictures
 """
 
+import itertools
 import pathlib
 import time
 from typing import Any
@@ -23,6 +24,7 @@ from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import compare, report
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
+from vit_jax.explore.selection import SELECTIONS, choose, hold_out
 from vit_jax.runtime import atomic, sharding
 
 SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
@@ -103,78 +105,85 @@ def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
     folder=pathlib.Path(options.cache).expanduser() if options.cache else workdir / 'cache',
     dtype=options.cache_dtype,
     views=options.views,
-    plain=options.views > 0 and len(options.learning_rates) > 1,
+    plain=options.views > 0
+    and len(options.learning_rates) * len(options.weight_decays) > 1
+    and not SELECTIONS[options.selection].on_test,
     seed=lab.config.seed,
     batch_size=sharding.round_up(lab.config.evaluation.batch_size, mesh),
     limit=options.cache_gb * 1e9,
+    raw=options.token_norm == 'none',
+    earlier=lab.earlier,
   )
 
 
 def study(lab: Lab, store: dict[str, Tokens], layer: str) -> Layer:
-  """Chooses learning rates on a part of train, then trains on all of it and tests.
+  """Chooses learning rates and decays as `selection` says, then trains and tests with them.
 
   Args:
-    store: tokens by split; with `train_plain`, learning rates are chosen on those: pictures as
+    store: tokens by split; with `train_plain`, a part of train chooses on those: pictures as
       evaluation sees them, where the probes train on changed ones.
   """
-  train, test = store['train'], store['test']
-  untouched = store.get('train_plain', train)
-  grid = np.array(sorted(lab.config.explore.learning_rates))
-  everything, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
+  train, test, options = store['train'], store['test'], lab.config.explore
+  rule = SELECTIONS[options.selection]
+  rates, decays = (np.array(sorted(x)) for x in (options.learning_rates, options.weight_decays))
+  grid = np.array([*itertools.product(rates, decays)])
+  rows, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
   chunks = chunk(lab)
-  rates, validation = np.full(len(lab.candidates), grid[0]), np.zeros((len(lab.candidates), 0))
+  chosen, validation = np.zeros(len(lab.candidates), int), np.zeros((len(lab.candidates), 0))
   if len(grid) > 1:
-    rest, held = hold_out(train.labels, lab.config.explore.validation_fraction, lab.config.seed)
-    seeds = lab.seeds[:SELECTION_SEEDS]
+    rest, other, held = rows, test, tested
+    if not rule.on_test:
+      other = store.get('train_plain', train)
+      rest, held = hold_out(train.labels, options.validation_fraction, lab.config.seed)
     what = f'{layer}: choosing learning rates'
-    tried = [
-      fitting.fit(part, train, rest, untouched, held, np.tile(grid, (len(part.candidates), 1)),
-                  seeds, False, what) for part in chunks
-    ]  # fmt: skip
-    joined = Fitted.join(tried)
-    validation, loss = joined.test_accuracy[-1].mean(0), joined.test_loss[-1].mean(0)
-    rates = grid[prefer(validation, loss, len(held))]
+    tried = [try_all(lab, part, train, rest, other, held, grid, what) for part in chunks]
+    accuracy, loss = (x.mean(1) for x in summary(Fitted.join(tried), rule.best_epoch))
+    chosen = choose(rule, accuracy, loss, len(held))
+    by_decay = accuracy.reshape(-1, len(rates), len(decays))
+    validation = by_decay[np.arange(len(chosen)), :, chosen % len(decays)]
+    rows = rows if rule.refit else rest
   fitted, start = [], 0
   for part in chunks:
-    some = rates[start : start + len(part.candidates)]
+    some = grid[chosen[start : start + len(part.candidates)]]
     start += len(some)
-    fitted.append(fitting.fit(part, train, everything, test, tested, some[:, None], lab.seeds, True,
-                           f'{layer}: training probes'))  # fmt: skip
+    fitted.append(fitting.fit(part, train, rows, test, tested, some[:, :1], lab.seeds, True,
+                  f'{layer}: training probes', some[:, 1:], rule.best_epoch))  # fmt: skip
   closed = np.concatenate([closed_form(lab, part, train, test) for part in chunks])
-  return Layer(rates, validation, Fitted.join(fitted), closed, test.labels)
+  used = grid[chosen]
+  return Layer(used[:, 0], validation, Fitted.join(fitted), closed, test.labels, used[:, 1])
 
 
-def prefer(accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:
-  """The rate of each readout: `R G` -> `R`.
-
-  Of those within one standard error of the best accuracy, the one of the lowest loss: on a few
-  hundred examples the very best may be luck (a rate of 0.1 for the sum of digits' tokens, say, with
-  a loss of 8).
-  """
-  best, loss = accuracy.max(1, keepdims=True), np.nan_to_num(loss, nan=np.inf)
-  eligible = accuracy >= best - np.sqrt(best * (1 - best) / count)
-  return np.where(eligible, loss, np.inf).argmin(1)
-
-
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Rows to train on and rows to choose on, with the same share of every class."""
-  from sklearn.model_selection import train_test_split
-
-  try:
-    rest, held = train_test_split(
-      np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+def try_all(
+  lab: Lab, part: Probes, train: Tokens, rest: np.ndarray, other: Tokens, held: np.ndarray,
+  grid: np.ndarray, what: str,
+) -> Fitted:  # fmt: skip
+  """Every readout of a part at every (rate, decay) of `grid`, `G 2`, as memory allows."""
+  seeds, count = lab.seeds[:SELECTION_SEEDS], len(part.candidates)
+  every_epoch = SELECTIONS[lab.config.explore.selection].best_epoch
+  size = 16.0 * len(seeds) * sum(map(part.parameters, part.candidates))
+  at_once = max(1, int(MEMORY / size))
+  found = []
+  for start in range(0, len(grid), at_once):
+    rates, decays = (np.tile(x, (count, 1)) for x in grid[start : start + at_once].T)
+    found.append(
+      fitting.fit(part, train, rest, other, held, rates, seeds, every_epoch, what, decays)
     )
-  except ValueError as error:
-    raise ValueError(
-      f'config.explore.validation_fraction={fraction} cannot split {len(labels)} examples: {error}'
-    ) from None
-  return np.sort(rest), np.sort(held)
+  return Fitted.join(found, axis=2)
+
+
+def summary(fitted: Fitted, best_epoch: bool) -> tuple[np.ndarray, np.ndarray]:
+  """Accuracy and loss that choose, of the last epoch or the best one: `R S G` each."""
+  accuracy, loss = fitted.test_accuracy, fitted.test_loss
+  pair = (accuracy.max(0), loss.min(0)) if best_epoch else (accuracy[-1], loss[-1])
+  return pair[0].swapaxes(0, 1), pair[1].swapaxes(0, 1)
 
 
 def chunk(lab: Lab) -> list[Probes]:
   """The readouts, as many at once as memory allows."""
   options = lab.config.explore
-  copies = max(options.seeds, SELECTION_SEEDS * len(options.learning_rates))
+  copies = max(
+    options.seeds, SELECTION_SEEDS * len(options.learning_rates) * len(options.weight_decays)
+  )
   groups: list[list[Candidate]] = [[]]
   used = 0.0
   for candidate in lab.candidates:
@@ -191,8 +200,8 @@ def chunk(lab: Lab) -> list[Probes]:
 def closed_form(lab: Lab, part: Probes, train: Tokens, test: Tokens) -> np.ndarray:
   """The accuracy of least squares for each readout of a part, `R`; not a number for learned."""
   accuracy = np.full(len(part.candidates), np.nan)
-  for width, stack in part.fixed.items():
-    size = max(1, int(MEMORY / 4 / (8 * int(width) ** 2)))  # Gram matrices in float64
+  for stack in part.fixed.values():
+    size = max(1, int(MEMORY / 4 / (8 * stack[0].width ** 2)))  # Gram matrices in float64
     rows = [part.candidates.index(candidate) for candidate in stack]
     for start in range(0, len(rows), size):
       some = rows[start : start + size]

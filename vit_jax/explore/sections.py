@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.evaluation import statistics
-from vit_jax.explore import compare, pictures
+from vit_jax.explore import compare, native, pictures, selection
 from vit_jax.explore.claims import claims
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
 from vit_jax.models import tokens
-from vit_jax.models.readout import READOUTS, class_of
 
 SHOWN_PATCHES = 3  # of the best and of the worst in the ranking; all are in readouts.csv
 
@@ -54,27 +53,8 @@ def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
       f'Best: {best["readout"]}, {best["accuracy"]:.2%} (95 % interval '
       f'{best["bootstrap_interval"][0]:.2%} to {best["bootstrap_interval"][1]:.2%}).'
     ),
-    *native(lab, last),
+    *native.lines(lab, last),
   ]
-
-
-def native(lab: Lab, last: Results) -> list[Block]:
-  """A line where the readout that the weights were trained with is not read, or not the best."""
-  section = lab.predictor.passport.model
-  name = lab.predictor.passport.readout
-  if name is None:
-    return []
-  if section.get('readout_weights') == 'softmax' and f'{name}_softmax' in READOUTS:
-    name += '_softmax'
-  if class_of(name).numbered:
-    name += f'_{section["patch_index"]}'
-  record, best = last.record(name), last.records[0]['readout']
-  if record is None:
-    return [Text(f'The weights were trained to be read by {name}, which was not read here.')]
-  if name == best:
-    return []
-  here = f'{record["accuracy"]:.2%} here'
-  return [Text(f'The weights were trained to be read by {name} ({here}), not by {best}.')]
 
 
 def shown(results: Results) -> list[dict[str, Any]]:
@@ -247,22 +227,13 @@ def depths(folder: pathlib.Path, lab: Lab, layers: list[Results]) -> list[Block]
 
 def method(lab: Lab) -> list[Block]:
   options = lab.config.explore
-  grid = ', '.join(f'{rate:g}' for rate in options.learning_rates)
-  plain = ' as evaluation sees them' if options.views else ''
-  chosen = (
-    f'chosen for each readout from {grid} on {options.validation_fraction:.0%} of the training '
-    f'examples{plain} (two seeds; of those within a standard error of the best accuracy, the one '
-    'of the lowest loss), then all of them were used'
-    if len(options.learning_rates) > 1
-    else f'{grid} for all'
-  )
   return [
     Heading('How it was measured'),
     Text(
-      f'The model is frozen; its tokens were computed once ({options.cache_dtype}). Heads: Adam, '
-      f'batches of {options.batch_size}, {options.epochs} epochs, {options.schedule} learning '
-      f'rate, {chosen}; no test example had a say. Seeds differ in the order of examples and the '
-      f'start of heads ({options.head}).'
+      f'The model is frozen; its tokens were computed once ({options.cache_dtype}). Heads: '
+      f'{selection.training(options)}, {selection.choosing(options)}; '
+      f'{selection.SELECTIONS[options.selection].words}. Seeds differ in the order of examples and '
+      f'the start of heads ({options.head}).'
     ),
     Text(
       'Mean of batches: of test accuracies, the last batch smaller, as the study counts; it is no '
@@ -275,6 +246,7 @@ def method(lab: Lab) -> list[Block]:
       'on labels in another order, so that it shows chance. One backbone was read: how another '
       'training run of it would rank is what sweeps measure.'
     ),
+    *[Text(selection.BATCH_NORM)] * any(candidate.batch for candidate in lab.candidates),
   ]
 
 

@@ -41,6 +41,7 @@ class Encoder(nn.Module):
     remat: one of REMAT.
     scan: whether blocks run in one compiled loop, their parameters stacked; outputs are then, in
       training, their tokens alone.
+    normed: blocks before the last whose tokens pass the norm too, outputs 'block_0/normed'.
   """
 
   position: nn.Module
@@ -50,6 +51,7 @@ class Encoder(nn.Module):
   remat: str = 'none'
   scan: bool = False
   position_at: str = 'input'
+  normed: int = 0
 
   @nn.compact
   def __call__(
@@ -69,7 +71,10 @@ class Encoder(nn.Module):
     # What is added to the weights of some blocks lies apart, as the blocks in files do.
     scan = self.scan and 'perturbations' not in self.variables
     x, named = (self.scan_blocks if scan else self.loop_blocks)(x, rng, train, again)
-    x = self.norm.copy(name='encoder_norm')(x)
+    norm, last = self.norm.copy(name='encoder_norm'), len(self.blocks) - 1
+    for i in range(last - self.normed, last):
+      outputs[f'block_{i}/normed'] = norm(named[f'block_{i}/tokens'])
+    x = norm(x)
     return x, outputs | named | {'tokens': x}
 
   @property

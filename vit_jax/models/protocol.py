@@ -136,6 +136,14 @@ class Model(nn.Module):
     name = next((name for name, kind in self.resampled().items() if kind == 'tokens'), None)
     return None if name is None else parameter(params, name)[0]
 
+  def normalise(self, params: dict[str, Any], tokens: Any) -> Any:
+    """Tokens `B T D` of any block, as the norm after the last one makes them.
+
+    Raises:
+      ValueError: the family has no such norm.
+    """
+    raise ValueError(self._refusal('norm after its last block'))
+
   def attention_map(self, outputs: dict[str, Any], block: int) -> Any:
     """Attention of a block, from 0, over the whole image: queries by keys, `B h T T`.
 

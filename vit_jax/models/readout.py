@@ -1,206 +1,62 @@
 """Readouts: what the classifier sees of the encoder's tokens. A new idea is a class and one line.
 
-Patches are numbered row by row and from 1, as in the readout study. Before them stand the tokens of
-the model's `prefix`, such as the class token. `mean`, `sum`, `max` and the learned mixes read
-patches only; names that end in `_all` read the prefix too.
+A name is a row of READOUTS, and words behind it: `mean`, `ep+batch`, `aim+all+batch_before`.
+
+  +all            the tokens before the patches are read too, as if they were patches
+  +before         each token is normalised first: mean 0, deviation 1 over its width
+  +after          so are the features; both without learned scale, which a linear head can do itself
+  +batch_before   each channel of the tokens is, over all tokens that are read of a batch
+  +batch          each channel of the features is, over a batch: batch norm without affine
+
+What is over a batch needs statistics for evaluation, which a model's parameters have no place for:
+these two words are for probes of frozen weights alone (vit_jax/evaluation/probes.py).
 """
 
+import dataclasses
 from functools import partial
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 from flax import linen as nn
-import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import layers
+from vit_jax.models import tokens as rows
+from vit_jax.models.attentive_readouts import (
+  AttentionPool,
+  EfficientProbe,
+  KeyValuePool,
+  MultipleInstances,
+  PositionedPool,
+  Refinement,
+  SimPool,
+)
+from vit_jax.models.block_readouts import AttentivePooler, ClassAttention
+from vit_jax.models.plain_readouts import (
+  WEIGHTS,
+  AverageAndMax,
+  ClassAndDistillation,
+  ClassToken,
+  ClassTokens,
+  DistillationToken,
+  GeneralisedMean,
+  Patch,
+  Pool,
+  PoolAll,
+  Readout,
+  Unread,
+  WeightedMix,
+  earlier,
+  is_earlier,
+)
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import take
 
-WEIGHTS = ('free', 'softmax')
-
-
-class Readout(nn.Module):
-  """What turns the tokens of the last block into the features that the head reads.
-
-  Attributes:
-    prefix: names of the tokens before the patches.
-    grid: (height, width) of the patches.
-    needs: tokens of the prefix without which it cannot read.
-    numbered: whether it stands for one readout a patch, which `patch_index` chooses.
-    heavy: whether its activations are as large as the model's, so that few fit into memory at once.
-    is_pair: whether it reads two tokens that may have a head each.
-  """
-
-  prefix: tuple[str, ...]
-  grid: tuple[int, int]
-  needs: ClassVar[tuple[str, ...]] = ()
-  numbered: ClassVar[bool] = False
-  heavy: ClassVar[bool] = False
-  is_pair: ClassVar[bool] = False
-
-  def shape(self, width: int) -> tuple[int, ...]:
-    """The shape of the features of one image, from tokens of this width."""
-    return (width,)
-
-  def multiply_adds(self, width: int) -> int:
-    """Multiply-adds of the products in it, for one image and tokens of this width."""
-    del width
-    return 0
-
-  def patches(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B N D']:
-    return tokens[:, len(self.prefix) :]
-
-  def token(self, tokens: Float[Array, 'B T D'], name: str) -> Float[Array, 'B D']:
-    """A token of the prefix by its name."""
-    return tokens[:, self.prefix.index(name)]
-
-
-class ClassToken(Readout):
-  """The class token alone, as in the paper (equation 4)."""
-
-  needs: ClassVar[tuple[str, ...]] = ('class_token',)
-
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return self.token(tokens, 'class_token')
-
-
-class DistillationToken(Readout):
-  """The distillation token alone (arXiv:2012.12877)."""
-
-  needs: ClassVar[tuple[str, ...]] = ('distillation_token',)
-
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return self.token(tokens, 'distillation_token')
-
-
-class ClassAndDistillation(Readout):
-  """Class and distillation token side by side; a DeiT has a head for each half."""
-
-  needs: ClassVar[tuple[str, ...]] = ('class_token', 'distillation_token')
-  is_pair: ClassVar[bool] = True
-
-  def shape(self, width: int) -> tuple[int, ...]:
-    return (2 * width,)
-
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B F']:
-    return jnp.concatenate([self.token(tokens, name) for name in self.needs], axis=-1)
-
-
-class Patch(Readout):
-  """One patch token; `patch_index` is 1 for the top left patch and N for the bottom right one."""
-
-  patch_index: int = 1
-  numbered: ClassVar[bool] = True
-
-  def __post_init__(self):
-    super().__post_init__()
-    height, width = self.grid
-    if not 1 <= self.patch_index <= height * width:
-      raise ValueError(
-        f'patch_index={self.patch_index} lies outside the grid of {height} x {width} patches; '
-        f'choose 1 (top left) to {height * width} (bottom right), row by row'
-      )
-
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return self.patches(tokens)[:, self.patch_index - 1]
-
-
-class Pool(Readout):
-  """A fixed reduction over the patches."""
-
-  reduce: str = 'mean'
-
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return getattr(jnp, self.reduce)(self.patches(tokens), axis=1)
-
-
-class PoolAll(Pool):
-  """A fixed reduction over all tokens, those of the prefix included."""
-
-  needs: ClassVar[tuple[str, ...]] = ('class_token',)
-
-  def patches(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    return tokens
-
-
-class WeightedMix(Readout):
-  """Learned weights over the patches, joined with the class token by `add` or `concat`.
-
-  `readout_weights='free'` starts at 1/N without constraint; 'softmax' keeps them positive with
-  sum 1.
-  """
-
-  join: str = 'add'
-  readout_weights: str = 'free'
-  needs: ClassVar[tuple[str, ...]] = ('class_token',)
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_choice('config.model.readout_weights', self.readout_weights, WEIGHTS)
-
-  def shape(self, width: int) -> tuple[int, ...]:
-    return (width if self.join == 'add' else 2 * width,)
-
-  def multiply_adds(self, width: int) -> int:
-    return math.prod(self.grid) * width
-
-  @nn.compact
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B F']:
-    patches, token = self.patches(tokens), self.token(tokens, 'class_token')
-    count, softmax = patches.shape[1], self.readout_weights == 'softmax'
-    start = nn.initializers.constant(0.0 if softmax else 1 / count)
-    weights = self.param('weights', start, (count,)).astype(tokens.dtype)
-    mixed = jnp.einsum('bnd,n->bd', patches, jax.nn.softmax(weights) if softmax else weights)
-    return token + mixed if self.join == 'add' else jnp.concatenate([token, mixed], 1)
-
-
-class AttentionPool(Readout):
-  """A learned query attends to the patches (MAP head: arXiv:1810.00825, big_vision's names).
-
-  Attributes:
-    num_heads: None: of 64 numbers each, or fewer heads where that does not divide the width.
-    mlp_dim: None: four times the width.
-  """
-
-  num_heads: int | None = None
-  mlp_dim: int | None = None
-  gelu: str = 'tanh'
-  epsilon: float = 1e-6
-  heavy: ClassVar[bool] = True
-
-  def multiply_adds(self, width: int) -> int:
-    patches, hidden = math.prod(self.grid), self.mlp_dim or 4 * width
-    # Query and output of one token; keys, values and both products of all patches; the MLP.
-    return 2 * (1 + patches) * width**2 + 2 * patches * width + 2 * width * hidden
-
-  @nn.compact
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    patches = self.patches(tokens)
-    batch, _, width = patches.shape
-    fitting = (heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)
-    probe = self.param('probe', nn.initializers.xavier_uniform(), (1, 1, width))
-    attend = nn.MultiHeadDotProductAttention(
-      self.num_heads or next(fitting),
-      kernel_init=nn.initializers.xavier_uniform(),
-      name='MultiHeadDotProductAttention_0',
-    )
-    x = attend(jnp.tile(probe.astype(tokens.dtype), (batch, 1, 1)), patches)
-    y = nn.LayerNorm(self.epsilon, name='LayerNorm_0')(x)
-    mlp = layers.MlpBlock(self.mlp_dim or 4 * width, gelu=self.gelu, name='MlpBlock_0')
-    return (x + mlp(y, False))[:, 0]
-
-
-class Unread(Readout):
-  """The absence of a readout: every token goes to the head, so logits are `B T K`."""
-
-  def shape(self, width: int) -> tuple[int, ...]:
-    return (len(self.prefix) + math.prod(self.grid), width)
-
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    return tokens
-
+__all__ = [
+  'READOUTS', 'WEIGHTS', 'AttentionPool', 'Normalised', 'Patch', 'Readout', 'Spec', 'WeightedMix',
+  'build', 'class_of', 'earlier', 'earlier_of', 'fits', 'is_earlier', 'of_model', 'parse',
+  'refusal', 'with_earlier',
+]  # fmt: skip
 
 READOUTS: dict[str, Any] = {
   'class_token': ClassToken,
@@ -217,46 +73,218 @@ READOUTS: dict[str, Any] = {
   'weighted_concat': partial(WeightedMix, join='concat'),
   'weighted_concat_softmax': partial(WeightedMix, join='concat', readout_weights='softmax'),
   'attention_pool': AttentionPool,
+  'avgmax': AverageAndMax,
+  'gem': GeneralisedMean,
+  'prr': Refinement,
+  'class_and_mean': partial(ClassTokens, blocks=1, mean=True),
+  'class_of_4': partial(ClassTokens, blocks=4, mean=False),
+  'class_of_4_and_mean': partial(ClassTokens, blocks=4, mean=True),
+  'ep': EfficientProbe,
+  'aim': partial(KeyValuePool, head_width=128, use_bias=False),
+  'capi': partial(KeyValuePool, head_width=64, use_bias=True),
+  'vjepa': AttentivePooler,
+  'jepa': partial(AttentivePooler, projection=True),
+  'vjepa2': partial(AttentivePooler, self_attention=3),
+  'abmilp': MultipleInstances,
+  'abmilp_tanh': partial(MultipleInstances, hidden=True),
+  'abmilp_attention': partial(MultipleInstances, hidden=True, mixing=True),
+  'simpool': SimPool,
+  'simpool_gamma': partial(SimPool, gamma=1.25),
+  'cait': partial(ClassAttention, depth=2, scale=1e-4),
+  'cait_one': partial(ClassAttention, depth=1, scale=1e-5),
+  'clip': PositionedPool,
   'none': Unread,
 }
+WORDS = ('all', 'before', 'batch_before', 'after', 'batch')
+BATCH = ('batch_before', 'batch')
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """A name of a readout, read.
+
+  Attributes:
+    row: of READOUTS.
+    words: what stands behind it, in the order of WORDS.
+  """
+
+  row: str
+  words: tuple[str, ...] = ()
+
+  @property
+  def suffix(self) -> str:
+    """The words as a name has them."""
+    return ''.join(f'+{word}' for word in self.words)
+
+
+def parse(name: str, what: str = 'config.model.readout', known: Any = READOUTS) -> Spec:
+  """A row and the words behind it.
+
+  Args:
+    what: what a person wrote the name for, named in errors.
+    known: the rows that there are.
+
+  Raises:
+    ValueError: no such row or word, two words for one place, or `+all` of what reads no patches.
+  """
+  row, *words = name.split('+')
+  check_choice(what, row, known)
+  for word in words:
+    check_choice(f'word of {what}={name!r}', word, WORDS)
+  for pair in (('before', 'batch_before'), ('after', 'batch')):
+    if {*pair} <= {*words}:
+      raise ValueError(f'{what}={name!r}: +{pair[0]} or +{pair[1]}, not both')
+  return Spec(row, tuple(word for word in WORDS if word in words))
 
 
 def class_of(name: str) -> type[Readout]:
-  """The class behind a row of the table."""
-  row: Any = READOUTS[name]
+  """The class behind a row of the table; words behind it change nothing."""
+  row: Any = READOUTS[name.partition('+')[0]]
   return row.func if isinstance(row, partial) else row  # pyright: ignore[reportReturnType]
+
+
+def earlier_of(name: str) -> int:
+  """How many blocks before the last a readout takes the class token of."""
+  row: Any = READOUTS[name.partition('+')[0]]
+  return row.keywords['blocks'] - 1 if class_of(name) is ClassTokens else 0
+
+
+def needs(name: str) -> tuple[str, ...]:
+  """The tokens without which a readout cannot read."""
+  return (*earlier(earlier_of(name)), *class_of(name).needs)
 
 
 def fits(name: str, prefix: tuple[str, ...]) -> bool:
   """Whether every token that a readout needs is there."""
-  return set(class_of(name).needs) <= set(prefix)
+  return {*needs(name)} <= {*prefix}
 
 
 def refusal(name: str, prefix: tuple[str, ...]) -> str:
   """Why a readout cannot read a model of these tokens, and what to do."""
-  missing = sorted(set(class_of(name).needs) - set(prefix))
+  missing = sorted({*needs(name)} - {*prefix})
   tokens = ' and '.join(missing).replace('_', ' ')
   if 'distillation_token' in missing:
     return (
       f'readout={name!r} reads the {tokens}, which the model has not; take a distilled one, '
       "config.model.name=deit with variant='S/16-distilled' say, or another readout"
     )
+  if 'class_token' not in missing:
+    return (
+      f'readout={name!r} reads the class tokens of the last {earlier_of(name) + 1} blocks, and '
+      'here those of the last one are at hand; choose class_and_mean or class_token'
+    )
   return (
-    f'readout={name!r} reads the {tokens}, but {", ".join(f"{token}=False" for token in missing)}; '
-    f"set {missing[0]}=True or choose a readout of patches such as 'mean'"
+    f'readout={name!r} reads the class token, but class_token=False; '
+    "set class_token=True or choose a readout of patches such as 'mean'"
   )
 
 
+class Normalised(nn.Module):
+  """A readout with a layer norm without affine before it, after it, or both.
+
+  Attributes:
+    pool: the readout.
+  """
+
+  pool: Readout
+  before: bool
+  after: bool
+
+  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B ...']:
+    features = self.pool(rows.standardise(tokens) if self.before else tokens)
+    return rows.standardise(features) if self.after else features
+
+  @property
+  def prefix(self) -> tuple[str, ...]:
+    """The tokens before the patches."""
+    return self.pool.prefix
+
+  @property
+  def heavy(self) -> bool:
+    """Whether few fit into memory at once."""
+    return self.pool.heavy
+
+  @property
+  def is_pair(self) -> bool:
+    """Whether it reads two tokens that may have a head each."""
+    return self.pool.is_pair
+
+  def shape(self, width: int) -> tuple[int, ...]:
+    """The shape of the features of one image, from tokens of this width."""
+    return self.pool.shape(width)
+
+  def multiply_adds(self, width: int) -> int:
+    """Multiply-adds of the products in it, for one image and tokens of this width."""
+    return self.pool.multiply_adds(width)
+
+
 def build(
-  name: str, section: dict[str, Any], *, prefix: tuple[str, ...], grid: tuple[int, int]
-) -> Readout:
+  name: str,
+  section: dict[str, Any],
+  *,
+  prefix: tuple[str, ...],
+  grid: tuple[int, int],
+  probing: bool = False,
+) -> Any:
   """The readout `name`; it takes those keys of a model's section that it has fields for.
 
+  Args:
+    probing: whether the caller normalises over batches itself, where the name says so.
+
   Raises:
-    ValueError: the readout needs a token that is not there, or a patch outside the grid.
+    ValueError: the readout needs a token that is not there, a patch outside the grid, or
+      statistics of a batch.
   """
-  check_choice('config.model.readout', name, READOUTS)
+  spec = parse(name)
   if not fits(name, prefix):
     raise ValueError(refusal(name, prefix))
+  if {*BATCH} & {*spec.words} and not probing:
+    raise ValueError(
+      f'config.model.readout={name!r}: batch norm takes statistics of the training set into '
+      'evaluation, and weights have no place for them; take +after or +before, or probe frozen '
+      'weights with config.run=explore'
+    )
+  if 'all' in spec.words:
+    if not class_of(name).pools:
+      raise ValueError(f'{name!r}: {spec.row} does not treat patches alike; leave out +all')
+    kept = tuple(filter(is_earlier, prefix))
+    prefix, grid = kept, (1, len(prefix) - len(kept) + math.prod(grid))
   given = {key: value for key, value in section.items() if value is not None}
-  return take(READOUTS[name], given, prefix=prefix, grid=grid)
+  made = take(READOUTS[spec.row], given, prefix=prefix, grid=grid)
+  before, after = 'before' in spec.words, 'after' in spec.words
+  return Normalised(made, before, after) if before or after else made
+
+
+def of_model(section: dict[str, Any], prefix: tuple[str, ...], grid: tuple[int, int]) -> Any:
+  """The readout of a model from its complete section.
+
+  Raises:
+    ValueError: no such readout, or it reads tokens or blocks that the model has not.
+  """
+  name, depth = section['readout'], section['depth']
+  parse(name)
+  count = earlier_of(name)
+  if count >= depth:
+    raise ValueError(
+      f'config.model.readout={name!r} reads the last {count + 1} blocks, and the model has '
+      f'{depth}; choose class_and_mean or class_token, or a deeper variant'
+    )
+  first = earlier(count) if 'class_token' in prefix else ()
+  return build(name, section, prefix=first + prefix, grid=grid)
+
+
+def with_earlier(
+  model: Any, tokens: Float[Array, 'B T D'], encoded: dict[str, Array]
+) -> Float[Array, 'B S D']:
+  """The tokens with the class tokens of earlier blocks before them, where the readout reads them.
+
+  Args:
+    model: has `prefix`, `readout` and `sizes()`.
+    encoded: what the encoder computed on the way.
+  """
+  count = sum(map(is_earlier, model.readout.prefix))
+  if not count:
+    return tokens
+  last, place = model.sizes()['depth'] - 1, model.prefix.index('class_token')
+  blocks = [encoded[f'block_{i}/normed'] for i in range(last - count, last)]
+  return jnp.concatenate([*(x[:, place : place + 1] for x in blocks), tokens], axis=1)

@@ -7,19 +7,32 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+MEAN = r'mean_(\d+)/tokens'  # of the tokens of so many blocks, the last ones
 
-def layer_names(output_names: list[str], layers: str, key: str = '--layers') -> tuple[str, ...]:
+
+def layer_names(
+  output_names: list[str], layers: str, key: str = '--layers', means: bool = False
+) -> tuple[str, ...]:
   """Outputs of tokens by what a person writes: 'last', 'all', or numbers of blocks from 1.
 
   A model that names no blocks has the last layer alone.
 
   Args:
     key: what the person wrote it for, named in the error.
+    means: whether 'mean:N' may ask for the mean of the last N blocks, which `read_layer` makes.
 
   Raises:
     ValueError: no such block.
   """
   blocks = block_names(output_names)
+  word, _, number = layers.partition(':')
+  if means and word == 'mean' and number.isdigit():
+    if not 1 <= int(number) <= len(blocks):
+      raise ValueError(
+        f'{key}={layers} reads the last {number} blocks, and this model names {len(blocks)}; give '
+        f'mean:N with N from 1 to {len(blocks)}, or last'
+      )
+    return (f'mean_{number}/tokens',)
   if layers == 'last' or (layers == 'all' and not blocks):
     return ('tokens',)
   if layers == 'all':
@@ -49,18 +62,48 @@ def is_tokens(layer: str) -> bool:
   return layer.rpartition('/')[2] == 'tokens'
 
 
-def read_layer(named: dict[str, Any], layer: str) -> Any:
+def read_layer(named: dict[str, Any], layer: str, raw: bool = False) -> Any:
   """An output in float32; tokens as `B T D`, of inner blocks normalised without learned scale.
 
   The last layer passes the encoder's norm; without one, the growing residual stream of the blocks
   would be compared at other scales.
+
+  Args:
+    raw: tokens as the blocks leave them, without any norm.
+
+  Raises:
+    ValueError: the model names no blocks, whose tokens are asked for.
   """
-  x = named[layer].astype(jnp.float32)
+  mean, blocks = re.fullmatch(MEAN, layer), block_names([*named])
+  if (mean or (raw and layer == 'tokens')) and not blocks:
+    raise ValueError(
+      'config.explore: this model names no blocks; take token_norm=model and layers=last'
+    )
+  if mean:
+    x = jnp.mean(jnp.stack([named[b].astype(jnp.float32) for b in blocks[-int(mean[1]) :]]), 0)
+  else:
+    x = named[blocks[-1] if raw and layer == 'tokens' else layer].astype(jnp.float32)
   if not is_tokens(layer):
     return x
   x = rows(x)
-  if layer == 'tokens':
-    return x
+  return x if raw or layer == 'tokens' else standardise(x)
+
+
+def earlier_class_tokens(
+  model: Any, params: Any, named: dict[str, Any], count: int, raw: bool = False
+) -> Any:
+  """The class tokens of `count` blocks before the last, the oldest first: `B count D`.
+
+  They pass the norm after the last block, as DINOv2 reads them, unless `raw`.
+  """
+  place = model.prefix.index('class_token')
+  names = block_names([*named])[-1 - count : -1]
+  x = jnp.concatenate([named[name][:, place : place + 1] for name in names], axis=1)
+  return (x if raw else model.normalise(params, x)).astype(jnp.float32)
+
+
+def standardise(x: Any) -> Any:
+  """Layer norm of the last axis without learned scale."""
   x = x - x.mean(-1, keepdims=True)
   return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 

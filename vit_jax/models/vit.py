@@ -7,6 +7,7 @@ published `.npz` files, odd numbers included, so official weights need no table 
 from typing import Any
 
 from flax import linen as nn
+import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,7 +40,7 @@ class VisionTransformer(Model):
   patch_size: int
   width: int
   Transformer: encoder.Encoder  # The published name of the encoder.
-  readout: readouts.Readout
+  readout: Any  # a Readout, or one between norms
   class_token: bool = True
   pre_logits: int | None = None
   embedding_norm: bool = False
@@ -72,6 +73,12 @@ class VisionTransformer(Model):
   def embedding_side(self) -> int:
     """The patch side on what `stem` returns."""
     return self.patch_size
+
+  def normalise(self, params: dict[str, Any], tokens: Any) -> Any:
+    """Tokens `B T D` of any block, as the norm after the last one makes them."""
+    norm: Any = self.Transformer.norm
+    own = jax.tree.map(jnp.asarray, params['Transformer']['encoder_norm'])
+    return norm.clone(parent=None, name=None).apply({'params': own}, tokens)
 
   def layer_groups(self) -> tuple[str, ...]:
     """Patterns for the embedding, each block (the last with the norm after it), and the task."""
@@ -178,7 +185,7 @@ class VisionTransformer(Model):
   ) -> tuple[Float[Array, 'B ... K'], dict[str, Array]]:
     patches = self.embed(images)
     tokens, encoded = self.encode(patches, train=train)
-    logits, read = self.read(tokens)
+    logits, read = self.read(readouts.with_earlier(self, tokens, encoded))
     return logits, {'patches': patches, **encoded, **read}
 
 
@@ -215,7 +222,8 @@ def assemble(
     )
   prefix = make.prefix_of(section['class_token'])
   grid = (image_size[0] // patch_size, image_size[1] // patch_size)
-  reader = readouts.build(section['readout'], section, prefix=prefix, grid=grid)
+  reader = readouts.of_model(section, prefix, grid)
+  section['normed'] = readouts.earlier_of(section['readout'])
   parts = dict(readout=reader, Transformer=make.encoder_of(section, len(prefix), grid))
   return take(make, section, image_size=image_size, patch_size=patch_size, **parts)
 
