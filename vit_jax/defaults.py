@@ -224,6 +224,21 @@ PARTS = {
     | dict(
       num_heads=8,
     ),
+    'sasa': dict(  # a ResNet of local attention (arXiv:1906.05909)
+      variant=str,  # R26, R38, R50, or digits; None, here and below: as in the weights, else noted
+      # Stages whose 3 x 3 convolutions become attention, from 1: '3,4', or none; else all.
+      attention_stages=str,
+      stem=str,  # attention (in blocks of 4 x 4 pixels, else), or convolution
+      mixtures=int,  # kernels that values of such a stem are mixtures of, else 4; 1: plain attention
+      kernel=int,  # side of a neighbourhood, odd, else 7
+      num_heads=int,  # else 8
+      positions=str,  # relative (learned by offset, else), absolute (waves at the input), none
+      content=bool,  # whether attention compares features too, else True
+      standardise=str,  # formula of the kernels of convolutions: official (else), bit, timm
+      group_norm_epsilon=float,  # else 1e-6
+      remat='none',  # or blocks: recompute bottlenecks in the backward pass
+      dtype='float32',
+    ),
     'igpt': dict(  # a sequence of pixels, each a colour of a palette (Image GPT); no class token
       variant=str,  # S, M, L, XL, or digits; None, here and below: as in the weights, else as noted
       width=int,  # these four replace the variant's own

@@ -133,6 +133,36 @@ def of_lines(before: Size, after: Size, inner: int) -> int:
   return places * sum(each)
 
 
+def of_local_resnet(model: Any, width: int) -> dict[str, int]:
+  """The parts of a ResNet of local attention, whose neighbours beyond the border count.
+
+  Args:
+    model: a StandAloneResNet.
+    width: of the stem, and of the bottlenecks in the first stage.
+  """
+  tables = model.kernel * (model.positions == 'relative')
+  places = model.kernel**2 * (1 + model.content)
+  attending = {width * 2**stage: attends for stage, attends in enumerate(model.attending)}
+
+  def middle(before: Size, after: Size, inner: int) -> int:
+    if not attending[inner]:
+      return math.prod(after) * 9 * inner**2
+    projections = 2 + model.content
+    return math.prod(before) * inner * (projections * inner + places + tables)
+
+  found = of_resnet(model.image_size, model.channels, width, model.units, middle)
+  if model.stem == 'attention':
+    found['root'] = of_attention_stem(math.prod(model.image_size), model, width)
+  last = 4 * width * 2 ** (len(model.units) - 1)
+  return found | {'head': last * model.num_classes}
+
+
+def of_attention_stem(pixels: int, model: Any, width: int) -> int:
+  """Attention in blocks of 4 x 4 pixels, whose values each place makes by a kernel of its own."""
+  mixture = 16 * model.mixtures * width * (1 + model.channels)
+  return pixels * width * (3 * model.channels + 3 * 16) + mixture
+
+
 def halve(grid: Size) -> Size:
   """The (height, width) after a step of 2, rounded up."""
   return -(-grid[0] // 2), -(-grid[1] // 2)
