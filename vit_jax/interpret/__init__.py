@@ -15,6 +15,7 @@ import numpy as np
 
 from vit_jax import figures
 from vit_jax.interpret.attention import Attention
+from vit_jax.interpret.centres import Centres
 from vit_jax.interpret.confusion import Confusion
 from vit_jax.interpret.distance import Distance
 from vit_jax.interpret.feature_maps import FeatureMaps
@@ -39,6 +40,7 @@ PICTURES: dict[str, Picture] = {
   'attention': Attention(),
   'rollout': Rollout(),
   'distance': Distance(),
+  'centres': Centres(),
   'confusion': Confusion(),
   'sample': Sample(),
 }

@@ -69,6 +69,27 @@ def of_swin(model: Any) -> dict[str, int]:
   return found | {'head': last * model.num_classes}
 
 
+def of_convolving(model: Any) -> dict[str, int]:
+  """The parts of a model whose heads attend by offset, each over whole tokens.
+
+  Args:
+    model: a ConvolvingTransformer.
+  """
+  sizes, width = model.sizes(), model.width
+  depth, tokens = sizes['depth'], sizes['num_tokens']
+  found = {'embedding': tokens * model.patch_size**2 * model.channels * width}
+  found |= dict.fromkeys(('positions', 'projections', 'attention'), 0)
+  for block in model.Transformer.blocks:
+    heads, content = block.attention.encoding.num_heads, block.attention.content
+    found['positions'] += heads * block.attention.encoding.multiply_adds()
+    found['projections'] += tokens * width**2 * (1 + heads * (1 + 2 * content))
+    found['attention'] += tokens**2 * width * heads * (1 + content)
+  return found | {
+    'mlp': depth * tokens * 2 * width * sizes['mlp_dim'],
+    'head': width * model.num_classes,
+  }
+
+
 def of_head(shape: tuple[int, ...], pre_logits: int, num_classes: int) -> int:
   """The layers from the features of an image, of this shape, to its logits.
 

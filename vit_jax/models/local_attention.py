@@ -148,9 +148,7 @@ class LocalAttention(nn.Module):
     return self.param(name, init, (self.kernel, self.num_heads, depth)).astype(self.dtype)
 
 
-def over_map(
-  weights: Float[Array, 'B H W h n'], kernel: int
-) -> Float[Array, 'B h T T']:
+def over_map(weights: Float[Array, 'B H W h n'], kernel: int) -> Float[Array, 'B h T T']:
   """Weights of neighbourhoods as weights over the whole map, 0 beyond the neighbourhood."""
   batch, height, width, heads, _ = weights.shape
   seen = inside((height, width), kernel)

@@ -22,7 +22,7 @@ from vit_jax.runtime.sections import take
 SIZES = {'digits': (1, 1), 'R26': (1, 2, 4, 1), 'R38': (2, 3, 5, 2), 'R50': (3, 4, 6, 3)}
 VARIANTS = list(SIZES)
 OFFICIAL = dict(
-  variant='R50', attention_stages='1,2,3,4', kernel=7, num_heads=8, positions='relative',
+  variant='R50', attention_stages='all', kernel=7, num_heads=8, positions='relative',
   content=True, stem='attention', mixtures=4, standardise='official', group_norm_epsilon=1e-6,
 )  # fmt: skip
 STEMS = ('attention', 'convolution')
@@ -198,7 +198,7 @@ def build(
   """A ResNet such as 'R50' for images of (height, width).
 
   Args:
-    attention_stages: those with attention, from 1: '1,2,3,4', '3,4', or 'none'.
+    attention_stages: those with attention: all, none, or some from 1: '3,4'.
 
   Raises:
     ValueError: no such variant, or a value that is impossible or does not fit.
@@ -222,15 +222,16 @@ def stages_of(wanted: str, count: int) -> tuple[bool, ...]:
   Raises:
     ValueError: no such stage.
   """
-  words = [] if wanted == 'none' else str(wanted).split(',')
-  known = [str(i + 1) for i in range(max(len(units) for units in SIZES.values()))]
+  if wanted in ('all', 'none'):
+    return (wanted == 'all',) * count
+  words, known = str(wanted).split(','), [str(i + 1) for i in range(count)]
   for word in words:
     if word not in known:
       raise ValueError(
-        f"config.model.attention_stages={wanted}: give stages from 1 to {count}, such as '3,4', or "
-        'none'
+        f"config.model.attention_stages={wanted}: give stages from 1 to {count}, such as '1,2', "
+        'all or none'
       )
-  return tuple(str(i + 1) in words for i in range(count))
+  return tuple(stage in words for stage in known)
 
 
 def check_kernel(kernel: int, grid: tuple[int, int], stage: int) -> None:
