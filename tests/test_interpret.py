@@ -499,10 +499,12 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
 LACKING = {
   'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance'),
   'swin': ('patches', 'flattening', 'readouts', 'positions', 'rollout'),
-  'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions', 'rollout'),
+  'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions'),
   'cordonnier': ('positions',),
 }
-WHY = r'error: (a \w+ has no|confusion needs test data|rollout multiplies blocks of one grid)'
+WHY = (
+  r'error: (a \w+ has no|(confusion|shift) needs test data|rollout multiplies blocks of one grid)'
+)
 
 
 @pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit', 'swin', 'sasa', 'cordonnier'])
@@ -515,7 +517,7 @@ def test_every_picture_of_every_family(families, tmp_path, name):
     words = [what, str(folder), f'--out={out}']
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
     lacking = (*LACKING.get(name, ()), *('centres',) * (name != 'cordonnier'))
-    if what in ('confusion', 'sample', *lacking):
+    if what in ('confusion', 'sample', 'shift', *lacking):
       with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))
