@@ -41,6 +41,8 @@ SMALL = {
   'bit': [('R50x1', 64), ('R50x1', 97)],
   'axial_resnet': [('R26x1', 64)],
   'swin': [('digits/2', 28), ('digits/1', 16)],
+  'sasa': [('digits', 48), ('R26', 160)],
+  'cordonnier': [('digits/2', 12), ('cifar/2', 8)],
   'igpt': [('mu', 8), ('digits', 6)],
 }
 ROWS = [(name, *row) for name in models.MODELS for row in SMALL[name]]

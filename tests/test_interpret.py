@@ -40,6 +40,8 @@ FAMILIES = {
   'hybrid': dict(image_size=(32, 64), variant='R+Ti/16', width=32, depth=2, num_heads=2),
   'bit': dict(image_size=(32, 64), variant='R26x1'),
   'swin': dict(image_size=(12, 16), variant='digits/2', window=2),
+  'sasa': dict(image_size=(32, 64), variant='digits', kernel=3),
+  'cordonnier': dict(image_size=(8, 12), variant='digits/2', width=32, depth=2),
 }
 NAMES = {'mean': 'vit'}
 CLASSES = ['cat', 'dog', 'emu']
@@ -497,11 +499,15 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
 LACKING = {
   'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance'),
   'swin': ('patches', 'flattening', 'readouts', 'positions', 'rollout'),
+  'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions'),
+  'cordonnier': ('positions',),
 }
-WHY = r'error: (a \w+ has no|confusion needs test data|rollout multiplies blocks of one grid)'
+WHY = (
+  r'error: (a \w+ has no|(confusion|shift) needs test data|rollout multiplies blocks of one grid)'
+)
 
 
-@pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit', 'swin'])
+@pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit', 'swin', 'sasa', 'cordonnier'])
 def test_every_picture_of_every_family(families, tmp_path, name):
   """PNG, SVG and JSON of files; what a family has not is said in a line."""
   folder, out = families(name), tmp_path / 'out'
@@ -510,7 +516,8 @@ def test_every_picture_of_every_family(families, tmp_path, name):
   for what, picture in interpret.PICTURES.items():
     words = [what, str(folder), f'--out={out}']
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
-    if what in ('confusion', 'sample') or what in LACKING.get(name, ()):
+    lacking = (*LACKING.get(name, ()), *('centres',) * (name != 'cordonnier'))
+    if what in ('confusion', 'sample', 'shift', *lacking):
       with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))

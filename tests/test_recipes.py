@@ -21,6 +21,8 @@ BIT = {
   'batch_size': 8,
 }
 SWIN = {'data.image_size': (32, 32), 'model.variant': 'digits/4'}
+SASA = {'data.image_size': (32, 32), 'model.variant': 'digits', 'model.kernel': 3}
+OFFSETS = {'model.variant': 'digits/8'}
 TUNE = {'data.image_size': (16, 16), 'data.channels': 3}
 SEQUENCE = {
   'data.image_size': (8, 8), 'data.train_examples': 50, 'model.variant': 'mu', 'model.clusters': 8,
@@ -51,6 +53,12 @@ TRAINED = {
   ('swin', 'T'): ('tfds', SWIN),
   ('swin', 'B_384'): ('tfds', SWIN),
   ('swin', 'L_22k'): ('tfds', SWIN),
+  ('sasa', 'digits'): ('digits', {}),
+  ('sasa', 'cifar10'): ('tfds', {}),
+  ('sasa', 'R50'): ('tfds', SASA),
+  ('cordonnier', 'digits'): ('digits', {}),
+  ('cordonnier', 'cifar10_small'): ('tfds', {}),
+  ('cordonnier', 'cifar10'): ('tfds', OFFSETS),
   ('vit_s16', '90'): ('tfds', TINY),
   ('masked_patches', 'digits'): ('digits', {}),
   ('masked_patches', 'cifar10'): (
@@ -85,6 +93,8 @@ SWEPT += [('ablate_distillation', ''), ('masked_patches', 'digits')]
 PAPERS = {
   ('ablate_positions', 'digits'): 30, ('scale_shape', 'digits'): 45, ('ablate_heads', 'digits'): 48,
   ('pretraining_size', 'digits'): 48, ('compare_axial', 'digits'): 18,
+  ('ablate_sasa', 'stages'): 12, ('ablate_sasa', 'kernel'): 9, ('ablate_sasa', 'positions'): 12,
+  ('ablate_sasa', 'stem'): 9,
   ('compare_igpt', ''): 9,
   ('compare_hybrids', 'models'): 12, ('compare_hybrids', 'optimizers'): 12,
 }  # fmt: skip

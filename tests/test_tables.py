@@ -78,6 +78,11 @@ SETTINGS = {
     'model.readout': None, 'model.variant': 'digits/2', 'data.image_size': (9, 10),
     'model.window': 2,
   },
+  ('model.name', 'sasa'): {
+    'model.readout': None, 'model.variant': 'digits', 'data.image_size': (16, 16),
+    'model.kernel': 3,
+  },
+  ('model.name', 'cordonnier'): {'model.readout': None, 'model.variant': 'digits/2'},
   ('model.name', 'axial_resnet'): RESNET | {'model.variant': 'R26x1'},
   ('data.name', 'tfds'): {
     'data.dataset': 'cifar10', 'data.test_split': 'test[:50]', 'data.train_split': 'train[:100]',

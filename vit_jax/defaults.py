@@ -225,6 +225,39 @@ PARTS = {
     | dict(
       num_heads=8,
     ),
+    'sasa': dict(  # a ResNet of local attention (arXiv:1906.05909)
+      variant=str,  # R26, R38, R50, or digits; None, here and below: as in the weights, else noted
+      # Stages whose 3 x 3 convolutions become attention: all (else), none, or some, from 1: '3,4'.
+      attention_stages=str,
+      stem=str,  # attention (in blocks of 4 x 4 pixels, else), or convolution
+      mixtures=int,  # kernels that values of such a stem are mixtures of, else 4; 1: plain values
+      kernel=int,  # side of a neighbourhood, odd, else 7
+      num_heads=int,  # else 8
+      positions=str,  # relative (learned by offset, else), absolute (waves at the input), none
+      content=bool,  # whether attention compares features too, else True
+      standardise=str,  # formula of the kernels of convolutions: official (else), bit, timm
+      group_norm_epsilon=float,  # else 1e-6
+      remat='none',  # or blocks: recompute bottlenecks in the backward pass
+      dtype='float32',
+    ),
+    'cordonnier': dict(  # heads that attend by offset, as a convolution (arXiv:1911.03584)
+      variant=str,  # size and patch side, 'cifar/2'; None, here and below: as in the weights, else
+      width=int,  # these four replace the variant's own
+      depth=int,
+      num_heads=int,
+      mlp_dim=int,
+      # What a head attends by: isotropic (a centre and a spread, else), general (a spread of 2 x 2)
+      # or learned (vectors of rows and columns).
+      encoding=str,
+      content=bool,  # whether queries and keys are compared too, else False
+      heads=str,  # of each block, where pruning left fewer: '9,7,9'; else num_heads in all
+      gelu=str,  # else exact
+      epsilon=float,  # of the layer norms, else 1e-12
+      dropout=0.1,
+      attention_dropout=0.1,  # of the attention weights
+      dtype='float32',
+      initialisers='deit',  # normal of 0.02; or official, torch
+    ),
     'igpt': dict(  # a sequence of pixels, each a colour of a palette (Image GPT); no class token
       variant=str,  # S, M, L, XL, or digits; None, here and below: as in the weights, else as noted
       width=int,  # these four replace the variant's own

@@ -3,6 +3,8 @@
 python -m vit_jax.convert SRC DST --to=TARGET [--check]
 
 python -m vit_jax.convert --inspect FILE [--json]
+
+python -m vit_jax.convert SRC DST --prune
 """
 
 import argparse
@@ -11,7 +13,7 @@ import sys
 
 from absl import logging
 
-from vit_jax.convert import TARGETS, check, check_theirs, convert, inspect
+from vit_jax.convert import TARGETS, check, check_theirs, convert, inspect, pruning
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--check', action='store_true', help='read it back and compare, by block')
   parser.add_argument('--accept_loss', action='store_true', help='write what can be written')
   parser.add_argument('--inspect', metavar='FILE', help='print what a weight file holds')
+  parser.add_argument('--prune', action='store_true', help='leave out heads without a centre')
   parser.add_argument('--json', action='store_true', help='one JSON object a line')
   options = parser.parse_args(arguments)
   logging.set_verbosity(logging.INFO)
@@ -39,9 +42,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     print(json.dumps(found) if options.json else
           '\n'.join(f'{key:{width}}  {value}' for key, value in found.items()))  # fmt: skip
     return
-  if len(options.paths) != 2 or not options.to:
-    parser.error('give SRC, DST and --to, or --inspect FILE')
+  if len(options.paths) != 2 or bool(options.to) == options.prune:
+    parser.error('give SRC, DST and --to or --prune, or --inspect FILE')
   source, to = options.paths
+  if options.prune:
+    print(pruning.in_words(pruning.prune(source, to)))
+    return
   convert(source, to, options.to, options.accept_loss)
   if options.check:
     for row in check(source, to) + check_theirs(source, to, options.to):

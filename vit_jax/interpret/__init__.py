@@ -15,6 +15,7 @@ import numpy as np
 
 from vit_jax import figures
 from vit_jax.interpret.attention import Attention
+from vit_jax.interpret.centres import Centres
 from vit_jax.interpret.confusion import Confusion
 from vit_jax.interpret.distance import Distance
 from vit_jax.interpret.feature_maps import FeatureMaps
@@ -26,6 +27,7 @@ from vit_jax.interpret.positions import Positions
 from vit_jax.interpret.readouts import Readouts
 from vit_jax.interpret.rollout import Rollout
 from vit_jax.interpret.sample import Sample
+from vit_jax.interpret.shift import Shift
 from vit_jax.predict import Predictor
 from vit_jax.runtime.choices import check_choice
 
@@ -39,8 +41,10 @@ PICTURES: dict[str, Picture] = {
   'attention': Attention(),
   'rollout': Rollout(),
   'distance': Distance(),
+  'centres': Centres(),
   'confusion': Confusion(),
   'sample': Sample(),
+  'shift': Shift(),
 }
 WIDEST = 24.0  # inches of a figure: what does not fit beside goes below
 LETTERS, LINE = 13, 0.22  # letters of a title to an inch; inches from one line of it to the next

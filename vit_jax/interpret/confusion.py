@@ -1,15 +1,15 @@
 """The confusion matrix of a checkpoint on the test data that belong to it."""
 
 import argparse
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
-from vit_jax import data, experiment, figures
+from vit_jax import figures
 from vit_jax.evaluation.classification import Classification, Result
 from vit_jax.evaluation.subject import Subject
+from vit_jax.interpret import images as test_images
 from vit_jax.interpret.picture import Measured, Picture
 from vit_jax.predict import Predictor
 from vit_jax.runtime import devices, sharding
@@ -25,6 +25,7 @@ class Confusion(Picture):
   def measure(
     self, predictor: Predictor, images: np.ndarray, options: argparse.Namespace
   ) -> list[Measured]:
+    del images, options
     result = evaluate(predictor)
     report = result.report(tuple(predictor.class_names))
     low, high = report['accuracy_interval']
@@ -49,15 +50,7 @@ def evaluate(predictor: Predictor) -> Result:
     ValueError: the weights do not say which data are theirs, have no head, or several labels.
   """
   passport = predictor.passport
-  if not passport.origin.get('data') or not predictor.model.num_classes:
-    lacking = 'data they were trained on' if predictor.model.num_classes else 'classes'
-    raise ValueError(f'confusion needs test data, and these weights know of no {lacking}: give a '
-                     'run of vit_jax')  # fmt: skip
-  dataset = data.build(**experiment.data_of(passport, None))
-  dataset = dataclasses.replace(dataset, preprocess=passport.preprocess)
-  experiment.check_classes('the checkpoint', passport, dataset)
-  if dataset.multi_label:
-    raise ValueError('confusion needs one label a picture, and these data have several')
+  dataset = test_images.own_data(predictor, 'confusion')
   size = passport.preprocess.image_size
   chosen = devices.choose(None, 0, BATCH * size[0] * size[1])
   mesh = sharding.make_mesh(1, chosen)

@@ -4,7 +4,9 @@ Of any size: each model sees them as its own passport says.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
+from jaxtyping import Int, UInt8
 import numpy as np
 
 from vit_jax import data, experiment
@@ -43,6 +45,42 @@ def named(
     pictures, _ = source.read(np.array([index]))
     found.append((f'test_{index}', pictures[0]))
   return found
+
+
+def own_data(predictor: Predictor, what: str) -> data.Dataset:
+  """The data that weights were trained on, each picture with one label.
+
+  Args:
+    what: the picture that is drawn, for the error.
+
+  Raises:
+    ValueError: the weights do not say which data are theirs, have no head, or several labels.
+  """
+  passport = predictor.passport
+  if not passport.origin.get('data') or not predictor.model.num_classes:
+    lacking = 'data they were trained on' if predictor.model.num_classes else 'classes'
+    raise ValueError(f'{what} needs test data, and these weights know of no {lacking}: give a '
+                     'run of vit_jax')  # fmt: skip
+  dataset = data.build(**experiment.data_of(passport, None))
+  dataset = dataclasses.replace(dataset, preprocess=passport.preprocess)
+  experiment.check_classes('the checkpoint', passport, dataset)
+  if dataset.multi_label:
+    raise ValueError(f'{what} needs one label a picture, and these data have several')
+  return dataset
+
+
+def labelled(
+  predictor: Predictor, count: int, what: str
+) -> tuple[UInt8[np.ndarray, 'N H W C'], Int[np.ndarray, 'N']]:
+  """So many test pictures of the weights' own data, spread over the split, and their labels.
+
+  Raises:
+    ValueError: as `own_data`.
+  """
+  dataset = own_data(predictor, what)
+  source = dataset.splits['test']
+  pictures, labels = source.read(np.array(indices(len(source), count, spread=True)))
+  return np.stack([predictor.preprocess(picture) for picture in pictures]), np.asarray(labels)
 
 
 def indices(size: int, count: int, spread: bool) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from vit_jax.models import axial, axial_resnet, bit, deit, hybrid, igpt, swin, vit
+from vit_jax.models import axial, axial_resnet, bit, cordonnier, deit, hybrid, igpt, sasa, swin, vit
 from vit_jax.models.protocol import EXECUTION, Model
 from vit_jax.runtime.choices import check_choice
 
@@ -23,6 +23,8 @@ MODELS: dict[str, Any] = {
   'swin': swin,
   'bit': bit,
   'axial_resnet': axial_resnet,
+  'sasa': sasa,
+  'cordonnier': cordonnier,
   'igpt': igpt,
 }
 

@@ -69,6 +69,27 @@ def of_swin(model: Any) -> dict[str, int]:
   return found | {'head': last * model.num_classes}
 
 
+def of_convolving(model: Any) -> dict[str, int]:
+  """The parts of a model whose heads attend by offset, each over whole tokens.
+
+  Args:
+    model: a ConvolvingTransformer.
+  """
+  sizes, width = model.sizes(), model.width
+  depth, tokens = sizes['depth'], sizes['num_tokens']
+  found = {'embedding': tokens * model.patch_size**2 * model.channels * width}
+  found |= dict.fromkeys(('positions', 'projections', 'attention'), 0)
+  for block in model.Transformer.blocks:
+    heads, content = block.attention.encoding.num_heads, block.attention.content
+    found['positions'] += heads * block.attention.encoding.multiply_adds()
+    found['projections'] += tokens * width**2 * (1 + heads * (1 + 2 * content))
+    found['attention'] += tokens**2 * width * heads * (1 + content)
+  return found | {
+    'mlp': depth * tokens * 2 * width * sizes['mlp_dim'],
+    'head': width * model.num_classes,
+  }
+
+
 def of_head(shape: tuple[int, ...], pre_logits: int, num_classes: int) -> int:
   """The layers from the features of an image, of this shape, to its logits.
 
@@ -131,6 +152,36 @@ def of_lines(before: Size, after: Size, inner: int) -> int:
   places = math.prod(before)
   each = [3 * inner**2 + (3 * line + 2 * (2 * line - 1)) * inner for line in before]
   return places * sum(each)
+
+
+def of_local_resnet(model: Any, width: int) -> dict[str, int]:
+  """The parts of a ResNet of local attention, whose neighbours beyond the border count.
+
+  Args:
+    model: a StandAloneResNet.
+    width: of the stem, and of the bottlenecks in the first stage.
+  """
+  tables = model.kernel * (model.positions == 'relative')
+  places = model.kernel**2 * (1 + model.content)
+  attending = {width * 2**stage: attends for stage, attends in enumerate(model.attending)}
+
+  def middle(before: Size, after: Size, inner: int) -> int:
+    if not attending[inner]:
+      return math.prod(after) * 9 * inner**2
+    projections = 2 + model.content
+    return math.prod(before) * inner * (projections * inner + places + tables)
+
+  found = of_resnet(model.image_size, model.channels, width, model.units, middle)
+  if model.stem == 'attention':
+    found['root'] = of_attention_stem(math.prod(model.image_size), model, width)
+  last = 4 * width * 2 ** (len(model.units) - 1)
+  return found | {'head': last * model.num_classes}
+
+
+def of_attention_stem(pixels: int, model: Any, width: int) -> int:
+  """Attention in blocks of 4 x 4 pixels, whose values each place makes by a kernel of its own."""
+  mixture = 16 * model.mixtures * width * (1 + model.channels)
+  return pixels * width * (3 * model.channels + 3 * 16) + mixture
 
 
 def halve(grid: Size) -> Size:

@@ -163,6 +163,39 @@ class Model(nn.Module):
     del block
     return self.grid
 
+  def attention_gaussians(self, params: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Where heads look from a token, block by block, of a family whose heads attend by offset.
+
+    Returns:
+      For each block the centres `h 2`, in tokens (rows down, columns right) from query to key, and
+      the precisions `h 2 2`, inverses of the covariances; of attention without its content.
+
+    Raises:
+      ValueError: the family's heads have no such centres.
+    """
+    del params
+    raise ValueError(self._refusal('attention by offset', 'that, config.model.name=cordonnier'))
+
+  def degenerate_heads(self, params: dict[str, Any]) -> list[list[int]]:
+    """Heads of each block, from 0, whose attention by offset has no centre to speak of.
+
+    Raises:
+      ValueError: the family's heads do not attend by offset.
+    """
+    self.attention_gaussians(params)
+    return []
+
+  def without_heads(
+    self, params: dict[str, Any], heads: list[list[int]]
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What changes in the section, and the parameters, without some heads of each block, from 0.
+
+    Raises:
+      ValueError: the family cannot, or a block would have no head left.
+    """
+    del params, heads
+    raise ValueError(self._refusal('heads that can go', 'those, config.model.name=cordonnier'))
+
   def perturbation(self, block: int) -> str | None:
     """A name in the collection 'perturbations': what lies there is added to attention weights.
 

@@ -84,17 +84,23 @@ class PostUnit(nn.Module):
   dtype: str
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
+  def __call__(
+    self, x: Float[Array, 'B H W C']
+  ) -> tuple[Float[Array, 'B h w D'], dict[str, Array]]:
     shortcut, out = x, 4 * self.width
     if x.shape[-1] != out or self.stride > 1:
       shortcut = self.convolve(out, 1, self.stride, 'conv_proj')(x)
       shortcut = GroupNorm(self.epsilon, name='gn_proj')(shortcut)
     y = self.convolve(self.width, 1, 1, 'conv1')(x)
     y = nn.relu(GroupNorm(self.epsilon, name='gn1')(y))
-    y = self.convolve(self.width, 3, self.stride, 'conv2')(y)
+    y, named = self.middle(y)
     y = nn.relu(GroupNorm(self.epsilon, name='gn2')(y))
     y = self.convolve(out, 1, 1, 'conv3')(y)
-    return nn.relu(shortcut + GroupNorm(self.epsilon, scale=0.0, name='gn3')(y))
+    return nn.relu(shortcut + GroupNorm(self.epsilon, scale=0.0, name='gn3')(y)), named
+
+  def middle(self, x: Float[Array, 'B H W C']) -> tuple[Float[Array, 'B h w C'], dict[str, Array]]:
+    """What sees more than one place, and what it computed on the way, by name."""
+    return self.convolve(self.width, 3, self.stride, 'conv2')(x), {}
 
   def convolve(self, features: int, size: int, stride: int, name: str) -> StandardisedConv:
     return StandardisedConv(features, size, stride, 'SAME', self.standardise, self.dtype, name=name)
@@ -115,5 +121,5 @@ class PostStage(nn.Module):
     for i in range(self.count):
       stride = 1 if i else self.stride
       settings = (self.standardise, self.epsilon, self.dtype)
-      x = PostUnit(self.width, stride, *settings, name=f'unit{i + 1}')(x)
+      x, _ = PostUnit(self.width, stride, *settings, name=f'unit{i + 1}')(x)
     return x
