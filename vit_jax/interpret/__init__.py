@@ -20,12 +20,16 @@ from vit_jax.interpret.distance import Distance
 from vit_jax.interpret.feature_maps import FeatureMaps
 from vit_jax.interpret.filters import Filters
 from vit_jax.interpret.flattening import Flattening
+from vit_jax.interpret.knockouts import Knockouts
+from vit_jax.interpret.lens import Lens
 from vit_jax.interpret.patches import Patches
 from vit_jax.interpret.picture import Measured, Picture, options_of
 from vit_jax.interpret.positions import Positions
 from vit_jax.interpret.readouts import Readouts
 from vit_jax.interpret.rollout import Rollout
 from vit_jax.interpret.sample import Sample
+from vit_jax.interpret.token_probes import TokenProbes
+from vit_jax.interpret.tokens import Tokens
 from vit_jax.predict import Predictor
 from vit_jax.runtime.choices import check_choice
 
@@ -39,6 +43,10 @@ PICTURES: dict[str, Picture] = {
   'attention': Attention(),
   'rollout': Rollout(),
   'distance': Distance(),
+  'tokens': Tokens(),
+  'token_probes': TokenProbes(),
+  'lens': Lens(),
+  'knockouts': Knockouts(),
   'confusion': Confusion(),
   'sample': Sample(),
 }
