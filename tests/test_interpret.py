@@ -497,6 +497,7 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
 
 
 LACKING = {
+<<<<<<< HEAD
   'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance'),
   'swin': ('patches', 'flattening', 'readouts', 'positions', 'rollout'),
   'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions'),
@@ -504,6 +505,35 @@ LACKING = {
 }
 WHY = (
   r'error: (a \w+ has no|(confusion|shift) needs test data|rollout multiplies blocks of one grid)'
+=======
+  'bit': (
+    'patches',
+    'flattening',
+    'readouts',
+    'positions',
+    'attention',
+    'rollout',
+    'distance',
+    'tokens',
+    'lens',
+    'knockouts',
+  ),
+  'swin': (
+    'patches',
+    'flattening',
+    'readouts',
+    'positions',
+    'rollout',
+    'tokens',
+    'lens',
+    'knockouts',
+  ),
+  'deit': ('lens',),
+}
+WHY = (
+  r'error: (a \w+ has no|\w+ needs test data|rollout multiplies blocks of one grid'
+  r'|a logit lens needs one head, and these weights have two)'
+>>>>>>> gc/main
 )
 
 
@@ -511,13 +541,18 @@ WHY = (
 def test_every_picture_of_every_family(families, tmp_path, name):
   """PNG, SVG and JSON of files; what a family has not is said in a line."""
   folder, out = families(name), tmp_path / 'out'
-  image = Image.fromarray(pixels(predict.load(folder), 1)[0])
-  image.save(tmp_path / 'a.png')
+  for stem, pixel in zip('ab', pixels(predict.load(folder), 2), strict=True):
+    Image.fromarray(pixel).save(tmp_path / f'{stem}.png')
   for what, picture in interpret.PICTURES.items():
     words = [what, str(folder), f'--out={out}']
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
+<<<<<<< HEAD
     lacking = (*LACKING.get(name, ()), *('centres',) * (name != 'cordonnier'))
     if what in ('confusion', 'sample', 'shift', *lacking):
+=======
+    words += [str(tmp_path / 'b.png')] * (picture.sees == 'images')
+    if what in ('confusion', 'sample', 'token_probes') or what in LACKING.get(name, ()):
+>>>>>>> gc/main
       with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))
@@ -684,6 +719,12 @@ def test_without_data_pictures_must_be_given(trained, tmp_path):
     (['rollout', '--weighted=gradient', '--target_class=ten'], "unknown --target_class 'ten'"),
     (['filters', '--components=0'], '--components=0 must be at least 1'),
     (['distance', '--count=0'], '--count=0 must be at least 1'),
+    (['tokens', '--factor=1'], '--factor=1 must be above 1'),
+    (['lens', '--target_class=ten'], "unknown --target_class 'ten'"),
+    (['knockouts', '--block=2'], '--block=2: give a block from 1 to 1'),
+    (['knockouts', '--patches=3'], '--patches=3: give 1 to 2'),
+    (['knockouts', '--count=1'], 'give two or more'),
+    (['token_probes', '--examples=1'], '--examples=1 must be at least 2'),
     (['rolout'], "did you mean 'rollout'"),
   ],
 )

@@ -97,6 +97,7 @@ _VIT = dict(
   patch_index=int,  # readout='patch': 1 (top left, else) to N (bottom right), row by row
   readout_weights=str,  # of the weighted mixes: free (else), or softmax
   class_token=bool,  # whether there is one, else True; the readouts of patches also work without
+  registers=int,  # further learned tokens that only attention reads (arXiv:2309.16588), else 0
   pre_logits=int,  # width of a tanh layer before the head; None: no such layer
   head_bias=0.0,  # initial bias of the head, -10.0 for sigmoid losses with many classes
   dropout=0.0,
@@ -110,6 +111,7 @@ _VIT = dict(
   # (fixed), relative (learned keys by offset, in attention), none.
   positions=str,
   position_at=str,  # input (else), every block its own, or shared: the same before each block
+  mlp=str,  # plain, or swiglu, whose gate and value have mlp_dim each; else as the variant's
   embedding_norm=bool,  # layer norm after the patch embedding, else False
   gelu=str,  # tanh (official, else), exact (torch), quick
   epsilon=float,  # of the layer norms, else 1e-6

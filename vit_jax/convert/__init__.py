@@ -40,8 +40,8 @@ def convert(source: Place, to: Place, target: str, accept_loss: bool = False) ->
     if target == 'vit_jax':
       write_ours(opened, to)
     else:
-      write.check(target, opened.passport.model, to, accept_loss)
       sizes = opened.passport.build().sizes()
+      write.check(target, opened.passport.model, sizes, to, accept_loss)
       write.write(target, opened.arrays, opened.passport, sizes, to)
   logging.info('%s -> %s (%s)', source, to, target)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.evaluation import statistics
-from vit_jax.explore import compare, native, pictures, selection
+from vit_jax.explore import compare, native, pictures, selection, token_section
 from vit_jax.explore.claims import claims
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
@@ -37,7 +37,7 @@ def make_page(
   blocks += curves(folder, lab, last)
   if len(layers) > 1:
     blocks += depths(folder, lab, layers)
-  return blocks + method(lab)
+  return blocks + token_section.health(folder, lab.predictor, lab.data) + method(lab)
 
 
 def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:

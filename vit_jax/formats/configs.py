@@ -105,6 +105,7 @@ def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
   """The architecture, its arguments, class names and preprocessing, as timm keeps them."""
   model = passport.model
   distilled = model['variant'].endswith('-distilled')
+  gated = model['mlp'] == 'swiglu'
   arguments = {
     'img_size': list(model['image_size']),
     'patch_size': sizes['patch_size'],
@@ -112,18 +113,28 @@ def timm_config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     'embed_dim': sizes['width'],
     'depth': sizes['depth'],
     'num_heads': sizes['num_heads'],
-    'mlp_ratio': sizes['mlp_dim'] / sizes['width'],
+    'mlp_ratio': ratio_of(sizes['mlp_dim'] * (1 + gated), sizes['width']),
     'qkv_bias': model['qkv_bias'],
-    'act_layer': TIMM_ACT[model['gelu']],
+    'act_layer': 'silu' if gated else TIMM_ACT[model['gelu']],
     'class_token': model['class_token'],
     'global_pool': 'avg' if model['readout'] == 'mean' else 'token',
     'fc_norm': False,
     'init_values': model['layer_scale'] or None,
   }
+  if model['registers']:
+    arguments |= {'reg_tokens': model['registers'], 'no_embed_class': True}
   architecture = 'deit_base_distilled_patch16_224' if distilled else 'vit_base_patch16_224'
+  # No argument in JSON makes a gated MLP, but an architecture that has it.
+  architecture = 'vit_giant_patch14_dinov2' if gated else architecture
   head = ['head', 'head_dist'] if distilled else 'head'
   made = timm_shared(passport, architecture, arguments, head)
   return made | {'global_pool': arguments['global_pool']}
+
+
+def ratio_of(hidden: int, width: int) -> float:
+  """The share from which timm, which rounds down, makes `hidden` again."""
+  share = hidden / width
+  return share if int(width * share) == hidden else math.nextafter(share, math.inf)
 
 
 def timm_shared(

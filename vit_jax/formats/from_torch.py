@@ -6,7 +6,7 @@ import pathlib
 import re
 from typing import Any
 
-from vit_jax.formats import configs, files, names, weights
+from vit_jax.formats import configs, dinov2, families, files, names, prefix, weights
 from vit_jax.formats.files import Arrays
 
 Sizes = dict[str, dict[str, int]]  # The sizes that papers name: width, depth, mlp_dim, num_heads.
@@ -23,16 +23,22 @@ GELU = {
   'gelu': 'exact', 'gelu_python': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh',
   'quick_gelu': 'quick',
 }  # fmt: skip
+GATED = 'the gated MLP is taken for SwiGLU, the gate before the value'
 RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Buffers and heads of pre-training that no classifier computes with.
-IDLE = r'(vit|deit)\.embeddings\.mask_token|.*position_ids|.*num_batches_tracked|deit\.pooler\..*'
+IDLE = (
+  r'((vit|deit|dinov2)\.embeddings\.)?mask_token|.*position_ids|.*num_batches_tracked'
+  r'|deit\.pooler\..*'
+)
 
 
 def family_of(arrays: Arrays) -> str | None:
-  """timm, torchvision, huggingface or huggingface_deit; None where it is none of them."""
+  """timm, torchvision, huggingface (_deit, _dinov2); None where it is none of them."""
   if any(name.endswith('embeddings.distillation_token') for name in arrays):
     return 'huggingface_deit'
-  for family, table in names.FAMILIES.items():
+  if dinov2.recognise(arrays):
+    return 'huggingface_dinov2'
+  for family, table in families.FAMILIES.items():
     embedding = f'{table.modules["embedding"]}.weight'
     if embedding in arrays or embedding.removeprefix('vit.') in arrays:
       return family
@@ -52,22 +58,30 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   """
   family = family_of(arrays)
   assert family is not None  # The caller has asked.
+  own = dinov2.is_own(arrays)
   arrays = tidy(arrays, family)
-  table = names.FAMILIES[family]
+  table = families.FAMILIES[family]
   depth = weights.depth_of(arrays, re.escape(table.block).replace(r'\{\}', r'(\d+)'))
   heads, notes = heads_of(arrays, table, depth, settings, sizes)
   ours, left = names.to_ours(arrays, table, depth, heads)
   weights.refuse({name for name in left if not re.fullmatch(IDLE, name)})
+  ours = prefix.place(ours, own or family == 'huggingface_dinov2', weights.grid_of(settings))
+  ours = dinov2.with_mean(ours) if family == 'huggingface_dinov2' else ours
+  gated = weights.is_gated(ours)
+  notes += (GATED,) * (gated and family == 'timm' and not own)
   gelu, epsilon = table.gelu, table.epsilon
   if settings:
-    check_settings(settings)
+    settings |= {'hidden_act': 'gelu'} if gated else {}
+    check_settings(settings, dinov2.KINDS if family == 'huggingface_dinov2' else ('vit', 'deit'))
     gelu = GELU[settings.get('hidden_act', 'gelu')]
     epsilon = settings.get('layer_norm_eps', epsilon)
   model = weights.vit_model(ours, gelu, epsilon, weights.grid_of(settings))
   model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
-  model['readout'] = settings.get('readout', model['readout'])
-  seen = preprocess_of(family, settings, 'dist' in ours)
-  return weights.Weights(ours, family, model, seen, class_names(settings), notes)
+  model['readout'] = settings.get('readout', dinov2.readout_of(ours) or model['readout'])
+  trained = 'dist' in ours or own or family == 'huggingface_dinov2'
+  seen = preprocess_of(family, settings, trained)
+  labels = class_names(settings) if model['num_classes'] else None
+  return weights.Weights(ours, family, model, seen, labels, notes)
 
 
 def tidy(arrays: Arrays, family: str) -> Arrays:
@@ -76,6 +90,8 @@ def tidy(arrays: Arrays, family: str) -> Arrays:
     old = {'mlp.linear_1.': 'mlp.0.', 'mlp.linear_2.': 'mlp.3.'}
     for before, after in old.items():
       arrays = {name.replace(before, after): entry for name, entry in arrays.items()}
+  if family == 'huggingface_dinov2' or dinov2.is_own(arrays):
+    return dinov2.tidy(arrays)
   if family.startswith('huggingface'):
     root = 'deit.' if family == 'huggingface_deit' else 'vit.'
     renames = {rf'^({root})?layers\.': f'{root}encoder.layer.'} | IN_MEMORY
@@ -89,7 +105,7 @@ def tidy(arrays: Arrays, family: str) -> Arrays:
 
 
 def heads_of(
-  arrays: Arrays, table: names.Family, depth: int, settings: dict[str, Any], sizes: Sizes
+  arrays: Arrays, table: families.Family, depth: int, settings: dict[str, Any], sizes: Sizes
 ) -> tuple[int, tuple[str, ...]]:
   """How many heads: from settings, else from the named size of that width and depth.
 
@@ -98,11 +114,11 @@ def heads_of(
   """
   if 'num_attention_heads' in settings:
     return settings['num_attention_heads'], ()
-  norm, hidden = f'{table.modules["Transformer/encoder_norm"]}.weight', 'MlpBlock_3/Dense_0'
-  first = f'{table.block.format(0)}{table.modules[hidden]}.weight'
-  if norm not in arrays or first not in arrays:
-    raise ValueError(f'{norm if norm not in arrays else first} is missing')
-  found = (arrays[norm].shape[0], depth, arrays[first].shape[0])
+  norm, hidden = f'{table.modules["Transformer/encoder_norm"]}.weight', 'MlpBlock_3/Dense_1'
+  second = f'{table.block.format(0)}{table.modules[hidden]}.weight'
+  if norm not in arrays or second not in arrays:
+    raise ValueError(f'{norm if norm not in arrays else second} is missing')
+  found = (arrays[norm].shape[0], depth, arrays[second].shape[1])
   for name, size in sizes.items():
     if found == (size['width'], size['depth'], size['mlp_dim']):
       return size['num_heads'], (f'{size["num_heads"]} heads, as ViT-{name} has',)
@@ -112,7 +128,7 @@ def heads_of(
   )
 
 
-def check_settings(settings: dict[str, Any], kinds: tuple[str, ...] = ('vit', 'deit')) -> None:
+def check_settings(settings: dict[str, Any], kinds: tuple[str, ...]) -> None:
   """Raises a ValueError for a model that is none of `kinds`, or an activation that ours lack."""
   kind = settings.get('model_type', kinds[0])
   if kind not in kinds:
@@ -124,7 +140,7 @@ def check_settings(settings: dict[str, Any], kinds: tuple[str, ...] = ('vit', 'd
     raise ValueError(f'config.json says hidden_act={act!r}; our models have {", ".join(GELU)}')
 
 
-def preprocess_of(family: str, settings: dict[str, Any], distilled: bool) -> dict[str, Any]:
+def preprocess_of(family: str, settings: dict[str, Any], facebook: bool) -> dict[str, Any]:
   """What the weights were trained to see: as the preprocessor's file says, else as usual there."""
   if 'image_mean' in settings:
     crop = settings.get('do_center_crop', False)
@@ -135,12 +151,25 @@ def preprocess_of(family: str, settings: dict[str, Any], distilled: bool) -> dic
     made['resize'] = RESAMPLE.get(settings.get('resample', 2), 'bilinear')
     size = settings.get('size', {})
     shorter = size.get('shortest_edge') if isinstance(size, dict) else size
+    shorter = same_share(shorter, settings)
     return made | ({'fit': 'crop', 'resize_small': shorter} if crop else {})
   if family == 'torchvision':
     return weights.IMAGENET | {'fit': 'crop', 'resize_small': None}
-  if distilled:  # All that are published are DeiT's.
+  if facebook:  # All that are published are DeiT's and DINOv2's.
     return weights.IMAGENET | {'fit': 'crop', 'resize_small': None, 'resize': 'bicubic'}
   return dict(weights.HALF)
+
+
+def same_share(shorter: int | None, settings: dict[str, Any]) -> int | None:
+  """The shorter side before the centre of the model's own size is cut out.
+
+  Published DINOv2 is for 518 pixels, and its preprocessor cuts 224 out of 256 for speed.
+  """
+  crop, image = settings.get('crop_size'), settings.get('image_size')
+  crop = crop.get('height') if isinstance(crop, dict) else crop
+  if not (shorter and isinstance(crop, int) and isinstance(image, int)):
+    return shorter
+  return round(shorter * image / crop)
 
 
 def timm_crop(trained: dict[str, Any]) -> dict[str, Any]:

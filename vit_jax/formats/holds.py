@@ -6,7 +6,18 @@ A family that is not in `HOLDERS` is refused by every target here; our own forma
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vit_jax.formats import bit, configs, igpt_write, names, swin, swin_configs, weights
+from vit_jax.formats import (
+  bit,
+  configs,
+  dinov2,
+  families,
+  igpt_write,
+  names,
+  prefix,
+  swin,
+  swin_configs,
+  weights,
+)
 from vit_jax.formats.files import Arrays
 
 Section = dict[str, Any]
@@ -48,7 +59,7 @@ class Holder(NamedTuple):
   Attributes:
     targets: those that have the family.
     folders: those of them that take it as a folder with its settings.
-    losses: what a target cannot hold of a model section, in words.
+    losses: what a target cannot hold of a model section and its sizes, in words.
     renamed: arrays under a target's names.
     settings: by target, what a folder holds beside the arrays: names of files and their content.
     torch_file: the target whose names torch's own file has.
@@ -56,7 +67,7 @@ class Holder(NamedTuple):
 
   targets: tuple[str, ...]
   folders: tuple[str, ...]
-  losses: Callable[[str, Section], list[str]]
+  losses: Callable[[str, Section, Section], list[str]]
   renamed: Callable[[str, Arrays], Arrays]
   settings: dict[str, Callable] = configs.SETTINGS
   torch_file: str = 'timm'
@@ -91,9 +102,13 @@ def settings(target: str, passport: Any, sizes: Section) -> dict[str, Section]:
   return made
 
 
-def losses(target: str, model: Section) -> list[str]:
-  """What `target` cannot hold of a model that it has, in words."""
-  return HOLDERS[model['name']].losses(target, model)
+def losses(target: str, model: Section, sizes: Section) -> list[str]:
+  """What `target` cannot hold of a model that it has, in words.
+
+  Args:
+    sizes: of the model, as `Model.sizes` gives them.
+  """
+  return HOLDERS[model['name']].losses(target, model, sizes)
 
 
 def renamed(target: str, arrays: Arrays, name: str) -> Arrays:
@@ -114,8 +129,10 @@ def differing(target: str, model: Section, fixed: Section) -> list[str]:
   ]
 
 
-def vit_losses(target: str, model: Section) -> list[str]:
+def vit_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a ViT."""
+  if dinov2.holds(target, model):
+    return [*dinov2.losses(model, sizes), *unknown_settings(target, model)]
   return [
     *differing(target, model, FIXED[target]),
     *readout_losses(target, model),
@@ -139,8 +156,21 @@ def readout_losses(target: str, model: Section) -> list[str]:
 
 def setting_losses(target: str, model: Section) -> list[str]:
   """Settings that a target has not."""
-  lost = ['LayerScale'] if model['layer_scale'] and target != 'timm' else []
-  return lost + [
+  lost = []
+  if target != 'timm':
+    lost += [*['LayerScale'] * bool(model['layer_scale']), *extra_parts(target, model)]
+  return lost + unknown_settings(target, model)
+
+
+def extra_parts(target: str, model: Section) -> list[str]:
+  """Registers and gated MLPs, where a target has neither in a model of this family."""
+  fixed = {'registers': 0, 'mlp': 'plain'}
+  return [f'{key}={model[key]!r}: {target} has none' for key in fixed if model[key] != fixed[key]]
+
+
+def unknown_settings(target: str, model: Section) -> list[str]:
+  """Settings that no target has, in words."""
+  return [
     f'{key}={model[key]!r}: {target} has no such setting'
     for key, default in UNKNOWN.items()
     if model[key] != default
@@ -163,31 +193,35 @@ def is_distilled(model: Section) -> bool:
   return model['variant'].endswith('-distilled')
 
 
-def deit_losses(target: str, model: Section) -> list[str]:
+def deit_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a DeiT; one without a distillation token is a ViT there."""
   if not is_distilled(model):
-    return vit_losses(target, model)
+    return vit_losses(target, model, sizes)
   if target not in DISTILLED_READOUTS:
     return [f'the distillation token: {target} has none']
   lost = differing(target, model, FIXED[target] | {'average': 'logits'})
   if model['readout'] not in DISTILLED_READOUTS[target]:
     known = ' and '.join(DISTILLED_READOUTS[target])
     lost.append(f'readout={model["readout"]!r}: {target} has {known}')
+  lost += extra_parts(target, model) if target == 'timm' else []
   return lost + setting_losses(target, model) + shape_losses(target, model)
 
 
-def hybrid_losses(target: str, model: Section) -> list[str]:
+def hybrid_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a hybrid."""
-  return vit_losses(target, model) + differing(target, model, FIXED_RESNET[target])
+  lost = vit_losses(target, model, sizes) + differing(target, model, FIXED_RESNET[target])
+  return lost + (extra_parts(target, model) if target == 'timm' else [])
 
 
-def bit_losses(target: str, model: Section) -> list[str]:
+def bit_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a BiT."""
+  del sizes
   return differing(target, model, FIXED_BIT)
 
 
-def swin_losses(target: str, model: Section) -> list[str]:
+def swin_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a Swin: all have the paper's settings."""
+  del sizes
   fixed = {'gelu': 'exact', 'epsilon': 1e-5, 'qkv_bias': True}
   lost = [] if target == 'huggingface' else differing(target, model, fixed)
   size, _, patch = model['variant'].partition('/')
@@ -205,11 +239,20 @@ def rename_vit(target: str, arrays: Arrays) -> Arrays:
   """Arrays of a ViT or a hybrid under a target's names."""
   if target == 'official':
     return arrays
+  if target == 'huggingface' and is_dinov2(arrays):
+    return dinov2.renamed(arrays)
+  arrays = prefix.fold(arrays, class_kept=False)
   depth = weights.depth_of(arrays, r'Transformer/encoderblock_(\d+)/')
-  made, left = names.to_theirs(arrays, names.FAMILIES[target], depth, names.units_of(arrays))
+  made, left = names.to_theirs(arrays, families.FAMILIES[target], depth, names.units_of(arrays))
   if left:
     raise ValueError(f'{target} has no place for {", ".join(sorted(left))}')
   return made
+
+
+def is_dinov2(arrays: Arrays) -> bool:
+  """Whether a ViT has what Hugging Face's DINOv2 has, and its ViT has not."""
+  scaled = any('LayerScale_1' in name for name in arrays)
+  return 'reg' in arrays or scaled or weights.is_gated(arrays)
 
 
 def rename_deit(target: str, arrays: Arrays) -> Arrays:
@@ -228,8 +271,10 @@ def rename_bit(target: str, arrays: Arrays) -> Arrays:
 
 
 HOLDERS = {
-  'vit': Holder(tuple(FIXED), ('timm', 'huggingface'), vit_losses, rename_vit),
-  'deit': Holder(tuple(FIXED), ('timm', 'huggingface'), deit_losses, rename_deit),
+  'vit': Holder(tuple(FIXED), ('timm', 'huggingface'), vit_losses, rename_vit,
+                dinov2.SETTINGS),
+  'deit': Holder(tuple(FIXED), ('timm', 'huggingface'), deit_losses, rename_deit,
+                 dinov2.SETTINGS),
   'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
   'swin': Holder(tuple(FIXED), ('timm', 'huggingface'), swin_losses, swin.renamed,
                  swin_configs.SETTINGS, 'official'),

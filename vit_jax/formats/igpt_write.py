@@ -8,8 +8,9 @@ from vit_jax.formats import configs, igpt, weights
 from vit_jax.formats.files import Arrays, Entry
 
 
-def losses(target: str, model: dict[str, Any]) -> list[str]:
+def losses(target: str, model: dict[str, Any], sizes: dict[str, Any]) -> list[str]:
   """What Hugging Face cannot hold of an iGPT, in words."""
+  del sizes
   lost = []
   if not model['causal']:
     lost.append(f'causal=False: at {target} a pixel sees those before it alone')

@@ -18,7 +18,7 @@ def read(
 
   Raises:
     FileNotFoundError: no such path.
-    ValueError: no weights, of no family that we know, or with parts that our models lack; the
+    ValueError: no weights, of no family that we know, or with parts that we cannot read; the
       message has their names.
   """
   settings: dict[str, Any] = {}
@@ -52,6 +52,6 @@ def open_family(
   foreign = weights.parts_of(set(arrays))
   raise ValueError(
     'holds no ViT, Swin or BiT of a known family'
-    + (f'; it has {foreign}, which our models lack' if foreign else '')
+    + (f'; it has {foreign} that we cannot read' if foreign else '')
     + f'; its arrays: {weights.shown(set(arrays))}'
   )

@@ -67,7 +67,7 @@ def refuse(unknown: set[str]) -> None:
   """Raises a ValueError where names are left that no model of ours has."""
   if unknown:
     foreign = parts_of(unknown)
-    what = f'has {foreign}, which our models lack' if foreign else 'has arrays of no model of ours'
+    what = f'has {foreign} that we cannot read' if foreign else 'has arrays of no model of ours'
     raise ValueError(f'{what}: {shown(unknown)}')
 
 
@@ -92,6 +92,13 @@ def grid_of(settings: dict[str, Any]) -> tuple[int, int] | None:
   return image[0] // patch[0], image[1] // patch[1]
 
 
+def is_gated(arrays: Arrays) -> bool:
+  """Whether the MLPs of a ViT, under our names, are SwiGLU: gate and value lie side by side."""
+  block = 'Transformer/encoderblock_0/MlpBlock_3'
+  first, second = (arrays.get(f'{block}/Dense_{i}/kernel') for i in (0, 1))
+  return first is not None and second is not None and first.shape[-1] == 2 * second.shape[0]
+
+
 def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] | None) -> dict:
   """Sizes and settings of a ViT from its arrays, which have our names.
 
@@ -102,13 +109,14 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
     width = arrays['Transformer/encoder_norm/scale'].shape[-1]
     block = 'Transformer/encoderblock_0/'
     query = arrays[f'{block}MultiHeadDotProductAttention_1/query/kernel'].shape
-    mlp_dim = arrays[f'{block}MlpBlock_3/Dense_0/kernel'].shape[1]
+    mlp_dim = arrays[f'{block}MlpBlock_3/Dense_1/kernel'].shape[0]
     side, _, channels, _ = arrays['embedding/kernel'].shape
     positions = arrays[POSITION].shape[1]
   except (KeyError, ValueError) as error:
     raise ValueError(f'an array is missing or of no shape that a ViT has: {error}') from None
   class_token, distilled = 'cls' in arrays, 'dist' in arrays
-  count = positions - class_token - distilled
+  registers = arrays['reg'].shape[1] if 'reg' in arrays else 0
+  count = positions - class_token - distilled - registers
   if grid is None:
     root = math.isqrt(count)
     if root * root != count:
@@ -129,6 +137,8 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
     'num_classes': head.shape[-1] if head else 0,
     'grid': grid,
     'class_token': class_token,
+    'registers': registers,
+    'mlp': 'swiglu' if is_gated(arrays) else 'plain',
     'pre_logits': arrays['pre_logits/kernel'].shape[-1] if 'pre_logits/kernel' in arrays else None,
     'readout': readout_of(arrays, class_token),
     'layer_scale': 1e-5 if f'{block}LayerScale_1/scale' in arrays else 0.0,

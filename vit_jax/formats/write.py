@@ -22,11 +22,13 @@ def is_folder(target: str, to: pathlib.Path) -> bool:
   return target == 'huggingface' or (target == 'timm' and to.suffix != '.safetensors')
 
 
-def check(target: str, model: dict[str, Any], to: pathlib.Path, accept_loss: bool) -> None:
-  """Raises a ValueError, in one line, where `target` cannot hold all of a model."""
+def check(
+  target: str, model: dict[str, Any], sizes: Sizes, to: pathlib.Path, accept_loss: bool
+) -> None:
+  """Raises a ValueError, in one line, where `target` cannot hold all of a model of these sizes."""
   whose = holds.names_of(target, model['name'])
   holds.check_held(whose, model['name'], is_folder(target, to))
-  lost = holds.losses(whose, model)
+  lost = holds.losses(whose, model, sizes)
   if lost and not accept_loss:
     raise ValueError(
       f'--to={target} would lose {"; ".join(lost)} (--accept_loss writes it all the same, '

@@ -21,13 +21,20 @@ from vit_jax.interpret.distance import Distance
 from vit_jax.interpret.feature_maps import FeatureMaps
 from vit_jax.interpret.filters import Filters
 from vit_jax.interpret.flattening import Flattening
+from vit_jax.interpret.knockouts import Knockouts
+from vit_jax.interpret.lens import Lens
 from vit_jax.interpret.patches import Patches
 from vit_jax.interpret.picture import Measured, Picture, options_of
 from vit_jax.interpret.positions import Positions
 from vit_jax.interpret.readouts import Readouts
 from vit_jax.interpret.rollout import Rollout
 from vit_jax.interpret.sample import Sample
+<<<<<<< HEAD
 from vit_jax.interpret.shift import Shift
+=======
+from vit_jax.interpret.token_probes import TokenProbes
+from vit_jax.interpret.tokens import Tokens
+>>>>>>> gc/main
 from vit_jax.predict import Predictor
 from vit_jax.runtime.choices import check_choice
 
@@ -41,7 +48,14 @@ PICTURES: dict[str, Picture] = {
   'attention': Attention(),
   'rollout': Rollout(),
   'distance': Distance(),
+<<<<<<< HEAD
   'centres': Centres(),
+=======
+  'tokens': Tokens(),
+  'token_probes': TokenProbes(),
+  'lens': Lens(),
+  'knockouts': Knockouts(),
+>>>>>>> gc/main
   'confusion': Confusion(),
   'sample': Sample(),
   'shift': Shift(),

@@ -24,12 +24,13 @@ def of_transformer(model: Any, features: int) -> dict[str, int]:
   """
   sizes, width, patches = model.sizes(), model.width, math.prod(model.grid)
   depth, tokens = sizes['depth'], sizes['num_tokens']
+  mlp = model.Transformer.blocks[0].mlp
   offsets = (2 * tokens - 1) * model.Transformer.relative
   return {
     'embedding': patches * model.embedding_side**2 * features * width,
     'projections': depth * tokens * 4 * width**2,
     'attention': depth * tokens * (2 * tokens + offsets) * width,
-    'mlp': depth * tokens * 2 * width * sizes['mlp_dim'],
+    'mlp': depth * tokens * mlp.products * width * mlp.mlp_dim,
     'readout': model.readout.multiply_adds(width),
     'head': of_head(model.readout.shape(width), model.pre_logits or 0, model.num_classes),
   }

@@ -17,7 +17,7 @@ from vit_jax.runtime.sections import fields_of
 
 VARIANTS = ['digits/2', 'cifar/4']
 VARIANTS += [f'{size}/{patch}' for size in ('Ti', 'S', 'B', 'L') for patch in (16, 32)]
-OFFICIAL = vit.OFFICIAL | dict(variant='B/16', readout='mean', class_token=False)
+OFFICIAL = vit.OFFICIAL | dict(variant='B/16', readout='mean', class_token=False, mlp='plain')
 
 
 class AxialAttention(attention.Attention):
@@ -83,9 +83,9 @@ class AxialTransformer(vit.VisionTransformer):
   """A ViT of axial blocks: a grid of tokens, and none before it."""
 
   @staticmethod
-  def prefix_of(class_token: bool) -> tuple[str, ...]:
+  def prefix_of(class_token: bool, registers: int) -> tuple[str, ...]:
     """No tokens: a class token stands in no row and no column."""
-    del class_token
+    del class_token, registers
     return ()
 
   def attention_map(self, outputs: dict[str, Any], block: int) -> Float[Array, 'B h T T'] | None:
@@ -131,11 +131,16 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> AxialTrans
   """An Axial-ViT such as 'B/32'; the other arguments are those of `vit.build`.
 
   Raises:
-    ValueError: no such variant, a class token, or a value that does not fit.
+    ValueError: no such variant, a class token, registers, or a value that does not fit.
   """
   if section['class_token']:
     raise ValueError(
       'config.model.class_token=True: a class token stands in no row and no column of an axial '
       "model; leave it out and take a readout of patches, such as 'mean'"
+    )
+  if section['registers']:
+    raise ValueError(
+      f'config.model.registers={section["registers"]}: a register stands in no row and no column '
+      'of an axial model; leave them out (registers=0), or take config.model.name=vit'
     )
   return vit.assemble(AxialTransformer, *vit_sizes.decode_variant(variant), image_size, section)

@@ -19,7 +19,7 @@ DISTILLED = '-distilled'
 VARIANTS = [
   f'{size}/16{kind}' for kind in ('', DISTILLED) for size in ('Ti', 'S', 'B')
 ]  # fmt: skip
-OFFICIAL = vit.OFFICIAL | dict(variant='B/16-distilled', gelu='exact', readout=None)
+OFFICIAL = vit.OFFICIAL | dict(variant='B/16-distilled', gelu='exact', readout=None, mlp='plain')
 AVERAGES = ('logits', 'probabilities')
 BOTH = 'class_and_distillation'  # the readout of two heads
 
@@ -39,10 +39,10 @@ class DistilledTransformer(vit.VisionTransformer):
   average: str = 'logits'
 
   @staticmethod
-  def prefix_of(class_token: bool) -> tuple[str, ...]:
-    """Both tokens, whatever a section says: one without the other is no DeiT."""
+  def prefix_of(class_token: bool, registers: int) -> tuple[str, ...]:
+    """Both tokens, whatever a section says (one without the other is no DeiT), then registers."""
     del class_token
-    return 'class_token', 'distillation_token'
+    return 'class_token', 'distillation_token', *vit_sizes.register_names(registers)
 
   @property
   def two_heads(self) -> bool:
@@ -52,7 +52,7 @@ class DistilledTransformer(vit.VisionTransformer):
   @property
   def heads(self) -> tuple[str, ...]:
     """The tokens whose own logits are outputs, 'logits_' and the name."""
-    return self.prefix if self.two_heads else ()
+    return self.readout.needs if self.two_heads else ()
 
   def layer_groups(self) -> tuple[str, ...]:
     """As a ViT's; the second head belongs to the task."""
@@ -70,8 +70,8 @@ class DistilledTransformer(vit.VisionTransformer):
       kernel, bias = initial('head', self.width), initial('head_bias', self.width)
       self.head_dist = layers.Dense(self.num_classes, kernel_init=kernel, bias_init=bias)
 
-  def prefix_tokens(self) -> list[Float[Array, '1 1 D']]:
-    return [self.cls, self.dist]
+  def prefix_tokens(self) -> list[Float[Array, '1 n D']]:
+    return [self.cls, self.dist, *self.register_tokens()]
 
   def read(self, tokens: Float[Array, 'B T D']) -> tuple[Float[Array, 'B ... K'], dict[str, Array]]:
     """Tokens -> logits in float32; features and the logits of each head by name."""

@@ -68,8 +68,8 @@ class Encoder(nn.Module):
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
     again = places if self.position_at == 'shared' else None
-    # What is added to the weights of some blocks lies apart, as the blocks in files do.
-    scan = self.scan and 'perturbations' not in self.variables
+    # What changes some blocks alone lies apart, as the blocks in files do.
+    scan = self.scan and not {'perturbations', 'replacements'} & {*self.variables}
     x, named = (self.scan_blocks if scan else self.loop_blocks)(x, rng, train, again)
     norm, last = self.norm.copy(name='encoder_norm'), len(self.blocks) - 1
     for i in range(last - self.normed, last):
@@ -98,6 +98,15 @@ class Encoder(nn.Module):
     table: Any = self.position.apply({'params': own}, jnp.zeros((1, length, width)))
     return table[0]
 
+  def normalised(self, params: dict[str, Any], x: Float[Array, '*B T D']) -> Float[Array, '*B T D']:
+    """Tokens of any block through the norm after the last one.
+
+    Args:
+      params: of the encoder.
+    """
+    norm: Any = self.norm.clone(parent=None, name=None)
+    return norm.apply({'params': params['encoder_norm']}, x)
+
   def resampled(self) -> dict[str, str]:
     """Tables of positions that follow the grid, and how, as `Model.resampled` says."""
     homes = ['posembed_input']
@@ -112,6 +121,7 @@ class Encoder(nn.Module):
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
       changes = self.get_variable('perturbations', name)
+      x = replaced(x, self.get_variable('replacements', name))
       x = x if again is None or not i else x + again
       x, named = remember(body_of(self.blocks[i], train), self.remat, False)(x, own, mine, changes)
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
@@ -148,6 +158,11 @@ class Encoder(nn.Module):
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
       own = jax.tree.map(lambda array, i=i: array[i], drawn)
       self.put_variable('params', name, own)
+
+
+def replaced(x: Float[Array, 'B T D'], change: Any) -> Float[Array, 'B T D']:
+  """Tokens, those of which `change['mask']` (`B T 1`) is true being those of `change['tokens']`."""
+  return x if change is None else jnp.where(change['mask'], change['tokens'].astype(x.dtype), x)
 
 
 def draw(blocks: Any, key: Any, x: Float[Array, 'B T D']) -> Any:
@@ -214,7 +229,7 @@ def build(
   norm = make_norm(section['epsilon'], dtype=section['dtype'])
   relative = section['positions'] == 'relative'
   attend = take(attention.Attention, section, relative=relative)
-  mlp = take(layers.MlpBlock, section)
+  mlp = take(layers.MLPS[section['mlp']], section)
   places = take(POSITIONS[section['positions']], section, prefix=prefix, grid=grid)
   own = places if section['position_at'] == 'every' else None
   make = functools.partial(

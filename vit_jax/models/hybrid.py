@@ -23,7 +23,9 @@ HYBRIDS = {
   'R50+L/32': (resnet.UNITS[50], 1),
 }
 VARIANTS = list(HYBRIDS)
-OFFICIAL = vit.OFFICIAL | dict(variant='R50+B/16', standardise='official', group_norm_epsilon=1e-6)
+OFFICIAL = vit.OFFICIAL | dict(
+  variant='R50+B/16', mlp='plain', standardise='official', group_norm_epsilon=1e-6,
+)  # fmt: skip
 
 
 class HybridVisionTransformer(vit.VisionTransformer):

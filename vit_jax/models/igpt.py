@@ -24,6 +24,7 @@ OFFICIAL = dict(variant='S', clusters=512, causal=True, gelu='quick', epsilon=1e
 # What its blocks leave of a ViT's settings.
 FIXED = dict(
   positions='learned', position_at='input', layer_scale=0.0, qk_scale=None, qkv_bias=False,
+  mlp='plain', registers=0,
   output_bias=False, mlp_bias=False, readout_weights='free', initialisers='igpt', norm=nn.RMSNorm,
 )  # fmt: skip
 Palette = tuple[tuple[float, ...], ...]

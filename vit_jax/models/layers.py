@@ -10,10 +10,11 @@ matrix products. `benchmarks/step.py` measures what that buys over plain linen.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
+from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.dropout import Dropout, DropPath
@@ -85,8 +86,10 @@ class MlpBlock(nn.Module):
       temporary memory); a TPU's does so by itself, and what is asked for costs it (78 instead of 74
       GB of traffic).
     mlp_bias: whether both products have one.
+    products: how many matrices of `D x M` it multiplies with.
   """
 
+  products: ClassVar[int] = 2
   mlp_dim: int
   dropout: float = 0.0
   gelu: str = 'tanh'
@@ -111,6 +114,33 @@ class MlpBlock(nn.Module):
     initial = INITIALISERS[self.initialisers]
     kernel, bias = initial('mlp', fan_in), initial('mlp_bias', fan_in)
     return Dense(features, self.mlp_bias, self.dtype, kernel, bias, name=name)
+
+
+class SwiGLU(MlpBlock):
+  """Dense -> silu(gate) * value -> dropout -> Dense -> dropout (arXiv:2002.05202), as in DINOv2-g.
+
+  `Dense_0` has the gate and then the value side by side, `mlp_dim` numbers each; `gelu` says
+  nothing here.
+  """
+
+  products: ClassVar[int] = 3
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... D'], train: bool) -> Float[Array, '... D']:
+    both = self.dense(2 * self.mlp_dim, x.shape[-1], 'Dense_0')(x)
+    gated = jax.checkpoint(gate) if self.elementwise_again else gate
+    y = Dropout(self.dropout)(gated(both), train)
+    y = self.dense(x.shape[-1], self.mlp_dim, 'Dense_1')(y)
+    return Dropout(self.dropout)(y, train)
+
+
+def gate(both: Float[Array, '... N']) -> Float[Array, '... M']:
+  """The second half of the numbers, each times silu of its fellow in the first half."""
+  first, second = jnp.split(both, 2, axis=-1)
+  return jax.nn.silu(first) * second
+
+
+MLPS: dict[str, type[MlpBlock]] = {'plain': MlpBlock, 'swiglu': SwiGLU}
 
 
 class LayerScale(nn.Module):

@@ -205,6 +205,23 @@ class Model(nn.Module):
     del block
     return None
 
+  def replacement(self, block: int) -> str | None:
+    """A name in the collection 'replacements': what lies there replaces tokens before a block.
+
+    Before a block, from 0: 'tokens' `B T D` where 'mask' `B T 1` is true. None: the family does not
+    offer it.
+    """
+    del block
+    return None
+
+  def normalised(self, params: dict[str, Any], tokens: Any) -> Any:
+    """Tokens of any block `B T D` through what stands between the last block and the readout.
+
+    Raises:
+      ValueError: the family has no such tokens.
+    """
+    raise ValueError(self._refusal('norm after its blocks'))
+
   def sizes(self) -> dict[str, Any]:
     """Sizes by name, for tables and weight files: 'width', 'depth', 'tokens', ..."""
     return {}

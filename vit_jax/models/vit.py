@@ -1,4 +1,4 @@
-"""The Vision Transformer: patches -> class token, positions, blocks -> readout -> head.
+"""The Vision Transformer: patches -> class token, registers, positions, blocks -> readout -> head.
 
 "An Image is Worth 16x16 Words" (arXiv:2010.11929). The parameter tree is the layout of the
 published `.npz` files, odd numbers included, so official weights need no table of names.
@@ -15,7 +15,15 @@ from vit_jax.models import arithmetic, encoder, layers, position
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.protocol import Model
-from vit_jax.models.vit_sizes import SIZES, VARIANTS, decode_variant, name_of, sizes_of
+from vit_jax.models.vit_sizes import (
+  SIZES,
+  SWIGLU,
+  VARIANTS,
+  decode_variant,
+  name_of,
+  register_names,
+  sizes_of,
+)
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import take
 
@@ -25,7 +33,7 @@ __all__ = ['OFFICIAL', 'SIZES', 'VARIANTS', 'VisionTransformer', 'assemble', 'bu
 OFFICIAL = dict(
   variant='B/16', gelu='tanh', epsilon=1e-6, readout='class_token', readout_weights='free',
   patch_index=1, class_token=True, qkv_bias=True, embedding_norm=False, qk_scale=None,
-  layer_scale=0.0, positions='learned', position_at='input',
+  layer_scale=0.0, positions='learned', position_at='input', registers=0,
 )  # fmt: skip
 RATES = ('dropout', 'attention_dropout', 'projection_dropout', 'drop_path')
 
@@ -42,6 +50,7 @@ class VisionTransformer(Model):
   Transformer: encoder.Encoder  # The published name of the encoder.
   readout: Any  # a Readout, or one between norms
   class_token: bool = True
+  registers: int = 0
   pre_logits: int | None = None
   embedding_norm: bool = False
   head_bias: float = 0.0
@@ -56,13 +65,13 @@ class VisionTransformer(Model):
 
   @property
   def prefix(self) -> tuple[str, ...]:
-    """The tokens before the patches: ('class_token',), or none."""
-    return self.prefix_of(self.class_token)
+    """The tokens before the patches: ('class_token', 'register_1', ...), or none."""
+    return self.prefix_of(self.class_token, self.registers)
 
   @staticmethod
-  def prefix_of(class_token: bool) -> tuple[str, ...]:
+  def prefix_of(class_token: bool, registers: int) -> tuple[str, ...]:
     """Names of the tokens before the patches, as a section decides them."""
-    return ('class_token',) * class_token
+    return *('class_token',) * class_token, *register_names(registers)
 
   @staticmethod
   def encoder_of(section: dict[str, Any], prefix: int, grid: tuple[int, int]) -> encoder.Encoder:
@@ -95,10 +104,18 @@ class VisionTransformer(Model):
     """The name of what is added to the attention weights of a block, from 0."""
     return f'Transformer/encoderblock_{block}/MultiHeadDotProductAttention_1/attention_weights'
 
+  def replacement(self, block: int) -> str:
+    """The name of what replaces tokens before a block, from 0."""
+    return f'Transformer/encoderblock_{block}'
+
+  def normalised(self, params: dict[str, Any], tokens: Any) -> Float[Array, '*B T D']:
+    """Tokens of any block `B T D` through the norm after the last one."""
+    return self.Transformer.normalised(params['Transformer'], tokens)
+
   def resampled(self) -> dict[str, str]:
-    """The positions, the class token, and the kernel that sees the pixels."""
+    """The positions, the tokens of the prefix, and the kernel that sees the pixels."""
     positions = {f'Transformer/{name}': how for name, how in self.Transformer.resampled().items()}
-    return positions | {'embedding/kernel': 'channels', 'cls': 'prefix'}
+    return positions | {'embedding/kernel': 'channels', 'cls': 'prefix', 'reg': 'prefix'}
 
   def sizes(self) -> dict[str, Any]:
     """The patch side, tokens, width, depth, heads and MLP width."""
@@ -118,7 +135,9 @@ class VisionTransformer(Model):
 
   def summary(self) -> str:
     """The grid, the tokens and the images, in a line."""
-    also = ''.join(f' and a {name.replace("_", " ")}' for name in self.prefix)
+    tokens = [name for name in self.prefix if not name.startswith('register_')]
+    also = ''.join(f' and a {name.replace("_", " ")}' for name in tokens)
+    also += f' and {self.registers} registers' * bool(self.registers)
     height, width = self.image_size
     return (
       f'tokens: {self.grid[0]} x {self.grid[1]} patches of {self.patch_size} px{also} = '
@@ -132,6 +151,9 @@ class VisionTransformer(Model):
       self.patch_norm = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')
     if self.class_token:
       self.cls = self.param('cls', initial('cls', self.width), (1, 1, self.width))
+    if self.registers:  # Random: alike, they would stay alike.
+      draw = initial('position', self.width)
+      self.reg = self.param('reg', draw, (1, self.registers, self.width))
     if self.pre_logits:
       kernel, bias = (initial(role, self.width) for role in ('pre_logits', 'pre_logits_bias'))
       self.pre_logits_layer = layers.Dense(
@@ -168,9 +190,13 @@ class VisionTransformer(Model):
       x = jnp.concatenate([first, x], axis=1)
     return self.Transformer(x, train)
 
-  def prefix_tokens(self) -> list[Float[Array, '1 1 D']]:
+  def prefix_tokens(self) -> list[Float[Array, '1 n D']]:
     """The learned tokens of the prefix, in its order."""
-    return [self.cls]
+    return [*([self.cls] if self.class_token else []), *self.register_tokens()]
+
+  def register_tokens(self) -> list[Float[Array, '1 n D']]:
+    """The registers, which nothing reads but attention (arXiv:2309.16588), in one array or none."""
+    return [self.reg] if self.registers else []
 
   def read(self, tokens: Float[Array, 'B T D']) -> tuple[Float[Array, 'B ... K'], dict[str, Array]]:
     """Tokens -> logits in float32; features and pre-logits by name."""
@@ -187,6 +213,12 @@ class VisionTransformer(Model):
     tokens, encoded = self.encode(patches, train=train)
     logits, read = self.read(readouts.with_earlier(self, tokens, encoded))
     return logits, {'patches': patches, **encoded, **read}
+
+
+def decide(section: dict[str, Any]) -> dict[str, Any]:
+  """What a complete section leaves to the variant: the kind of MLP."""
+  size = section['variant'].partition('/')[0]
+  return section | {'mlp': section['mlp'] or ('swiglu' if size in SWIGLU else 'plain')}
 
 
 def build(*, variant: str, image_size: tuple[int, int], **section) -> VisionTransformer:
@@ -220,7 +252,7 @@ def assemble(
       f'patches of {patch_size} x {patch_size} do not divide images of {image_size[0]} x '
       f'{image_size[1]}; change image_size or the patch side in variant={size}/{patch_size}'
     )
-  prefix = make.prefix_of(section['class_token'])
+  prefix = make.prefix_of(section['class_token'], section['registers'])
   grid = (image_size[0] // patch_size, image_size[1] // patch_size)
   reader = readouts.of_model(section, prefix, grid)
   section['normed'] = readouts.earlier_of(section['readout'])
@@ -231,6 +263,7 @@ def assemble(
 def check_values(section: dict[str, Any]) -> None:
   """Raises a ValueError for names, rates and sizes that cannot be."""
   check_choice('config.model.dtype', section['dtype'], layers.DTYPES)
+  check_choice('config.model.mlp', section['mlp'], layers.MLPS)
   check_choice('config.model.initialisers', section['initialisers'], INITIALISERS)
   check_choice('config.model.readout_weights', section['readout_weights'], readouts.WEIGHTS)
   for key in RATES:
@@ -242,8 +275,9 @@ def check_values(section: dict[str, Any]) -> None:
   width, num_heads = section['width'], section['num_heads']
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
-  if section['layer_scale'] < 0:
-    raise ValueError(f'config.model.layer_scale={section["layer_scale"]} must be at least 0: none')
+  for key in ('layer_scale', 'registers'):
+    if section[key] < 0:
+      raise ValueError(f'config.model.{key}={section[key]} must be at least 0: none')
   check_choice('config.model.remat', section['remat'], encoder.REMAT)
   position.check(section)
 
@@ -264,5 +298,5 @@ def section_of(facts: dict[str, Any]) -> dict[str, Any]:
 
 FROM_FILES = (
   'class_token', 'pre_logits', 'readout', 'embedding_norm', 'qkv_bias', 'gelu', 'epsilon',
-  'channels', 'num_classes', 'layer_scale',
+  'channels', 'num_classes', 'layer_scale', 'registers', 'mlp',
 )  # fmt: skip

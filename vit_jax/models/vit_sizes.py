@@ -3,7 +3,8 @@
 import difflib
 from typing import Any
 
-# Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560; digits and cifar are ours.
+# Paper, table 1; Ti and S from DeiT; g and G from arXiv:2106.04560;
+# giant2, with SwiGLU, is DINOv2's g (arXiv:2304.07193); digits and cifar are ours.
 SIZES = {
   'digits': dict(width=64, depth=4, mlp_dim=128, num_heads=4),
   'cifar': dict(width=192, depth=9, mlp_dim=768, num_heads=3),
@@ -15,11 +16,18 @@ SIZES = {
   'H': dict(width=1280, depth=32, mlp_dim=5120, num_heads=16),
   'g': dict(width=1408, depth=40, mlp_dim=6144, num_heads=16),
   'G': dict(width=1664, depth=48, mlp_dim=8192, num_heads=16),
+  'giant2': dict(width=1536, depth=40, mlp_dim=4096, num_heads=24),
 }
 # Any size goes with any patch side ('S/4'); these are the ones that are listed.
 VARIANTS = ['digits/2', 'cifar/4', 'mu/16']
 VARIANTS += [f'{size}/{patch}' for size in ['Ti', 'S', 'B', 'L', 'H'] for patch in (8, 14, 16, 32)]
-VARIANTS += ['g/14', 'G/14']
+VARIANTS += ['g/14', 'G/14', 'giant2/14']
+SWIGLU = ('giant2',)  # sizes whose MLP is gated
+
+
+def register_names(count: int) -> tuple[str, ...]:
+  """The names of registers among the tokens before the patches."""
+  return tuple(f'register_{i}' for i in range(1, count + 1))
 
 
 def sizes_of(facts: dict[str, Any]) -> dict[str, int]:
