@@ -13,6 +13,7 @@ import numpy as np
 from vit_jax.data.pipeline import prefetch
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
+from vit_jax.runtime import sharding
 from vit_jax.runtime.progress import track
 
 
@@ -88,13 +89,14 @@ def epochs(
   The parameters are those of the next step too, which takes their memory: use them at once.
   """
   params = jax.tree.map(lambda *x: jnp.stack(x), *(probes.init(s, rates.shape[1]) for s in seeds))
-  moments = probes.rule.init(params)
+  start = params, probes.rule.init(params)
+  params, moments = jax.device_put(start, sharding.replicated(probes.mesh))
   steps = -(-len(rows) // min(probes.settings.batch_size, len(rows)))
   total = steps * probes.settings.epochs
   values, weights = [], []
   for i, batch in enumerate(track(batches(probes, train, rows, seeds), total, what, 'steps')):
     now = jnp.asarray(rates * factor(probes.settings.schedule, i / total), jnp.float32)
-    params, moments, value = probes.step(params, moments, now, batch)
+    params, moments, value = probes.step(params, moments, now, place(batch, probes.mesh))
     values.append(value)
     weights.append(batch['mask'].sum())
     if (i + 1) % steps == 0:
@@ -103,6 +105,12 @@ def epochs(
       means = {k: np.average([v[k] for v in read], axis=0, weights=weights) for k in names}
       yield params, means
       values, weights = [], []
+
+
+def place(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
+  """Puts a step's batch on the devices, its examples cut over them."""
+  axes = {'tokens': 1, 'label': 2, 'random': 1, 'mask': 0}  # of the examples: `S B`, `S R B`, `B`
+  return {key: sharding.cut(value, axes[key], mesh) for key, value in batch.items()}
 
 
 def factor(schedule: str, progress: float) -> float:
@@ -115,6 +123,7 @@ def batches(
 ) -> Iterator[dict]:
   """Each step's batch, every seed in an order of its own: tokens `S B T D`, and the rest."""
   size, n = min(probes.settings.batch_size, len(rows)), len(rows)
+  width = sharding.round_up(size, probes.mesh)
   steps = -(-n // size)
   random = probes.random(tokens)
   labels = np.stack([probes.training_labels(tokens, seed) for seed in seeds])  # S R N
@@ -126,13 +135,14 @@ def batches(
   def make(step: int) -> dict[str, np.ndarray]:
     epoch, i = divmod(step, steps)
     view = epoch % len(tokens.values)
-    places = np.arange(i * size, (i + 1) * size)
-    chosen = order(epoch)[:, np.where(places < n, places, 0)]
+    places = i * size + np.arange(width)
+    real = places < min(n, (i + 1) * size)
+    chosen = order(epoch)[:, np.where(real, places, 0)]
     return {
       'tokens': np.asarray(tokens.values[view, chosen]),
       'label': np.stack([mine[:, rows] for mine, rows in zip(labels, chosen, strict=True)]),
       'random': random[view, chosen],
-      'mask': (places < n).astype(np.float32),
+      'mask': real.astype(np.float32),
     }
 
   return prefetch(make, range(probes.settings.epochs * steps))
@@ -142,14 +152,14 @@ def evaluate(
   probes: Probes, params, tokens: Tokens, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Losses and predictions `S R L n` on the rows of an untouched view."""
-  size = min(probes.settings.batch_size, len(rows))
+  size = sharding.round_up(min(probes.settings.batch_size, len(rows)), probes.mesh)
   random = probes.random(tokens)[0]
   losses, predictions = [], []
   for start in range(0, len(rows), size):
     some = rows[start : start + size]
     padded = np.concatenate([some, np.full(size - len(some), rows[0])])
-    values = np.asarray(tokens.values[0, padded])
-    found = probes.evaluate_batch(params, values, random[padded], tokens.labels[padded])
+    given = np.asarray(tokens.values[0, padded]), random[padded], tokens.labels[padded]
+    found = probes.evaluate_batch(params, *(sharding.cut(x, 0, probes.mesh) for x in given))
     loss, prediction = (np.asarray(x)[..., : len(some)] for x in found)
     losses.append(loss)
     predictions.append(prediction)

@@ -17,6 +17,7 @@ import optax
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.store import Tokens
 from vit_jax.models.readout import WeightedMix
+from vit_jax.runtime import sharding
 from vit_jax.runtime.choices import check_choice
 
 HEADS = ('zero', 'torch')
@@ -59,6 +60,7 @@ class Probes:
     shape: of what is read, `T D`.
     num_classes: `K`.
     first: the number of tokens before the patches.
+    mesh: devices of this process over which each batch is cut; None: one.
   """
 
   def __init__(
@@ -69,6 +71,7 @@ class Probes:
     num_classes: int,
     first: int,
     settings: Settings,
+    mesh: Any = None,
   ):
     self.candidates = tuple(candidates)
     self.fixed: dict[str, list[Candidate]] = {}  # by the width of their features
@@ -82,6 +85,7 @@ class Probes:
     self.order = np.array([place[candidate.name] for candidate in candidates])
     self.shape, self.num_classes, self.first = shape, num_classes, first
     self.settings = settings
+    self.mesh = mesh or sharding.make_mesh(1, jax.local_devices()[:1])
 
   def features(self, stack: str, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
     """What the fixed readouts of a stack read: `R B F`."""
@@ -176,7 +180,8 @@ class Probes:
       updates = jax.tree.map(lambda u, rate: -rate * u, updates, self.spread(rates, updates))
       return optax.apply_updates(params, updates), moments, values
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    everywhere = sharding.replicated(self.mesh)
+    return jax.jit(step, donate_argnums=(0, 1), out_shardings=everywhere)
 
   def spread(self, rates: Float[Array, 'R L'], updates):
     """The learning rate of every parameter, in a shape that multiplies it."""

@@ -1,6 +1,8 @@
 """What an exploration of readouts works with, every value checked: model, data, candidates."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,6 +34,11 @@ class Lab:
   layers: tuple[str, ...]
   settings: probes.Settings
   shape: tuple[int, int]
+
+  @functools.cached_property
+  def mesh(self) -> Any:
+    """The devices that compute."""
+    return experiment.evaluation_mesh(self.config, self.predictor.model.image_size)
 
   @property
   def num_classes(self) -> int:
@@ -201,4 +208,5 @@ def probes_of(lab: Lab, some: list[Candidate]) -> Probes:
     num_classes=lab.num_classes,
     first=len(lab.predictor.model.prefix),
     settings=lab.settings,
+    mesh=lab.mesh,
   )

@@ -92,7 +92,7 @@ def name_of(lab: Lab) -> str:
 def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
   """The pass that fills the token cache of an exploration."""
   options = lab.config.explore
-  mesh = experiment.evaluation_mesh(lab.config, lab.predictor.model.image_size)
+  mesh = lab.mesh
   return features.Pass(
     model=lab.predictor.model,
     params=jax.device_put(lab.predictor.params, sharding.replicated(mesh)),
