@@ -325,6 +325,7 @@ PARTS = {
       learning_rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
       validation_fraction=0.2,  # that part: by config.seed, stratified
       schedule='cosine',  # or constant
+      audit=True,  # also how optimistic other rules of choosing are; half as much work again
       epochs=10,
       batch_size=128,
       head='zero',  # or torch: uniform, as its Linear

@@ -70,7 +70,7 @@ def fit(
       history[key].append(value)
     if every_epoch or epoch == last:
       losses, predictions = evaluate(probes, params, other, other_rows)
-      history['test_loss'].append(losses.mean(-1))
+      history['test_loss'].append(losses)
       history['test_accuracy'].append((predictions == other.labels[other_rows]).mean(-1))
   arrays = {key: np.array(value) for key, value in history.items()}
   return Fitted(**arrays, predictions=predictions, weights=probes.weights(params))
@@ -151,16 +151,19 @@ def batches(
 def evaluate(
   probes: Probes, params, tokens: Tokens, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Losses and predictions `S R L n` on the rows of an untouched view."""
+  """Mean losses `S R L` and predictions `S R L n` on the rows of an untouched view.
+
+  Predictions are as small as the classes allow: a grid of many readouts makes millions.
+  """
   size = sharding.round_up(min(probes.settings.batch_size, len(rows)), probes.mesh)
   random = probes.random(tokens)[0]
-  losses, predictions = [], []
+  total, predictions = np.zeros(()), []
   for start in range(0, len(rows), size):
     some = rows[start : start + size]
     padded = np.concatenate([some, np.full(size - len(some), rows[0])])
     given = np.asarray(tokens.values[0, padded]), random[padded], tokens.labels[padded]
     found = probes.evaluate_batch(params, *(sharding.cut(x, 0, probes.mesh) for x in given))
     loss, prediction = (np.asarray(x)[..., : len(some)] for x in found)
-    losses.append(loss)
-    predictions.append(prediction)
-  return np.concatenate(losses, -1), np.concatenate(predictions, -1)
+    total = total + loss.sum(-1, dtype=np.float64)
+    predictions.append(prediction.astype(np.min_scalar_type(probes.num_classes - 1)))
+  return total / len(rows), np.concatenate(predictions, -1)

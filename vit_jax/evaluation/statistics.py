@@ -82,6 +82,39 @@ def spread(values: Float[np.ndarray, 'S'], level: float = 0.95) -> tuple[float, 
   return float(values.mean()) - half, float(values.mean()) + half
 
 
+def kendall(values: Float[np.ndarray, 'R M']) -> Float[np.ndarray, 'M M']:
+  """Kendall's tau (b, which allows ties) of each pair of `M` rankings of the same `R` things.
+
+  Not a number beside a column whose values are all the same.
+  """
+  from scipy.stats import kendalltau
+
+  count = values.shape[1]
+  found = np.eye(count)
+  for i in range(count):
+    for j in range(i):
+      pair: Any = kendalltau(values[:, i], values[:, j])
+      found[i, j] = found[j, i] = pair.statistic
+  return found
+
+
+def mean_of_pairs(matrix: Float[np.ndarray, 'M M'], level: float = 0.95) -> tuple[float, ...]:
+  """The mean over all pairs of `M` things, and its interval over such things.
+
+  The jackknife of a U statistic (Arvesen 1969): each of them left out in turn, pseudo-values, and
+  Student's t. Endless with fewer than three.
+  """
+  count = len(matrix)
+  rows, columns = np.triu_indices(count, 1)
+  pairs = matrix[rows, columns]
+  mean = float(pairs.mean())
+  if count < 3:
+    return mean, -math.inf, math.inf
+  without = [pairs[(rows != i) & (columns != i)].mean() for i in range(count)]
+  low, high = spread(count * mean - (count - 1) * np.array(without), level)
+  return mean, max(-1.0, low), min(1.0, high)
+
+
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float] | None:
   """Spearman's correlation and its two-sided p; None where one side is constant."""
   from scipy.stats import spearmanr

@@ -17,6 +17,7 @@ from vit_jax.models import tokens
 
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation', 'explore')
+SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +199,21 @@ def check_labels(split: str, labels: np.ndarray, class_names: tuple[str, ...]) -
   empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
   if empty:
     raise ValueError(f'no {split} example of {", ".join(empty[:10])}: its accuracy is undefined')
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows to train on and rows to choose on, with the same share of every class."""
+  from sklearn.model_selection import train_test_split
+
+  try:
+    rest, held = train_test_split(
+      np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+    )
+  except ValueError as error:
+    raise ValueError(
+      f'config.explore.validation_fraction={fraction} cannot split {len(labels)} examples: {error}'
+    ) from None
+  return np.sort(rest), np.sort(held)
 
 
 def probes_of(lab: Lab, some: list[Candidate]) -> Probes:

@@ -20,12 +20,19 @@ from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
-from vit_jax.explore import compare, report
+from vit_jax.explore import audit, compare, report
 from vit_jax.explore.compare import Results
-from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
+from vit_jax.explore.lab import (
+  SELECTION_SEEDS,
+  Lab,
+  Layer,
+  build,
+  check_labels,
+  hold_out,
+  probes_of,
+)
 from vit_jax.runtime import atomic, sharding
 
-SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 MEMORY = 1e9  # bytes of probes and their moments that are trained at once
 
 
@@ -60,6 +67,8 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
       checkpoint.claim(workdir, config.to_dict())
       save(path, done)
     found[layer] = restore(path)
+  last = lab.layers[-1]
+  audited = audit_of(lab, store, found[last], workdir / 'probes' / tokens.key)
   about = {
     'key': tokens.key,
     'weights': str(config.init_from),
@@ -68,7 +77,20 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
     'n_test': len(test),
     'seconds': time.monotonic() - start,
   }
-  report.write(workdir, lab, found, about)
+  report.write(workdir, lab, found, about, audited)
+
+
+def audit_of(
+  lab: Lab, store: dict[str, dict[str, Tokens]], found: Layer, folder: pathlib.Path
+) -> audit.Audit | None:
+  """The selection audit of the last layer, from `folder` if it is there; None: not asked for."""
+  if not lab.config.explore.audit:
+    return None
+  last, path = lab.layers[-1], folder / 'selection.npz'
+  if not path.exists():
+    some = {split: layers[last] for split, layers in store.items()}
+    audit.save(path, audit.run(lab, chunk(lab), some, found.rates, last))
+  return audit.restore(path)
 
 
 def results(config: Config, workdir: pathlib.Path) -> list[Results]:
@@ -154,21 +176,6 @@ def prefer(accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:
   best, loss = accuracy.max(1, keepdims=True), np.nan_to_num(loss, nan=np.inf)
   eligible = accuracy >= best - np.sqrt(best * (1 - best) / count)
   return np.where(eligible, loss, np.inf).argmin(1)
-
-
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Rows to train on and rows to choose on, with the same share of every class."""
-  from sklearn.model_selection import train_test_split
-
-  try:
-    rest, held = train_test_split(
-      np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
-    )
-  except ValueError as error:
-    raise ValueError(
-      f'config.explore.validation_fraction={fraction} cannot split {len(labels)} examples: {error}'
-    ) from None
-  return np.sort(rest), np.sort(held)
 
 
 def chunk(lab: Lab) -> list[Probes]:

@@ -1,12 +1,14 @@
 """The sections of the readout lab's page: tables and pictures of what was found."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from vit_jax.evaluation import statistics
-from vit_jax.explore import compare, differences, pictures
+from vit_jax.explore import audit_page, compare, differences, pictures
+from vit_jax.explore.audit import Audit, Rule
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
@@ -17,7 +19,12 @@ SHOWN_PATCHES = 3  # of the best and of the worst in the ranking; all are in rea
 
 
 def make_page(
-  folder: pathlib.Path, lab: Lab, layers: list[Results], about: dict[str, Any]
+  folder: pathlib.Path,
+  lab: Lab,
+  layers: list[Results],
+  about: dict[str, Any],
+  audited: Audit | None = None,
+  rules: Sequence[Rule] = (),
 ) -> list[Block]:
   """The blocks of the page; draws its pictures into `folder`."""
   last = layers[-1]
@@ -26,6 +33,8 @@ def make_page(
   blocks += ranking(folder, last)
   blocks += differences.comparisons(last)
   blocks += differences.conclusions(lab, last)
+  if audited is not None:
+    blocks += audit_page.section(folder, lab, last, audited, rules)
   blocks += patch_maps(folder, lab, last)
   blocks += learned_weights(folder, lab, last)
   blocks += curves(folder, lab, last)
