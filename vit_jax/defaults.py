@@ -318,6 +318,9 @@ PARTS = {
       # Of a frozen model: all, patches, class_token, patch_1, sum, sum_all, mean, mean_all, max,
       # weighted_add, weighted_concat (and _softmax), attention_pool, random_patch, shuffled_labels.
       readouts=('all',),
+      # Further backbones beside config.init_from, runs or weight files: each is explored alike, and
+      # a report says whether they agree.
+      checkpoints=(),
       layers='last',  # or all, or blocks from 1: '4,8,12'
       views=0,  # of each training picture, changed as config.data says; 0: as evaluation sees it
       seeds=5,  # from config.seed on: of heads and of the order of examples
@@ -333,6 +336,28 @@ PARTS = {
       cache=str,  # folder for tokens; None: WORKDIR/cache
       cache_gb=20.0,  # the most that they may take
       cache_dtype='float32',  # or bfloat16
+    ),
+    'planted': dict(
+      # Of vit_jax/data/planted.py: what is planted, and the readouts that are asked beside patches.
+      kinds=('code', 'digit_on_noise', 'digit_among_digits', 'joint'),
+      readouts=(
+        'mean',
+        'max',
+        'weighted_add',
+        'weighted_add_softmax',
+        'weighted_concat',
+        'attention_pool',
+      ),
+      draws=20,  # of the places of the evidence, of codes and noise
+      train_examples=2000,
+      test_examples=500,
+      side=4,  # pixels of a patch of the 16 x 16 canvas; tokens of noise lie on the same grid
+      width=16,  # code, joint: of a token
+      classes=2,  # code, joint
+      strength=4.0,  # code, joint: the length of a code; that of the noise is about width ** 0.5
+      learning_rate=1e-2,  # of Adam, cosine
+      epochs=20,
+      batch_size=128,
     ),
   },
   'evaluators': {

@@ -18,7 +18,7 @@ from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.models import tokens
 
-Claim = dict[str, str]
+Claim = dict[str, Any]  # claim, measure, verdict; difference: above 0 where the claim is right
 Value = Callable[[Results, int], np.ndarray]  # A number of one readout for each seed.
 
 
@@ -72,6 +72,12 @@ def judge(low: float, high: float) -> str:
   return 'does not hold' if high < 0 else 'cannot tell'
 
 
+def row_of(claim: str, measure: str, difference: float, low: float, high: float) -> Claim:
+  """A row of the table of conclusions."""
+  verdict = judge(low, high)
+  return {'claim': claim, 'measure': measure, 'verdict': verdict, 'difference': difference}
+
+
 def have(results: Results, names: list[str]) -> bool:
   """Whether all of these were read."""
   return all(name in results.names for name in names)
@@ -90,7 +96,7 @@ def accuracy_claim(results: Results, level: float, claim: str, a: list[str], b: 
     f'{correct[second].mean():.1%}: {100 * difference:+.1f} points ({100 * low:+.1f} to '
     f'{100 * high:+.1f})'
   )
-  return {'claim': claim, 'measure': measure, 'verdict': judge(low, high)}
+  return row_of(claim, measure, float(100 * difference), low, high)
 
 
 def title(names: list[str]) -> str:
@@ -129,7 +135,7 @@ def seed_claim(
     f'{what}: {title(a)} {first.mean():.2f}, {title(b)} {second.mean():.2f} '
     f'(difference {low:+.2f} to {high:+.2f})'
   )
-  return {'claim': claim, 'measure': measure, 'verdict': judge(low, high)}
+  return row_of(claim, measure, float((first - second).mean()), low, high)
 
 
 def equal_claim(
@@ -140,4 +146,4 @@ def equal_claim(
   low, high = statistics.spread(1.5 * second - first, level)
   values = f'{title(a)} {first.mean():.2f}, {title(b)} {second.mean():.2f}'
   measure = f'{what}: {values}; as stable: at most half as much again'
-  return {'claim': claim, 'measure': measure, 'verdict': judge(low, high)}
+  return row_of(claim, measure, float((1.5 * second - first).mean()), low, high)

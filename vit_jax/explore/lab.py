@@ -101,6 +101,11 @@ def build(config: Config) -> Lab:
   options = config.explore
   if not config.init_from:
     raise ValueError('config.run=explore needs --config.init_from: a run or a weight file')
+  if options.checkpoints:
+    raise ValueError(
+      'config.explore.checkpoints: several backbones are explored by vit_jax.explore.run, as the '
+      'command does; one lab reads config.init_from alone'
+    )
   if options.seeds < 1 or not options.learning_rates or min(options.learning_rates) <= 0:
     raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
   predictor = predict.load(config.init_from)
@@ -154,10 +159,10 @@ def shape_of_tokens(predictor: predict.Predictor, layers: tuple[str, ...]) -> tu
   return count, width
 
 
-def refuse_unread(config: Config) -> None:
+def refuse_unread(config: Config, read: tuple[str, ...] = READ) -> None:
   """Raises a ValueError that names the keys that were changed and say nothing here."""
   normal = defaults.get_config()
-  changed = [key for key in config if key not in READ and config[key] != normal[key]]
+  changed = [key for key in config if key not in read and config[key] != normal[key]]
   if changed:
     raise ValueError(
       f'config.run=explore does not read config.{", config.".join(changed)}: the model is that of '
