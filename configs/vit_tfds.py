@@ -5,10 +5,10 @@ python -m vit_jax.main --config=configs/vit_tfds.py:cifar10 --config.data.data_d
 `cifar10`: 59.0 % of the 10,000 test images after 2,000 steps, 6 min 20 s on two CPU cores (0.1.0).
 `cifar10_5000`: 5,000 pictures, 102 epochs, 50.6 % (50.7, 51.3, 49.9 with seeds 0 to 2); without
 augmentation 39.7 % (40.0, 40.2, 38.7): --config.run=sweep, 13 min a run on one core (0.4.0).
-`cifar10_long`, `cifar10_teacher`, `cifar10_distilled`, for one GPU. Run on an H100, all three at
-once, the first and the last for 27 epochs (--config.total_steps=5438) instead of 80: 52.3 % and, with
-the teacher of 88.2 %, 61.8 %; 202, 224 and 181 s (0.7.0). Both are far from done by then, as mixup and
-cutmix change every batch; 80 epochs, and the 93 % that others reach in 100 and more: not run.
+`cifar10_long`, `cifar10_teacher`, `cifar10_distilled`, for one GPU. All three at once on an H100,
+the first and the last for 27 epochs (--config.total_steps=5438) instead of 80: 52.3 % and, with the
+teacher of 88.2 %, 61.8 %; 202, 224 and 181 s (0.7.0). Both are far from done by then, as mixup and
+cutmix change every batch. 80 epochs, and the 93 % that others reach in 100 and more: not run.
 `cifar100_long` and `fashion_mnist`: not run.
 
 The set must be prepared as array_record; if it is not, the error shows the command for that.

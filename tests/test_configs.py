@@ -139,7 +139,7 @@ BUILDERS = {
   'objective': files_of('objectives'),
   'optimizer': ['vit_jax.optim', 'vit_jax.optim.rules', 'vit_jax.optim.schedules'],
   'evaluators': files_of('evaluation'),
-  'explore': ['vit_jax.explore.readouts', 'vit_jax.explore.lab'],
+  'explore': files_of('explore'),
 }
 
 

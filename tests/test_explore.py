@@ -35,6 +35,7 @@ def exploration(trained, **overrides):
   config.explore.learning_rates = (1e-3, 1e-2)
   config.explore.epochs = 2
   config.explore.seeds = 3
+  config.explore.audit = False  # It has tests of its own.
   for key, value in overrides.items():
     config.update_from_flattened_dict({key.replace('__', '.'): value})
   return config
@@ -97,7 +98,7 @@ def test_pages(explored):
   folder, _ = explored
   page = (folder / 'reports/readouts.html').read_text()
   pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-  assert len(pictures) == 7
+  assert len(pictures) == 8
   assert all(base64.b64decode(picture)[:4] == b'\x89PNG' for picture in pictures)
   assert not re.search(r'(src|href)="(?!data:)', page)  # Nothing from elsewhere.
   text = (folder / 'reports/readouts.md').read_text()
@@ -105,6 +106,7 @@ def test_pages(explored):
     assert Image.open(folder / 'reports' / path).width > 400
   titles = ['Ranking', 'Are the differences real?', 'Where in the picture', 'Curves']
   titles += ['The conclusions of the token-readout study', 'What the learned mixes weigh']
+  titles += ['What choosing does to the numbers']
   for title in titles:
     assert f'## {title}' in text
   about = json.loads((folder / 'reports/exploration.json').read_text())

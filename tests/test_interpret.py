@@ -497,43 +497,18 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
 
 
 LACKING = {
-<<<<<<< HEAD
-  'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance'),
-  'swin': ('patches', 'flattening', 'readouts', 'positions', 'rollout'),
-  'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions'),
+  'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance',
+          'tokens', 'lens', 'knockouts'),
+  'swin': ('patches', 'flattening', 'readouts', 'positions', 'rollout', 'tokens', 'lens',
+           'knockouts'),
+  'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions', 'tokens', 'lens',
+           'knockouts'),
   'cordonnier': ('positions',),
-}
-WHY = (
-  r'error: (a \w+ has no|(confusion|shift) needs test data|rollout multiplies blocks of one grid)'
-=======
-  'bit': (
-    'patches',
-    'flattening',
-    'readouts',
-    'positions',
-    'attention',
-    'rollout',
-    'distance',
-    'tokens',
-    'lens',
-    'knockouts',
-  ),
-  'swin': (
-    'patches',
-    'flattening',
-    'readouts',
-    'positions',
-    'rollout',
-    'tokens',
-    'lens',
-    'knockouts',
-  ),
   'deit': ('lens',),
-}
+}  # fmt: skip
 WHY = (
   r'error: (a \w+ has no|\w+ needs test data|rollout multiplies blocks of one grid'
   r'|a logit lens needs one head, and these weights have two)'
->>>>>>> gc/main
 )
 
 
@@ -546,13 +521,9 @@ def test_every_picture_of_every_family(families, tmp_path, name):
   for what, picture in interpret.PICTURES.items():
     words = [what, str(folder), f'--out={out}']
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
-<<<<<<< HEAD
-    lacking = (*LACKING.get(name, ()), *('centres',) * (name != 'cordonnier'))
-    if what in ('confusion', 'sample', 'shift', *lacking):
-=======
     words += [str(tmp_path / 'b.png')] * (picture.sees == 'images')
-    if what in ('confusion', 'sample', 'token_probes') or what in LACKING.get(name, ()):
->>>>>>> gc/main
+    lacking = (*LACKING.get(name, ()), *('centres',) * (name != 'cordonnier'))
+    if what in ('confusion', 'sample', 'shift', 'token_probes', *lacking):
       with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))

@@ -1,6 +1,8 @@
 """The readout lab's parts: planted data, caches, probes against independent loops, statistics."""
 
 import errno
+import os
+import shutil
 import types
 
 from conftest import small_config
@@ -8,6 +10,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import optax
+from prepared import encoded, write
 import pytest
 
 from vit_jax import data, models
@@ -16,10 +19,12 @@ from vit_jax.evaluation import (
   features,
   fitting,
   least_squares,
+  power,
   probes,
   statistics,
   store,
 )
+from vit_jax.explore import claims
 from vit_jax.models import readout as readouts
 from vit_jax.models import tokens
 from vit_jax.runtime import sharding
@@ -187,6 +192,28 @@ def test_all_together_is_each_alone_and_a_plain_loop():
       np.testing.assert_allclose(together.test_loss[-1, 1, r, i], expected, rtol=2e-4)
 
 
+def test_eight_devices_train_the_probes_of_one():
+  """Batches of 30 and a last one of 10, cut over eight: rows that fill up count nowhere."""
+  _, values, labels, signal = noise(70)
+  train = features.Tokens((values + 0.3 * signal[:, None])[None].astype(np.float32), labels)
+  names, rows = ('class_token', 'mean', 'weighted_add', 'random_patch'), np.arange(70)
+  chosen = candidates.choose_candidates(names, MODEL, SECTION, (7, WIDTH))
+  settings, found = probes.Settings(epochs=3, batch_size=30), []
+  for count in (1, 8):
+    mesh = sharding.make_mesh(1, jax.devices()[:count])
+    some = probes.Probes(
+      chosen, shape=(7, WIDTH), num_classes=CLASSES, first=1, settings=settings, mesh=mesh
+    )
+    batch = next(fitting.batches(some, train, rows, [0, 1]))
+    parts = fitting.place(batch, mesh)['tokens'].addressable_shards
+    assert [part.data.shape[1] for part in parts] == [30 if count == 1 else 4] * count
+    assert batch['mask'].sum() == 30
+    found.append(fitting.fit(some, train, rows, train, rows, np.full((4, 2), 1e-2), [0, 1]))
+  for key in ('loss', 'test_loss'):
+    np.testing.assert_allclose(*(getattr(one, key) for one in found), rtol=2e-4, err_msg=key)
+  assert (found[0].predictions == found[1].predictions).mean() > 0.97  # Sums round otherwise.
+
+
 @pytest.mark.parametrize(
   ('name', 'count'),
   [('class_token', 2307), ('weighted_add', 2503), ('weighted_concat', 4611 + 196), ('mean', 2307)],
@@ -351,6 +378,36 @@ def test_a_cache_of_other_weights_or_data_is_never_used(small, tmp_path):
   assert np.abs(a - b).max() > 0
 
 
+def test_a_record_that_changes_in_place_is_noticed(tmp_path):
+  """A TFDS file of the same size and time: one picture of 100 differs, or one label."""
+  import tensorflow_datasets
+
+  kinds, rng = tensorflow_datasets.features, np.random.default_rng(0)
+  known = {'image': kinds.Image(shape=(8, 8, 3)), 'label': kinds.ClassLabel(num_classes=4)}
+  rows = [{'image': encoded(rng.integers(0, 256, (8, 8, 3), np.uint8), 'BMP'), 'label': i % 4}
+          for i in range(100)]  # fmt: skip
+  darker = bytearray(rows[50]['image'])
+  darker[-1] ^= 1
+  other = {'same': rows[50], 'picture': rows[50] | {'image': bytes(darker)},
+           'label': rows[50] | {'label': 3}}  # fmt: skip
+  keys, sizes = {}, set()
+  for name, row in other.items():
+    changed = [*rows[:50], row, *rows[51:]]
+    write(tmp_path, 'planted', '1.0.0', known, {'train': changed, 'test': rows[:8]})
+    for path in (tmp_path / 'planted/1.0.0').glob('*array_record*'):
+      os.utime(path, (0, 0))
+      sizes.add(path.stat().st_size)
+    section = small_config(
+      data__name='tfds', data__dataset='planted', data__data_dir=str(tmp_path),
+      data__image_size=(8, 8), data__crop='none', data__flip=False,
+    ).data  # fmt: skip
+    keys[name] = [store.hash_of_split(data.build(**section), split) for split in ('train', 'test')]
+    shutil.rmtree(tmp_path / 'planted')
+  assert len({key[0] for key in keys.values()}) == 3
+  assert len({key[1] for key in keys.values()}) == 1
+  assert len(sizes) == 1  # Records are padded: no size tells anything.
+
+
 def test_a_cache_that_would_be_too_large_is_refused(small, tmp_path):
   with pytest.raises(ValueError, match=r'cache_gb=0\.0001: raise it, or halve it with .*bfloat16'):
     token_pass(small, tmp_path, limit=1e5).run()
@@ -366,15 +423,79 @@ def test_two_processes_do_not_write_one_cache(small, tmp_path):
     given.run()
 
 
-def test_mcnemar_and_holm_are_the_textbook_ones():
-  assert statistics.mcnemar(10.0, 2.0) == pytest.approx(
-    0.03857421875
-  )  # 2 * P(X <= 2), Bin(12, 1/2)
-  assert statistics.mcnemar(0.0, 0.0) == 1
+def test_holm_is_the_textbook_one():
   adjusted = statistics.holm(np.array([0.01, 0.04, 0.03, 0.005]))
   np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, 0.02])
-  a, b = np.array([[1, 1, 0, 1], [1, 0, 0, 1]], bool), np.array([[0, 1, 1, 1], [0, 1, 0, 0]], bool)
-  assert statistics.discordant(a, b) == (1.5, 1.0)
+
+
+@pytest.mark.parametrize('seeds', [1, 2, 3])
+def test_the_permutation_test_is_that_of_scipy(seeds):
+  """All 2**9 exchanges of whole examples, one by one; with one seed McNemar's exact test."""
+  from scipy.stats import binomtest, permutation_test
+
+  rng = np.random.default_rng(seeds)
+  for chance in (0.8, 0.6, 0.3):
+    a, b = rng.random((seeds, 9)) < 0.8, rng.random((seeds, 9)) < chance
+    pair = a.mean(0), b.mean(0)
+    expected = permutation_test(
+      pair, lambda x, y, axis: (x - y).mean(axis), permutation_type='samples', n_resamples=10_000
+    )
+    found = statistics.permutation(a, b)
+    assert found == pytest.approx(expected.pvalue)
+    if seeds == 1:
+      counts = int((a & ~b).sum()), int((a | b).sum() - (a & b).sum())
+      assert found == pytest.approx(binomtest(*counts).pvalue if counts[1] else 1)
+
+
+def test_seeds_are_no_new_evidence():
+  """Five seeds that answer alike give the p of one; as five times the examples, a smaller one."""
+  rng = np.random.default_rng(0)
+  a, b = rng.random((1, 200)) < 0.85, rng.random((1, 200)) < 0.75
+  one, five = (statistics.permutation(a.repeat(k, 0), b.repeat(k, 0)) for k in (1, 5))
+  assert one == pytest.approx(five)
+  apart = statistics.permutation(a.repeat(5, 1), b.repeat(5, 1))
+  assert apart < one / 10
+
+
+def test_the_permutation_test_errs_as_rarely_as_it_says():
+  """Two readouts equally good, seeds alike: at most 5 % are told apart."""
+  rng, wrong, trials = np.random.default_rng(1), 0, 400
+  for _ in range(trials):
+    hard = rng.random((2, 1, 120)) < 0.8  # What makes an example hard for one of them.
+    noisy = hard ^ (rng.random((2, 3, 120)) < 0.05)
+    wrong += statistics.permutation(*noisy) < 0.05
+  assert 0.02 < wrong / trials < 0.07
+
+
+def test_power_is_what_simulation_finds():
+  """Of so many test sets, four of five show the difference; Connor's example to the last digit."""
+  from scipy.stats import norm
+
+  needed = power.examples(0.1, 0.3)
+  z, beta = norm.ppf(0.975), norm.ppf(0.8)
+  assert needed == np.ceil((z * 0.3**0.5 + beta * 0.29**0.5) ** 2 / 0.01) == 234
+  assert power.detectable(0.3, needed) == pytest.approx(0.1, rel=3e-3)
+  rng, found, trials = np.random.default_rng(0), 0, 400
+  for _ in range(trials):
+    kind = rng.choice(3, needed, p=[0.2, 0.1, 0.7])
+    found += statistics.permutation((kind == 0)[None], (kind == 1)[None]) < 0.05
+  assert 0.74 < found / trials < 0.86
+  assert power.examples(0.0, 0.3) is None
+  assert power.detectable(0.0, 100) < 0.03  # Alike on all: about what one example could change.
+
+
+@pytest.mark.parametrize('count', [1, 11])
+def test_intervals_of_many_claims_hold_together(count):
+  """Of so many true nulls, in about 95 of 100 experiments no interval leaves out the truth."""
+  rng, whole, trials = np.random.default_rng(0), 0, 200
+  for _ in range(trials):
+    values = rng.normal(size=(count, 5))
+    level = claims.level_of(count)
+    intervals = [statistics.spread(one, level) for one in values]
+    whole += all(low <= 0 <= high for low, high in intervals)
+  assert 0.91 < whole / trials <= 1
+  draws = rng.normal(size=100_000)
+  np.testing.assert_allclose(statistics.interval(draws, 0.99), (-2.576, 2.576), atol=0.06)
 
 
 def test_the_bootstrap_covers_and_pairs():

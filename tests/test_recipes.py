@@ -85,6 +85,7 @@ TRAINED = {
   ('finetune', 'imagenet_512'): ('tfds', TUNE),
   ('finetune', 'imagenet_518'): ('tfds', TUNE),
 }
+PLANTED = [('explore_planted', '')]
 EXPLORED = [('explore_readouts', 'fair'), ('explore_readouts', 'study')]
 EXPLORED += [('explore_readouts', 'dinov3_linear,theirs')]
 SWEPT = [('sweep_readouts', 'few'), ('sweep_readouts', 'all'), ('finetune', 'digits')]
@@ -123,7 +124,7 @@ def overrides(settings):
 
 
 def test_no_recipe_is_left_out():
-  names = {name for name, _ in [*TRAINED, *EXPLORED, *SWEPT, *JUDGED]}
+  names = {name for name, _ in [*TRAINED, *EXPLORED, *PLANTED, *SWEPT, *JUDGED]}
   assert names == {path.stem for path in CONFIGS.glob('*.py')}
 
 
@@ -179,6 +180,18 @@ def test_it_explores(recipe, variety, quick, weights, tmp_path):
   done = quick(address, *overrides(settings), f'--workdir={tmp_path / "w"}')
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'w/reports/readouts.html').stat().st_size > 1000
+
+
+@pytest.mark.parametrize(('recipe', 'variety'), rows(PLANTED))
+def test_it_plants(recipe, variety, quick, weights, tmp_path):
+  """Pictures are read by a model of 2 x 2 patches, codes as they are."""
+  settings = {
+    'init_from': weights, 'explore.draws': 1, 'explore.epochs': 1, 'explore.train_examples': 64,
+    'explore.test_examples': 32, 'explore.kinds': ('code', 'digit_on_noise'),
+  }  # fmt: skip
+  done = quick(f'--config={CONFIGS}/{recipe}.py', *overrides(settings), f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'reports/planted.html').stat().st_size > 1000
 
 
 @pytest.mark.parametrize(('recipe', 'variety'), rows(JUDGED))

@@ -19,7 +19,8 @@ def belongs(workdir: pathlib.Path) -> bool:
   An attempt that failed before leaves the folder free for any other config.
   """
   steps = any(path.name.isdigit() for path in workdir.glob('checkpoints/*'))
-  return steps or any(workdir.glob('probes/*/*.npz')) or (workdir / 'failed.txt').exists()
+  probes = any(any(workdir.glob(f'{path}probes/*/*.npz')) for path in ('', 'backbones/*/'))
+  return steps or probes or (workdir / 'failed.txt').exists()
 
 
 def check_owner(workdir: pathlib.Path, config: dict[str, Any]) -> None:

@@ -356,6 +356,9 @@ PARTS = {
       # probes, the published ones: avgmax, gem, ep, aim, ... (vit_jax/explore/README.md). Words may
       # follow: +all (the prefix too), +before or +batch_before, +after or +batch (norms).
       readouts=('all',),
+      # Further backbones beside config.init_from, runs or weight files: each is explored alike, and
+      # a report says whether they agree.
+      checkpoints=(),
       layers='last',  # or all, or blocks from 1: '4,8,12'; or mean:6, of the last six blocks
       token_norm='model',  # tokens pass the norm after the last block; none: they do not
       views=0,  # of each training picture, changed as config.data says; 0: as evaluation sees it
@@ -373,6 +376,7 @@ PARTS = {
       schedule='cosine',  # or constant
       warmup_epochs=0.0,  # in which the rate rises from 0, before the schedule
       decay_schedule='constant',  # of weight decay, or cosine to 0
+      audit=True,  # also how optimistic other rules of choosing are; half as much work again
       epochs=10,
       batch_size=128,
       head='zero',  # or torch: uniform, as its Linear; normal_0.01, normal_0.02
@@ -380,6 +384,28 @@ PARTS = {
       cache=str,  # folder for tokens; None: WORKDIR/cache
       cache_gb=20.0,  # the most that they may take
       cache_dtype='float32',  # or bfloat16
+    ),
+    'planted': dict(
+      # Of vit_jax/data/planted.py: what is planted, and the readouts that are asked beside patches.
+      kinds=('code', 'digit_on_noise', 'digit_among_digits', 'joint'),
+      readouts=(
+        'mean',
+        'max',
+        'weighted_add',
+        'weighted_add_softmax',
+        'weighted_concat',
+        'attention_pool',
+      ),
+      draws=20,  # of the places of the evidence, of codes and noise
+      train_examples=2000,
+      test_examples=500,
+      side=4,  # pixels of a patch of the 16 x 16 canvas; tokens of noise lie on the same grid
+      width=16,  # code, joint: of a token
+      classes=2,  # code, joint
+      strength=4.0,  # code, joint: the length of a code; that of the noise is about width ** 0.5
+      learning_rate=1e-2,  # of Adam, cosine
+      epochs=20,
+      batch_size=128,
     ),
   },
   'evaluators': {

@@ -132,9 +132,9 @@ def run_plan(config: Config, workdir: pathlib.Path) -> None:
 
 def run_explore(config: Config, workdir: pathlib.Path, _: list[str]) -> None:
   """Reads a frozen model in every way that `config.explore` names."""
-  from vit_jax.explore import readouts
+  from vit_jax import explore
 
-  readouts.explore(config, workdir)
+  explore.run(config, workdir)
 
 
 def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:

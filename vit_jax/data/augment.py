@@ -153,7 +153,8 @@ class Augment:
     import cv2
 
     border = getattr(cv2, BORDERS[self.crop_border])
-    framed = cv2.copyMakeBorder(pixels, *4 * [self.crop_padding], border)
+    side = self.crop_padding
+    framed = cv2.copyMakeBorder(pixels, side, side, side, side, border)
     return window(framed.reshape(*framed.shape[:2], -1), preprocess.image_size, rng)
 
   def squashed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:

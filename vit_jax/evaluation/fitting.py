@@ -14,6 +14,7 @@ from vit_jax.data.pipeline import prefetch
 from vit_jax.evaluation import batch_norm
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
+from vit_jax.runtime import sharding
 from vit_jax.runtime.progress import track
 
 
@@ -80,7 +81,7 @@ def fit(
       history[key].append(value)
     if every_epoch or epoch == last:
       losses, found = evaluate(probes, params, other, other_rows, len(seeds))
-      history['test_loss'].append(losses.mean(-1))
+      history['test_loss'].append(losses)
       history['test_accuracy'].append((found == other.labels[other_rows]).mean(-1))
       before = history['test_accuracy'][:-1]
       if best_epoch and before:
@@ -105,8 +106,9 @@ def epochs(
   The parameters are those of the next step too, which takes their memory: use them at once.
   """
   params = jax.tree.map(lambda *x: jnp.stack(x), *(probes.init(s, rates.shape[1]) for s in seeds))
-  moments, total = probes.moments(params), None
-  decays = np.zeros_like(rates) if decays is None else decays
+  everywhere = sharding.replicated(probes.mesh)
+  params, moments = jax.device_put((params, probes.moments(params)), everywhere)
+  total, decays = None, np.zeros_like(rates) if decays is None else decays
   steps, parts = divide(probes, len(rows), len(seeds))
   count = steps * parts * probes.settings.epochs
   values, weights = [], []
@@ -115,7 +117,7 @@ def epochs(
     rate, decay = probes.settings.factors(step / (count // parts))
     now = (jnp.asarray(rates * rate, jnp.float32), jnp.asarray(decays * decay, jnp.float32))
     params, moments, total, value = probes.step(
-      params, moments, total, *now, batch, part == 0, part == parts - 1
+      params, moments, total, *now, place(batch, probes.mesh), part == 0, part == parts - 1
     )
     values.append(value)
     weights.append(batch['mask'].sum())
@@ -133,13 +135,21 @@ def divide(probes: Probes, count: int, seeds: int) -> tuple[int, int]:
   return -(-count // size), -(-size // probes.at_once(seeds))
 
 
+def place(batch: dict[str, Any], mesh: Any) -> dict[str, jax.Array]:
+  """Puts a step's batch on the devices, its examples cut over them; numbers stay numbers."""
+  axes = {'tokens': 1, 'label': 2, 'random': 1, 'mask': 0}  # of the examples: `S B`, `S R B`, `B`
+  cut = {key: sharding.cut(batch[key], axis, mesh) for key, axis in axes.items()}
+  return batch | cut
+
+
 def batches(
   probes: Probes, tokens: Tokens, rows: np.ndarray, seeds: Sequence[int]
 ) -> Iterator[dict]:
   """Each batch in its parts, every seed in an order of its own: tokens `S B T D`, and the rest."""
   size, n = min(probes.settings.batch_size, len(rows)), len(rows)
   steps, parts = divide(probes, n, len(seeds))
-  length = -(-size // parts)
+  whole = -(-size // parts)
+  width = sharding.round_up(whole, probes.mesh)
   random = probes.random(tokens)
   labels = np.stack([probes.training_labels(tokens, seed) for seed in seeds])  # S R N
 
@@ -151,17 +161,17 @@ def batches(
     step, part = divmod(number, parts)
     epoch, i = divmod(step, steps)
     view = epoch % len(tokens.values)
-    end = min((i + 1) * size, n)
-    places = i * size + part * length + np.arange(length)
-    mask = (places < end).astype(np.float32)
-    chosen = order(epoch)[:, np.where(places < end, places, 0)]
+    start, end = i * size + part * whole, min((i + 1) * size, n)
+    places = start + np.arange(width)
+    mask = ((places < end) & (places < start + whole)).astype(np.float32)
+    chosen = order(epoch)[:, np.where(mask > 0, places, 0)]
     return {
       'tokens': np.asarray(tokens.values[view, chosen]),
       'label': np.stack([mine[:, rows] for mine, rows in zip(labels, chosen, strict=True)]),
       'random': random[view, chosen],
       'mask': mask,
       'share': mask.sum() / np.float32(end - i * size),  # of the examples of the whole batch
-      'blend': np.float32(batch_norm.weight(number, float(mask.mean()))),
+      'blend': np.float32(batch_norm.weight(number, float(mask.sum()) / whole)),
     }
 
   return prefetch(make, range(probes.settings.epochs * steps * parts))
@@ -170,16 +180,20 @@ def batches(
 def evaluate(
   probes: Probes, params, tokens: Tokens, rows: np.ndarray, seeds: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Losses and predictions `S R L n` on the rows of an untouched view."""
+  """Mean losses `S R L` and predictions `S R L n` on the rows of an untouched view.
+
+  Predictions are as small as the classes allow: a grid of many readouts makes millions.
+  """
   size = min(probes.settings.batch_size, len(rows), probes.at_once(seeds))
+  size = sharding.round_up(size, probes.mesh)
   random = probes.random(tokens)[0]
-  losses, predictions = [], []
+  total, predictions = np.zeros(()), []
   for start in range(0, len(rows), size):
     some = rows[start : start + size]
     padded = np.concatenate([some, np.full(size - len(some), rows[0])])
-    values = np.asarray(tokens.values[0, padded])
-    found = probes.evaluate_batch(params, values, random[padded], tokens.labels[padded])
+    given = np.asarray(tokens.values[0, padded]), random[padded], tokens.labels[padded]
+    found = probes.evaluate_batch(params, *(sharding.cut(x, 0, probes.mesh) for x in given))
     loss, prediction = (np.asarray(x)[..., : len(some)] for x in found)
-    losses.append(loss)
-    predictions.append(prediction)
-  return np.concatenate(losses, -1), np.concatenate(predictions, -1)
+    total = total + loss.sum(-1, dtype=np.float64)
+    predictions.append(prediction.astype(np.min_scalar_type(probes.num_classes - 1)))
+  return total / len(rows), np.concatenate(predictions, -1)

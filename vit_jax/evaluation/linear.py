@@ -11,6 +11,7 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from vit_jax import figures
@@ -85,7 +86,9 @@ class LinearProbe(Frozen):
     self._held_out, self._seed, self._solver = held_out, seed, solver
     self._standardise = standardise
     settings = Settings(epochs, batch_size, 'zero', 'cosine', seed, 'sgd')
-    sgd: Solver = lambda x, labels, rate: descend(x, labels, rate, settings, self.num_classes)  # noqa: E731
+    sgd: Solver = lambda x, labels, rate: descend(  # noqa: E731
+      x, labels, rate, settings, self.num_classes, own_mesh(subject)
+    )
     self._solve = {'lbfgs': regress, 'sgd': sgd}[solver]
     super().__init__(subject, ['linear'], layers, readout)
 
@@ -149,14 +152,24 @@ def regress(x: np.ndarray, labels: np.ndarray, strength: float) -> Head:
   return head
 
 
+def own_mesh(subject: Subject) -> Any:
+  """The devices, where one process has them all; of several each trains the same on one."""
+  return subject.mesh if jax.process_count() == 1 else None
+
+
 def descend(
-  x: np.ndarray, labels: np.ndarray, rate: float, settings: Settings, num_classes: int
+  x: np.ndarray,
+  labels: np.ndarray,
+  rate: float,
+  settings: Settings,
+  num_classes: int,
+  mesh: Any = None,
 ) -> Head:
   """A head trained by SGD in mini-batches, as the lab trains its probes."""
   width = x.shape[1]
   module = Patch((), (1, 1), 1)  # The one token that there is.
   probes = Probes([Candidate('features', module, width)], shape=(1, width), num_classes=num_classes,
-                  first=0, settings=settings)  # fmt: skip
+                  first=0, settings=settings, mesh=mesh)  # fmt: skip
   tokens, rows = Tokens(x.astype(np.float32)[None, :, None], labels), np.arange(len(labels))
   seeds, rates = [settings.seed], np.full((1, 1), rate)
   trained = fitting.epochs(probes, tokens, rows, rates, seeds, 'linear, sgd')

@@ -17,6 +17,7 @@ from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.probe_settings import Settings
 from vit_jax.evaluation.store import Tokens
 from vit_jax.models.readout import Normalised, WeightedMix
+from vit_jax.runtime import sharding
 
 __all__ = ['Probes', 'Settings', 'apply_head', 'cross_entropy']
 
@@ -31,6 +32,7 @@ class Probes:
     shape: of what is read, `T D`.
     num_classes: `K`.
     first: the number of tokens before the patches.
+    mesh: devices of this process over which each batch is cut; None: one.
   """
 
   def __init__(
@@ -41,6 +43,7 @@ class Probes:
     num_classes: int,
     first: int,
     settings: Settings,
+    mesh: Any = None,
   ):
     self.candidates = tuple(candidates)
     # By the width of their features, and what is normalised over batches: '768', '768+batch'.
@@ -56,6 +59,7 @@ class Probes:
     self.order = np.array([place[candidate.name] for candidate in candidates])
     self.shape, self.num_classes, self.first = shape, num_classes, first
     self.settings = settings
+    self.mesh = mesh or sharding.make_mesh(1, jax.local_devices()[:1])
 
   def features(self, stack: str, tokens: Float[Array, 'B T D'], random: Int[Array, 'B']):
     """What the fixed readouts of a stack read: `R B F`."""
@@ -195,7 +199,8 @@ class Probes:
         total = None
       return trained | {'held': held}, moments, total, values
 
-    return jax.jit(step, donate_argnums=(0, 1), static_argnums=(6, 7))
+    everywhere = sharding.replicated(self.mesh)
+    return jax.jit(step, donate_argnums=(0, 1), static_argnums=(6, 7), out_shardings=everywhere)
 
   def move(self, params, gradients, moments, rates, decays) -> tuple[Any, Any]:
     """Parameters and moments after a step at rates and decays `R L`, each probe by itself."""

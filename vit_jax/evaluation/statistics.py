@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 import numpy as np
 
-RESAMPLES = 2000
+RESAMPLES = 10_000  # so many that the tails of corrected intervals hold some dozens of draws
 
 
 def bootstrap(
@@ -33,23 +33,32 @@ def bootstrap(
   return means
 
 
-def interval(draws: np.ndarray) -> tuple[float, float]:
-  """The middle 95 % of bootstrap draws."""
-  low, high = np.percentile(draws, [2.5, 97.5])
+def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+  """The middle of bootstrap draws, such a share of them."""
+  tail = 50 * (1 - level)
+  low, high = np.percentile(draws, [tail, 100 - tail])
   return float(low), float(high)
 
 
-def discordant(a: Bool[np.ndarray, 'S n'], b: Bool[np.ndarray, 'S n']) -> tuple[float, float]:
-  """Examples that only `a` has right, and that only `b` has right: means over the seeds."""
-  return float((a & ~b).sum(-1).mean()), float((b & ~a).sum(-1).mean())
+def permutation(a: Bool[np.ndarray, 'S n'], b: Bool[np.ndarray, 'S n']) -> float:
+  """Two-sided p of a permutation test over examples: which of the two was which is exchanged.
 
+  An example's seeds are exchanged together, as their answers are no new evidence. The distribution
+  over all 2**n exchanges is computed, not drawn: with one seed it is McNemar's exact test (1947).
+  It holds for these seeds; how others would do, the bootstrap over seeds says.
+  """
+  from scipy.stats import binom
 
-def mcnemar(only_a: float, only_b: float) -> float:
-  """Two-sided exact p (McNemar 1947, binomial), from counts that are rounded to whole examples."""
-  from scipy.stats import binomtest
-
-  a, b = round(only_a), round(only_b)
-  return float(binomtest(a, a + b).pvalue) if a + b else 1.0
+  differences = a.sum(0, dtype=int) - b.sum(0, dtype=int)
+  sizes = np.bincount(np.abs(differences))
+  chances, most = np.ones(1), 0  # Of each sum over the examples that fall to `a`.
+  for size, count in enumerate(sizes[1:], 1):
+    if count:
+      own = np.zeros(size * count + 1)
+      own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+      chances, most = np.convolve(chances, own), most + size * int(count)
+  extreme = np.abs(2 * np.arange(most + 1) - most) >= abs(int(differences.sum()))
+  return min(1.0, float(chances[extreme].sum()))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -61,22 +70,49 @@ def holm(p: np.ndarray) -> np.ndarray:
   return adjusted
 
 
-def detectable(only_a: float, only_b: float, n: int) -> float:
-  """The smallest difference of accuracy that `n` examples can show at the 5 % level.
-
-  With so many discordant examples d, McNemar's test needs a difference of 1.96 sqrt(d).
-  """
-  return 1.96 * math.sqrt(max(only_a + only_b, 1)) / n
-
-
-def spread(values: Float[np.ndarray, 'S']) -> tuple[float, float]:
-  """The 95 % t interval of the mean of a few seeds; endless with fewer than two."""
+def spread(values: Float[np.ndarray, 'S'], level: float = 0.95) -> tuple[float, float]:
+  """The t interval of the mean of a few seeds; endless with fewer than two."""
   from scipy.stats import t
 
   if len(values) < 2:
     return -math.inf, math.inf
-  half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+  half = float(
+    t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+  )
   return float(values.mean()) - half, float(values.mean()) + half
+
+
+def kendall(values: Float[np.ndarray, 'R M']) -> Float[np.ndarray, 'M M']:
+  """Kendall's tau (b, which allows ties) of each pair of `M` rankings of the same `R` things.
+
+  Not a number beside a column whose values are all the same.
+  """
+  from scipy.stats import kendalltau
+
+  count = values.shape[1]
+  found = np.eye(count)
+  for i in range(count):
+    for j in range(i):
+      pair: Any = kendalltau(values[:, i], values[:, j])
+      found[i, j] = found[j, i] = pair.statistic
+  return found
+
+
+def mean_of_pairs(matrix: Float[np.ndarray, 'M M'], level: float = 0.95) -> tuple[float, ...]:
+  """The mean over all pairs of `M` things, and its interval over such things.
+
+  The jackknife of a U statistic (Arvesen 1969): each of them left out in turn, pseudo-values, and
+  Student's t. Endless with fewer than three.
+  """
+  count = len(matrix)
+  rows, columns = np.triu_indices(count, 1)
+  pairs = matrix[rows, columns]
+  mean = float(pairs.mean())
+  if count < 3:
+    return mean, -math.inf, math.inf
+  without = [pairs[(rows != i) & (columns != i)].mean() for i in range(count)]
+  low, high = spread(count * mean - (count - 1) * np.array(without), level)
+  return mean, max(-1.0, low), min(1.0, high)
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float] | None:

@@ -12,7 +12,10 @@ from flax import traverse_util
 import numpy as np
 
 from vit_jax.data import Dataset
+from vit_jax.data.pictures import Picture
 from vit_jax.runtime import atomic
+
+ROWS = 256  # stored pictures that are hashed at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,19 +105,29 @@ def hash_of_params(params) -> str:
 
 
 def hash_of_split(data: Dataset, split: str) -> str:
-  """A hash of the classes, every example's file, size and time of change, and 32 examples' pixels.
+  """A hash of the classes, every label, every picture as it is stored, and 32 pictures' pixels.
 
-  Pixels of all would cost as much as the pass saves.
+  A file counts by its name, size and time of change, a record of a set by its bytes: all records
+  lie in few files, whose sizes and times need not change with one of them. Pixels of all would cost
+  as much as the pass saves.
   """
   source = data.splits[split]
   total = hashlib.sha256(json.dumps([split, len(source), *data.class_names]).encode())
-  for image in getattr(source, 'images', ()):
-    if isinstance(image, str):
-      about = os.stat(image)
-      total.update(f'{image} {about.st_size} {about.st_mtime_ns};'.encode())
-  some = np.unique(np.linspace(0, len(source) - 1, 32).astype(int))
-  _, labels = source.read(some)
-  total.update(np.asarray(labels, np.int32).tobytes())
-  for index in some:
+  for start in range(0, len(source), ROWS):
+    pictures, labels = source.read(np.arange(start, min(start + ROWS, len(source))))
+    total.update(np.ascontiguousarray(labels).tobytes())
+    for picture in pictures:
+      total.update(described(picture))
+  for index in np.unique(np.linspace(0, len(source) - 1, 32).astype(int)):
     total.update(np.ascontiguousarray(data.picture(split, int(index))).tobytes())
   return total.hexdigest()
+
+
+def described(picture: Picture) -> bytes:
+  """What tells whether a stored picture has changed: its length, then its bytes or its file's."""
+  if isinstance(picture, str | pathlib.Path):
+    about = os.stat(picture)
+    content = f'{picture} {about.st_size} {about.st_mtime_ns};'.encode()
+  else:
+    content = picture if isinstance(picture, bytes) else np.ascontiguousarray(picture).tobytes()
+  return len(content).to_bytes(8, 'little') + content

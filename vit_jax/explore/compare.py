@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import metrics
-from vit_jax.evaluation import statistics
+from vit_jax.evaluation import power, statistics
 from vit_jax.explore.lab import Lab, Layer, probes_of
 
 ALPHA = 0.05
@@ -17,7 +17,14 @@ CONVERGED = 0.95  # of the final accuracy
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Two readouts on the same examples: accuracy of `a` minus accuracy of `b`."""
+  """Two readouts on the same examples: accuracy of `a` minus accuracy of `b`.
+
+  Attributes:
+    low, high: the paired bootstrap over examples and seeds, 95 %.
+    p, p_holm: the permutation test over examples, for this pair and for as many as there are.
+    detectable: the smallest difference that so many examples show with a chance of 80 %.
+    needed: so many examples would show this difference with that chance; None: there is none.
+  """
 
   a: str
   b: str
@@ -26,7 +33,8 @@ class Comparison:
   high: float
   p: float
   p_holm: float
-  detectable: float  # the smallest difference that so many examples can show
+  detectable: float
+  needed: int | None
 
   @property
   def verdict(self) -> str:
@@ -146,13 +154,13 @@ def pairs_of(
   correct: np.ndarray, draws: np.ndarray, names: Sequence[str], pairs: list[tuple[int, int]]
 ) -> list[Comparison]:
   """Each pair (a, b), with p values for as many comparisons as there are."""
-  counts = [statistics.discordant(correct[:, a], correct[:, b]) for a, b in pairs]
-  p = np.array([statistics.mcnemar(*count) for count in counts])
+  p = np.array([statistics.permutation(correct[:, a], correct[:, b]) for a, b in pairs])
   rows = []
-  for (a, b), count, single, adjusted in zip(pairs, counts, p, statistics.holm(p), strict=True):
+  for (a, b), single, adjusted in zip(pairs, p, statistics.holm(p), strict=True):
     low, high = statistics.interval(draws[:, a] - draws[:, b])
     difference = float(correct[:, a].mean() - correct[:, b].mean())
-    least = statistics.detectable(*count, correct.shape[-1])
+    square = power.mean_square(correct[:, a], correct[:, b])
     rows.append(Comparison(names[a], names[b], difference, low, high, float(single),
-                           float(adjusted), least))  # fmt: skip
+                           float(adjusted), power.detectable(square, correct.shape[-1]),
+                           power.examples(difference, square)))  # fmt: skip
   return rows

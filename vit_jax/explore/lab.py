@@ -1,6 +1,8 @@
 """What an exploration of readouts works with, every value checked: model, data, candidates."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from vit_jax.runtime.choices import check_choice
 TOKEN_NORMS = ('model', 'none')
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation', 'explore')
+SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Lab:
   settings: probes.Settings
   shape: tuple[int, int]
   earlier: int = 0
+
+  @functools.cached_property
+  def mesh(self) -> Any:
+    """The devices that compute."""
+    return experiment.evaluation_mesh(self.config, self.predictor.model.image_size)
 
   @property
   def num_classes(self) -> int:
@@ -100,6 +108,11 @@ def build(config: Config) -> Lab:
   options = config.explore
   if not config.init_from:
     raise ValueError('config.run=explore needs --config.init_from: a run or a weight file')
+  if options.checkpoints:
+    raise ValueError(
+      'config.explore.checkpoints: several backbones are explored by vit_jax.explore.run, as the '
+      'command does; one lab reads config.init_from alone'
+    )
   if options.seeds < 1 or not options.learning_rates or min(options.learning_rates) <= 0:
     raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
   if min(options.weight_decays, default=-1) < 0:
@@ -182,10 +195,10 @@ def shape_of_tokens(
   return count, width
 
 
-def refuse_unread(config: Config) -> None:
+def refuse_unread(config: Config, read: tuple[str, ...] = READ) -> None:
   """Raises a ValueError that names the keys that were changed and say nothing here."""
   normal = defaults.get_config()
-  changed = [key for key in config if key not in READ and config[key] != normal[key]]
+  changed = [key for key in config if key not in read and config[key] != normal[key]]
   if changed:
     raise ValueError(
       f'config.run=explore does not read config.{", config.".join(changed)}: the model is that of '
@@ -237,4 +250,5 @@ def probes_of(lab: Lab, some: list[Candidate]) -> Probes:
     num_classes=lab.num_classes,
     first=lab.earlier + len(lab.predictor.model.prefix),
     settings=lab.settings,
+    mesh=lab.mesh,
   )

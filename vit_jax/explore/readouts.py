@@ -5,7 +5,6 @@ W/probes/    what training left, a file for each layer, below the key of the tok
 W/reports/   readouts.json, .csv, .md, .html and pictures
 """
 
-import itertools
 import pathlib
 import time
 from typing import Any
@@ -21,13 +20,12 @@ from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
-from vit_jax.explore import compare, report
+from vit_jax.explore import audit, compare, report
 from vit_jax.explore.compare import Results
-from vit_jax.explore.lab import Lab, Layer, build, check_labels, probes_of
-from vit_jax.explore.selection import SELECTIONS, choose, hold_out
+from vit_jax.explore.lab import SELECTION_SEEDS, Lab, Layer, build, check_labels, probes_of
+from vit_jax.explore.selection import SELECTIONS, Rule, choose, hold_out, points
 from vit_jax.runtime import atomic, sharding
 
-SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 MEMORY = 1e9  # bytes of probes and their moments that are trained at once
 
 
@@ -62,6 +60,8 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
       checkpoint.claim(workdir, config.to_dict())
       save(path, done)
     found[layer] = restore(path)
+  last = lab.layers[-1]
+  audited = audit_of(lab, store, found[last], workdir / 'probes' / tokens.key)
   about = {
     'key': tokens.key,
     'weights': str(config.init_from),
@@ -70,7 +70,24 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
     'n_test': len(test),
     'seconds': time.monotonic() - start,
   }
-  report.write(workdir, lab, found, about)
+  report.write(workdir, lab, found, about, audited)
+
+
+def audit_of(
+  lab: Lab, store: dict[str, dict[str, Tokens]], found: Layer, folder: pathlib.Path
+) -> audit.Audit | None:
+  """The selection audit of the last layer, from `folder` if it is there; None: not asked for."""
+  if not lab.config.explore.audit:
+    return None
+  last, path, options = lab.layers[-1], folder / 'selection.npz', lab.config.explore
+  if not path.exists():
+    some = {split: layers[last] for split, layers in store.items()}
+    chunks, ours = chunk(lab), np.stack([found.rates, found.decays], 1)
+    if options.selection != 'held_out':  # Then what was found was chosen by another rule.
+      chosen, _, _ = try_rule(lab, some, chunks, SELECTIONS['held_out'], last)
+      ours = points(options)[chosen]
+    audit.save(path, audit.run(lab, chunks, some, ours, last))
+  return audit.restore(path)
 
 
 def results(config: Config, workdir: pathlib.Path) -> list[Results]:
@@ -94,7 +111,7 @@ def name_of(lab: Lab) -> str:
 def token_pass(lab: Lab, workdir: pathlib.Path) -> features.Pass:
   """The pass that fills the token cache of an exploration."""
   options = lab.config.explore
-  mesh = experiment.evaluation_mesh(lab.config, lab.predictor.model.image_size)
+  mesh = lab.mesh
   return features.Pass(
     model=lab.predictor.model,
     params=jax.device_put(lab.predictor.params, sharding.replicated(mesh)),
@@ -124,25 +141,9 @@ def study(lab: Lab, store: dict[str, Tokens], layer: str) -> Layer:
       evaluation sees them, where the probes train on changed ones.
   """
   train, test, options = store['train'], store['test'], lab.config.explore
-  rule = SELECTIONS[options.selection]
-  rates, decays = (np.array(sorted(x)) for x in (options.learning_rates, options.weight_decays))
-  grid = np.array([*itertools.product(rates, decays)])
-  rows, tested = np.arange(len(train.labels)), np.arange(len(test.labels))
-  chunks = chunk(lab)
-  chosen, validation = np.zeros(len(lab.candidates), int), np.zeros((len(lab.candidates), 0))
-  if len(grid) > 1:
-    rest, other, held = rows, test, tested
-    if not rule.on_test:
-      other = store.get('train_plain', train)
-      rest, held = hold_out(train.labels, options.validation_fraction, lab.config.seed)
-    what = f'{layer}: choosing learning rates'
-    tried = [try_all(lab, part, train, rest, other, held, grid, what) for part in chunks]
-    accuracy, loss = (x.mean(1) for x in summary(Fitted.join(tried), rule.best_epoch))
-    chosen = choose(rule, accuracy, loss, len(held))
-    by_decay = accuracy.reshape(-1, len(rates), len(decays))
-    validation = by_decay[np.arange(len(chosen)), :, chosen % len(decays)]
-    rows = rows if rule.refit else rest
-  fitted, start = [], 0
+  rule, grid, chunks = SELECTIONS[options.selection], points(options), chunk(lab)
+  chosen, validation, rows = try_rule(lab, store, chunks, rule, layer)
+  fitted, start, tested = [], 0, np.arange(len(test.labels))
   for part in chunks:
     some = grid[chosen[start : start + len(part.candidates)]]
     start += len(some)
@@ -153,20 +154,41 @@ def study(lab: Lab, store: dict[str, Tokens], layer: str) -> Layer:
   return Layer(used[:, 0], validation, Fitted.join(fitted), closed, test.labels, used[:, 1])
 
 
+def try_rule(
+  lab: Lab, store: dict[str, Tokens], chunks: list[Probes], rule: Rule, layer: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """What a rule chooses: places in the grid `R`, accuracy by rate, and the rows to train on."""
+  train, test, options = store['train'], store['test'], lab.config.explore
+  grid, rows = points(options), np.arange(len(train.labels))
+  if len(grid) == 1:
+    return np.zeros(len(lab.candidates), int), np.zeros((len(lab.candidates), 0)), rows
+  rest, other, held = rows, test, np.arange(len(test.labels))
+  if not rule.on_test:
+    other = store.get('train_plain', train)
+    rest, held = hold_out(train.labels, options.validation_fraction, lab.config.seed)
+  what = f'{layer}: choosing learning rates'
+  tried = [try_all(lab, part, train, rest, other, held, rule, what) for part in chunks]
+  accuracy, loss = (x.mean(1) for x in summary(Fitted.join(tried), rule.best_epoch))
+  chosen, decays = choose(rule, accuracy, loss, len(held)), len(options.weight_decays)
+  by_decay = accuracy.reshape(len(chosen), -1, decays)
+  validation = by_decay[np.arange(len(chosen)), :, chosen % decays]
+  return chosen, validation, rows if rule.refit else rest
+
+
 def try_all(
   lab: Lab, part: Probes, train: Tokens, rest: np.ndarray, other: Tokens, held: np.ndarray,
-  grid: np.ndarray, what: str,
+  rule: Rule, what: str,
 ) -> Fitted:  # fmt: skip
-  """Every readout of a part at every (rate, decay) of `grid`, `G 2`, as memory allows."""
+  """Every readout of a part at every (rate, decay) of the grid, as memory allows."""
+  grid = points(lab.config.explore)
   seeds, count = lab.seeds[:SELECTION_SEEDS], len(part.candidates)
-  every_epoch = SELECTIONS[lab.config.explore.selection].best_epoch
   size = 16.0 * len(seeds) * sum(map(part.parameters, part.candidates))
   at_once = max(1, int(MEMORY / size))
   found = []
   for start in range(0, len(grid), at_once):
     rates, decays = (np.tile(x, (count, 1)) for x in grid[start : start + at_once].T)
     found.append(
-      fitting.fit(part, train, rest, other, held, rates, seeds, every_epoch, what, decays)
+      fitting.fit(part, train, rest, other, held, rates, seeds, rule.best_epoch, what, decays)
     )
   return Fitted.join(found, axis=2)
 

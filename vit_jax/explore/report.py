@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from vit_jax.explore import compare, page, sections
+from vit_jax.explore import audit, compare, page, sections
 from vit_jax.explore.claims import claims
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab, Layer
@@ -38,7 +38,13 @@ def is_finished(workdir: pathlib.Path, key: str) -> bool:
   return True
 
 
-def write(workdir: pathlib.Path, lab: Lab, found: dict[str, Layer], about: dict[str, Any]) -> None:
+def write(
+  workdir: pathlib.Path,
+  lab: Lab,
+  found: dict[str, Layer],
+  about: dict[str, Any],
+  audited: audit.Audit | None = None,
+) -> None:
   """Writes everything; `exploration.json` comes last and says that it is whole."""
   folder = workdir / 'reports'
   (folder / 'readouts').mkdir(parents=True, exist_ok=True)
@@ -47,12 +53,14 @@ def write(workdir: pathlib.Path, lab: Lab, found: dict[str, Layer], about: dict[
   atomic.write_text(folder / 'readouts.json', json.dumps(records, indent=2) + '\n')
   write_csv(folder / 'readouts.csv', records)
   write_curves(folder / 'curves.csv', lab, layers)
-  blocks = sections.make_page(folder / 'readouts', lab, layers, about)
+  rules = audit.judge(lab, audited) if audited else []
+  blocks = sections.make_page(folder / 'readouts', lab, layers, about, audited, rules)
   atomic.write_text(folder / 'readouts.md', page.markdown(blocks, folder))
   atomic.write_text(folder / 'readouts.html', page.self_contained(blocks, 'Which token to read'))
   whole = about | {
     'comparisons': [dataclasses.asdict(c) | {'verdict': c.verdict} for c in layers[-1].comparisons],
     'claims': claims(lab, layers[-1]),
+    'selection': {rule.name: rule.mean for rule in rules},
   }
   atomic.write_text(folder / 'exploration.json', json.dumps(whole, indent=2) + '\n')
   best = layers[-1].records[0]

@@ -1,13 +1,22 @@
 """The sections of the readout lab's page: tables and pictures of what was found."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from vit_jax.evaluation import statistics
-from vit_jax.explore import compare, native, pictures, selection, token_section
-from vit_jax.explore.claims import claims
+from vit_jax.explore import (
+  audit_page,
+  compare,
+  differences,
+  native,
+  pictures,
+  selection,
+  token_section,
+)
+from vit_jax.explore.audit import Audit, Rule
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
@@ -17,21 +26,22 @@ SHOWN_PATCHES = 3  # of the best and of the worst in the ranking; all are in rea
 
 
 def make_page(
-  folder: pathlib.Path, lab: Lab, layers: list[Results], about: dict[str, Any]
+  folder: pathlib.Path,
+  lab: Lab,
+  layers: list[Results],
+  about: dict[str, Any],
+  audited: Audit | None = None,
+  rules: Sequence[Rule] = (),
 ) -> list[Block]:
   """The blocks of the page; draws its pictures into `folder`."""
   last = layers[-1]
-  rows = claims(lab, last)
   blocks: list[Block] = [Heading('Which token should the classifier read?', 1)]
   blocks += introduction(lab, last, about)
   blocks += ranking(folder, last)
-  blocks += comparisons(last)
-  if rows:
-    blocks += [
-      Heading('The conclusions of the token-readout study'),
-      Table(['claim', 'our measure', 'verdict'],
-            [[row['claim'], row['measure'], row['verdict']] for row in rows]),
-    ]  # fmt: skip
+  blocks += differences.comparisons(last)
+  blocks += differences.conclusions(lab, last)
+  if audited is not None:
+    blocks += audit_page.section(folder, lab, last, audited, rules)
   blocks += patch_maps(folder, lab, last)
   blocks += learned_weights(folder, lab, last)
   blocks += curves(folder, lab, last)
@@ -108,33 +118,6 @@ def cells(row: dict[str, Any]) -> list[str]:
     f'{row["epochs_to_95"]:.1f}',
     f'{100 * row["oscillation"]:.2f}',
   ]
-
-
-def comparisons(results: Results) -> list[Block]:
-  """The best whole readout against every other; what so many examples can tell apart."""
-  if not results.comparisons:
-    return []
-  rows = [
-    [f'{c.a} - {c.b}', f'{100 * c.difference:+.2f}', f'{100 * c.low:+.2f} to {100 * c.high:+.2f}',
-     f'{c.p:.3g}', f'{c.p_holm:.3g}', f'{100 * c.detectable:.2f}', c.verdict]
-    for c in results.comparisons
-  ]  # fmt: skip
-  unclear = [c.b for c in results.comparisons if c.p_holm >= compare.ALPHA]
-  best, n = results.comparisons[0].a, results.records[0]['n_examples']
-  words = (
-    f'{n} test examples are too few to tell {best} from {", ".join(unclear)}.'
-    if unclear
-    else f'{n} test examples tell {best} from every other readout here.'
-  )
-  return [
-    Heading('Are the differences real?'),
-    Text(words),
-    Table(['pair', 'points', '95 % (paired bootstrap)', 'p (McNemar)', 'p (Holm)',
-           'smallest visible', 'verdict'], rows),
-    Text(f'{len(rows)} comparisons of the best readout with the others, on the same examples; '
-         'controls and single patches are left out. The winner was found on the same examples, '
-         'which favours it.'),
-  ]  # fmt: skip
 
 
 def patch_accuracies(lab: Lab, results: Results) -> tuple[np.ndarray, np.ndarray] | None:
@@ -239,12 +222,13 @@ def method(lab: Lab) -> list[Block]:
       'Mean of batches: of test accuracies, the last batch smaller, as the study counts; it is no '
       'accuracy. Least squares: closed form on standardised features, targets -1 and 1, ridge '
       f'{options.ridge:g}. Intervals: Wilson for one run of so many examples; bootstrap over '
-      f'examples and seeds ({statistics.RESAMPLES} draws). McNemar: exact, on discordant counts '
-      'averaged over the seeds. Epochs to 95 %: the first with 95 % of the final test accuracy. '
-      'Oscillation: mean absolute change of test accuracy between epochs in the second half, in '
-      'points. Controls: random_patch reads another patch of each picture; shuffled_labels trains '
-      'on labels in another order, so that it shows chance. One backbone was read: how another '
-      'training run of it would rank is what sweeps measure.'
+      f'examples and seeds ({statistics.RESAMPLES:,} draws). Permutation: exact, over examples, '
+      'the seeds of one together; with one seed it is the test of McNemar. Epochs to 95 %: the '
+      'first with 95 % of the final test accuracy. Oscillation: mean absolute change of test '
+      'accuracy between epochs in the second half, in points. Controls: random_patch reads another '
+      'patch of each picture; shuffled_labels trains on labels in another order, so that it shows '
+      'chance. One backbone was read: how another training run of it would rank is what sweeps '
+      'measure.'
     ),
     *[Text(selection.BATCH_NORM)] * any(candidate.batch for candidate in lab.candidates),
   ]

@@ -6,6 +6,7 @@ reported, which makes the number too good (by how much, the same run with `held_
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ class Rule:
 
 NAMES = {'adam': 'Adam', 'sgd': 'SGD with momentum', 'lars': 'LARS'}
 BATCH_NORM = (
-  'Batch norm (+batch, +batch_before) has no affine map: in training a step takes the statistics of '
-  'its own examples, in evaluation each probe an average of those over training.'
+  'Batch norm (+batch, +batch_before) has no affine map: in training a step takes the statistics '
+  'of its own examples, in evaluation each probe an average of those over training.'
 )
 OPTIMISTIC = 'so that the accuracy is the best of several on these very examples, and too good'
 SELECTIONS = {
@@ -45,8 +46,21 @@ SELECTIONS = {
   # DINOv2, DINOv3, V-JEPA 2: the best of all heads after the last iteration.
   'test': Rule(True, False, True, False, f'chosen on the test examples, {OPTIMISTIC}'),
   # EP, MAE, DINO: the best epoch too.
-  'test_epoch': Rule(True, True, True, False, f'the epoch counts that is best on test, {OPTIMISTIC}'),
+  'test_epoch': Rule(
+    True, True, True, False, f'the epoch counts that is best on test, {OPTIMISTIC}'
+  ),
 }
+
+
+def points(options: Any) -> np.ndarray:
+  """The grid of (learning rate, weight decay), rates first: `G 2`.
+
+  Args:
+    options: `config.explore`.
+  """
+  return np.array(
+    [*itertools.product(sorted(options.learning_rates), sorted(options.weight_decays))]
+  )
 
 
 def choose(rule: Rule, accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:

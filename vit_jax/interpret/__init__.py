@@ -29,12 +29,9 @@ from vit_jax.interpret.positions import Positions
 from vit_jax.interpret.readouts import Readouts
 from vit_jax.interpret.rollout import Rollout
 from vit_jax.interpret.sample import Sample
-<<<<<<< HEAD
 from vit_jax.interpret.shift import Shift
-=======
 from vit_jax.interpret.token_probes import TokenProbes
 from vit_jax.interpret.tokens import Tokens
->>>>>>> gc/main
 from vit_jax.predict import Predictor
 from vit_jax.runtime.choices import check_choice
 
@@ -48,14 +45,11 @@ PICTURES: dict[str, Picture] = {
   'attention': Attention(),
   'rollout': Rollout(),
   'distance': Distance(),
-<<<<<<< HEAD
   'centres': Centres(),
-=======
   'tokens': Tokens(),
   'token_probes': TokenProbes(),
   'lens': Lens(),
   'knockouts': Knockouts(),
->>>>>>> gc/main
   'confusion': Confusion(),
   'sample': Sample(),
   'shift': Shift(),

@@ -78,6 +78,12 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
   return {key: place(batch_sharding(mesh), value) for key, value in batch.items()}
 
 
+def cut(x: np.ndarray, axis: int, mesh: Mesh) -> jax.Array:
+  """Puts a host array on the devices of one process, one axis cut over all of them."""
+  spec = PartitionSpec(*([None] * axis), AXES)
+  return jax.device_put(x, NamedSharding(mesh, spec))
+
+
 def spec_of(shape: tuple[int, ...], mesh: Any, axes: tuple[str, ...] = ('fsdp',)) -> PartitionSpec:
   """How an array of the state is cut over `axes`: its largest axis that they divide, else not."""
   parts = math.prod(mesh.shape[axis] for axis in axes)

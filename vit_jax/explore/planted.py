@@ -1,0 +1,261 @@
+"""Planted evidence: do patch map, learned weights and attention find the patches that matter?
+
+In each draw evidence is planted in other places (`data/planted.py`), readouts are trained as in the
+lab, and each is asked which patches matter: the map of single patches by their accuracy, learned
+mixes by the size of their weights, attention pooling by its mean attention.
+
+W/probes/planted/<kind>.npz   what was found, a row a draw
+W/reports/planted.json, .md, .html, planted/*.png
+"""
+
+import collections
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from vit_jax import checkpoint, experiment, predict
+from vit_jax.data import planted, sources
+from vit_jax.defaults import Config
+from vit_jax.evaluation import candidates, fitting, probes
+from vit_jax.evaluation.probes import Probes
+from vit_jax.evaluation.store import Tokens
+from vit_jax.explore import lab
+from vit_jax.runtime import atomic
+from vit_jax.runtime.choices import check_choice
+from vit_jax.runtime.progress import track
+
+READ = ('run', 'platform', 'seed', 'init_from', 'explore')
+PATCH_MAP = 'patch map'
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """What stands between planted data and readouts: a model's tokens, or the patches themselves.
+
+  Attributes:
+    grid, prefix: as of a model; without one a constant token takes the place of the class token.
+    settings: the model's section, for the settings of readouts.
+  """
+
+  grid: tuple[int, int]
+  prefix: tuple[str, ...] = ('class_token',)
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+  heads: dict[str, Any] = dataclasses.field(default_factory=dict)
+  predictor: predict.Predictor | None = None
+
+  def sizes(self) -> dict[str, Any]:
+    """Heads and MLP width, as a model says them."""
+    return self.heads
+
+  def read(self, images: np.ndarray) -> np.ndarray:
+    """Tokens `n T D` of canvases."""
+    if self.predictor is None:
+      return with_constant(planted.cut(images, images.shape[1] // self.grid[0]))
+    return np.concatenate([
+      self.predictor(images[start : start + 256], ('tokens',))['tokens']
+      for start in range(0, len(images), 256)
+    ])  # fmt: skip
+
+
+def with_constant(values: np.ndarray) -> np.ndarray:
+  """Tokens with a constant first one, which says nothing."""
+  return np.pad(values, ((0, 0), (1, 0), (0, 0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What was found of one kind of evidence in `d` draws.
+
+  Attributes:
+    evidence: `d N`, the patches that matter.
+    maps: `d N` by the name of what finds: larger where it says that a patch matters.
+    accuracy: `d` by readout.
+    possible: `d`: what a reader of the planted codes would tell; not a number for pictures.
+    example: a canvas of the first draw; empty for tokens.
+  """
+
+  grid: tuple[int, int]
+  classes: int
+  evidence: np.ndarray
+  maps: dict[str, np.ndarray]
+  accuracy: dict[str, np.ndarray]
+  possible: np.ndarray
+  example: np.ndarray
+
+
+def explore(config: Config, workdir: pathlib.Path) -> None:
+  """Plants, trains and judges, kind by kind, and writes the report.
+
+  Raises:
+    ValueError: a value that cannot work; nothing has been computed yet.
+  """
+  from vit_jax.explore import planted_page
+
+  checkpoint.check_owner(workdir, config.to_dict())
+  check(config)
+  readers = {kind: reader_of(config, kind) for kind in config.explore.kinds}
+  found = {}
+  for kind, reader in readers.items():
+    path = workdir / 'probes/planted' / f'{kind}.npz'
+    if not path.exists():
+      done = study(config, kind, reader)
+      checkpoint.claim(workdir, config.to_dict())
+      save(path, done)
+    found[kind] = restore(path)
+  planted_page.write(workdir / 'reports', found, config)
+
+
+def check(config: Config) -> None:
+  """Raises a ValueError for values that cannot work."""
+  lab.refuse_unread(config, READ)
+  experiment.check_platform(config.platform)
+  options = config.explore
+  for kind in options.kinds:
+    check_choice('kind in config.explore.kinds', kind, planted.KINDS)
+  for key in ('draws', 'train_examples', 'test_examples', 'width'):
+    if options[key] < 1:
+      raise ValueError(f'config.explore.{key}={options[key]} must be at least 1')
+  if not options.kinds or options.classes < 2 or options.learning_rate <= 0:
+    raise ValueError(
+      'config.explore: kinds must name one at least, classes be at least 2, learning_rate above 0'
+    )
+  if 2 * planted.SIDE % options.side or options.side > planted.SIDE:
+    raise ValueError(f'config.explore.side={options.side} must divide {planted.SIDE} pixels')
+
+
+def reader_of(config: Config, kind: str) -> Reader:
+  """The model that `config.init_from` names, for pictures; else patches are read as they are."""
+  side = 2 * planted.SIDE // config.explore.side
+  if kind in planted.TOKENS or not config.init_from:
+    return Reader((side, side))
+  known = predict.load(config.init_from)
+  grid = known.model.grid
+  if 'tokens' not in known.output_names or not grid or min(grid) < 2:
+    raise ValueError(
+      f'{config.init_from} has no tokens on a grid of 2 x 2 at least, which planted quarters need'
+    )
+  return Reader(grid, known.model.prefix, known.passport.model, known.model.sizes(), known)
+
+
+def study(config: Config, kind: str, reader: Reader) -> Found:
+  """All draws of one kind; the same compiled program trains them all."""
+  options, part, rows = config.explore, None, []
+  example, classes = np.zeros(0), 10
+  each = ([number] for number in range(options.draws))  # A bare number would count as many.
+  for [number] in track(each, options.draws, f'planted: {kind}', 'draws'):
+    rng = np.random.default_rng((config.seed, number, planted.KINDS.index(kind)))
+    values, labels, evidence, possible, image = plant(config, kind, reader, rng)
+    if part is None:
+      classes, example = options.classes if kind in planted.TOKENS else 10, image
+      part = probes_of(config, reader, (values.shape[1], values.shape[2]), classes)
+    cut = options.train_examples
+    train, test = Tokens(values[None, :cut], labels[:cut]), Tokens(values[None, cut:], labels[cut:])
+    judged = judge(part, train, test, evidence, options, config.seed + number)
+    rows.append((evidence, possible, *judged))
+  evidence, possible, maps, accuracy = zip(*rows, strict=True)
+  return Found(
+    reader.grid, classes, np.stack(evidence),
+    {name: np.stack([one[name] for one in maps]) for name in maps[0]},
+    {name: np.array([one[name] for one in accuracy]) for name in accuracy[0]},
+    np.array(possible), example,
+  )  # fmt: skip
+
+
+def plant(
+  config: Config, kind: str, reader: Reader, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
+  """Tokens `n T D`, labels, evidence, what is possible, and a canvas, of training then test."""
+  options = config.explore
+  sizes = options.train_examples, options.test_examples
+  if kind in planted.TOKENS:
+    patches = reader.grid[0] * reader.grid[1]
+    made = planted.plant_code(
+      kind, rng, sum(sizes), patches, options.width, options.classes, options.strength
+    )
+    return with_constant(made.values), made.labels, made.evidence, made.possible, np.zeros(0)
+  splits, _ = sources.digits(test_fraction=0.2, validation_fraction=0.0, split_seed=0)
+  quarter = int(rng.integers(4))
+  parts = [
+    planted.paste_digits(kind, rng, splits[split], size, quarter)
+    for split, size in zip(('train', 'test'), sizes, strict=True)
+  ]
+  images, labels = (
+    np.concatenate([getattr(part, key) for part in parts]) for key in ('images', 'labels')
+  )
+  evidence = planted.patches_of(quarter, reader.grid)
+  return reader.read(images), labels, evidence, float('nan'), images[0]
+
+
+def probes_of(config: Config, reader: Reader, shape: tuple[int, int], classes: int) -> Probes:
+  """The readouts that are asked, for tokens of this shape."""
+  options = config.explore
+  named = tuple(dict.fromkeys(('patches', *options.readouts)))
+  chosen = candidates.choose_candidates(named, reader, reader.settings, shape)
+  settings = probes.Settings(options.epochs, options.batch_size, 'zero', 'cosine', config.seed)
+  return Probes(
+    chosen, shape=shape, num_classes=classes, first=len(reader.prefix), settings=settings
+  )
+
+
+def judge(
+  part: Probes, train: Tokens, test: Tokens, evidence: np.ndarray, options: Any, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+  """Trains on one draw: the map of each finder, `N`, and the test accuracy of each readout."""
+  rates, rows = np.full((len(part.candidates), 1), options.learning_rate), np.arange
+  trained = fitting.epochs(part, train, rows(len(train.labels)), rates, [seed], 'planted')
+  ((params, _),) = collections.deque(trained, maxlen=1)
+  answers = fitting.evaluate(part, params, test, rows(len(test.labels)), 1)[1]
+  right = (answers == test.labels).mean(-1)[0, :, 0]
+  accuracy = {one.name: float(x) for one, x in zip(part.candidates, right, strict=True)}
+  single = [accuracy[one.name] for one in part.candidates if one.patch]
+  alone = float(np.array(single)[evidence].mean())
+  maps = {PATCH_MAP: np.array(single)}
+  maps |= {name: np.abs(x[0, 0]) for name, x in part.weights(params).items()}
+  for candidate in part.learned:
+    own = jax.tree.map(lambda x: x[0, 0], params['learned'][candidate.name]['readout'])
+    looked = attention(candidate.module, own, test.values[0])
+    if looked is not None:
+      maps[candidate.name] = looked
+  patches = {one.name for one in part.candidates if one.patch}
+  return maps, {'planted patches alone': alone} | {
+    name: x for name, x in accuracy.items() if name not in patches
+  }
+
+
+def attention(module: Any, params: Any, tokens: np.ndarray) -> np.ndarray | None:
+  """The mean attention to each patch, `N`, of a readout with queries and keys; else None."""
+  _, state = module.apply(
+    {'params': params}, jnp.asarray(tokens), mutable='intermediates',
+    capture_intermediates=lambda layer, _: layer.name in ('query', 'key'),
+  )  # fmt: skip
+  found = {path[-2].key: x for path, x in jax.tree_util.tree_leaves_with_path(
+    state.get('intermediates', {}), is_leaf=lambda x: isinstance(x, tuple))}  # fmt: skip
+  if set(found) != {'query', 'key'}:
+    return None
+  query, key = found['query'][0], found['key'][0]  # B Q h d, B N h d
+  scores = np.einsum('bqhd,bnhd->bhqn', query, key) / query.shape[-1] ** 0.5
+  return np.asarray(jax.nn.softmax(scores)).mean((0, 1, 2))
+
+
+def save(path: pathlib.Path, found: Found) -> None:
+  """Writes what was found of one kind into one file."""
+  arrays: dict[str, Any] = {k: x for k, x in vars(found).items() if not isinstance(x, dict)}
+  for group in ('maps', 'accuracy'):
+    arrays |= {f'{group}/{name}': x for name, x in getattr(found, group).items()}
+  with atomic.replacing(path) as partial, partial.open('wb') as file:
+    np.savez(file, **arrays)
+
+
+def restore(path: pathlib.Path) -> Found:
+  """Reads what `save` wrote."""
+  with np.load(path) as file:
+    arrays = dict(file)
+  own: dict[str, Any] = {key: x for key, x in arrays.items() if '/' not in key}
+  for group in ('maps', 'accuracy'):
+    named = [key for key in arrays if key.startswith(f'{group}/')]
+    own[group] = {key.removeprefix(f'{group}/'): arrays[key] for key in named}
+  return Found(**own | {'grid': tuple(own['grid'].tolist()), 'classes': int(own['classes'])})
