@@ -17,6 +17,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['vit_jax', 'vit_jax.*']),
+  package_data={'vit_jax.interpret': ['atlas.html']},
   install_requires=[
     'absl-py>=2.1',
     'clu>=0.0.12,<0.1',

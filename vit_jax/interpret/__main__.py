@@ -4,11 +4,12 @@
   python -m vit_jax.interpret compare WHAT CHECKPOINT CHECKPOINT... [--images=PATH,...] --out=DIR
   python -m vit_jax.interpret batch --config=RECIPE [--config.KEY=VALUE ...] --out=DIR
   python -m vit_jax.interpret masked RUN [IMAGES...] --out=DIR
+  python -m vit_jax.interpret atlas CHECKPOINT [IMAGES...] --out=DIR
 
 WHAT is one of those below; `WHAT --help` shows its options, `vit_jax/interpret/README.md` what each
 is. CHECKPOINT is a run, a weight file or an address. Without IMAGES test pictures of its data are
 taken. `compare` draws several checkpoints on one scale. `batch` shows what training sees, `masked`
-what a run of masked patch prediction hides and predicts.
+what a run of masked patch prediction hides and predicts; `atlas` is a page to walk through.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import interpret, predict, recipe
-from vit_jax.interpret import batch, images, masked
+from vit_jax.interpret import atlas, batch, images, masked
 from vit_jax.interpret.picture import Measured
 from vit_jax.runtime import atomic
 from vit_jax.runtime.choices import check_choice
@@ -30,7 +31,12 @@ from vit_jax.runtime.choices import check_choice
 def main(arguments: list[str] | None = None) -> None:
   """Runs the command `python -m vit_jax.interpret`."""
   words = sys.argv[1:] if arguments is None else arguments
-  commands = {'batch': write_batch, 'compare': write_comparison, 'masked': write_masked}
+  commands = {
+    'atlas': write_atlas,
+    'batch': write_batch,
+    'compare': write_comparison,
+    'masked': write_masked,
+  }
   try:
     commands.get(words[0] if words else '', write_pictures)(words)
   except (ValueError, OSError) as error:
@@ -57,6 +63,16 @@ def write_masked(words: list[str]) -> None:
   for name, picture in chosen:
     figure, found = masked.masked(*opened, predictor.preprocess(picture), options.seed)
     save(figure, {'image': name} | found, {}, options.out / f'masked_{name}.png')
+
+
+def write_atlas(words: list[str]) -> None:
+  """Writes the page on which any patch of some images can be pointed at."""
+  options = atlas.parse(words)
+  predictor = predict.load(options.checkpoint)
+  chosen = images.named(
+    predictor, options.checkpoint, options.images, options.count, atlas.IMAGES
+  )  # fmt: skip
+  print(atlas.write(predictor, chosen, options))
 
 
 def write_pictures(words: list[str]) -> None:
@@ -132,7 +148,8 @@ def what_of(words: list[str]) -> str:
       usage='python -m vit_jax.interpret WHAT CHECKPOINT [IMAGES...] --out=DIR',
     ).parse_args(words)
     raise ValueError(
-      'say what to look at: ' + ', '.join([*interpret.PICTURES, 'compare', 'batch', 'masked'])
+      'say what to look at: '
+      + ', '.join([*interpret.PICTURES, 'compare', 'batch', 'masked', 'atlas'])
     )
   check_choice('picture', words[0], interpret.PICTURES)
   return words[0]

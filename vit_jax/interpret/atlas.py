@@ -1,0 +1,252 @@
+"""One page to walk through a model's view of images: any patch, at every depth, without a network.
+
+python -m vit_jax.interpret atlas CHECKPOINT [IMAGES...] --out=DIR [--count=20] [--megabytes=10]
+
+writes DIR/atlas.html. Point at a patch (mouse, finger, arrow keys) and see its similarity to all
+others, its attention by block and head, its norm, and what the classifier would say of it at every
+depth; choose a readout and see what it weighs. Attention and similarity are kept in few numbers
+(`factors.py`); the page says how far they are off.
+"""
+
+import argparse
+import base64
+from collections.abc import Callable
+import importlib.resources
+import io
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+from PIL import Image
+
+from vit_jax.evaluation import token_health
+from vit_jax.interpret import factors
+from vit_jax.interpret.images import Named
+from vit_jax.interpret.lens import lens
+from vit_jax.models import readout as readouts
+from vit_jax.predict import Predictor
+from vit_jax.runtime import atomic
+
+IMAGES = 20  # test pictures, where none are given
+SIDE = 336  # pixels of the longer side of a picture in the page, at most
+OTHER = 1000  # bytes of the numbers and words of an image beside its arrays
+TOP = 3  # classes that are told of each token and depth
+SIMILAR = 16  # numbers that a token's direction is kept in
+MARK = '/*DATA*/null'  # where the data go in atlas.html
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+  """The options of the command, `words` being all that stands behind `vit_jax.interpret`."""
+  parser = argparse.ArgumentParser(
+    'python -m vit_jax.interpret atlas',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('what')
+  parser.add_argument('checkpoint', help='a run, a weight file, or an address')
+  parser.add_argument('images', nargs='*', help='image files, or folders of them')
+  parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
+  parser.add_argument('--count', type=int, help='the first so many (else 20 test pictures, or all)')
+  parser.add_argument('--megabytes', type=float, default=10.0, help='the most that the page has')
+  return parser.parse_intermixed_args(words)
+
+
+def write(predictor: Predictor, chosen: Named, options: argparse.Namespace) -> pathlib.Path:
+  """Writes the page of some images and says where.
+
+  Raises:
+    ValueError: the model has no patches, or the page would be too large.
+  """
+  seen = np.stack([predictor.preprocess(picture) for _, picture in chosen])
+  content = atlas(predictor, seen, [name for name, _ in chosen], options.megabytes)
+  about = {'checkpoint': str(options.checkpoint)} | content
+  text = template().replace(MARK, json.dumps(about).replace('</', '<\\/'))
+  options.out.mkdir(parents=True, exist_ok=True)
+  path = options.out / 'atlas.html'
+  atomic.write_text(path, text)
+  return path
+
+
+def template() -> str:
+  """The page without data."""
+  files = importlib.resources.files('vit_jax.interpret')
+  return files.joinpath('atlas.html').read_text(encoding='utf-8')
+
+
+def atlas(
+  predictor: Predictor, seen: np.ndarray, names: list[str], megabytes: float
+) -> dict[str, Any]:
+  """What the page shows of images, as JSON; arrays in base64.
+
+  Args:
+    seen: uint8 `n H W C`, as the model sees them.
+    megabytes: that the page may have, in 1e6 bytes.
+  """
+  model = predictor.model
+  program, depths = measures(predictor, seen)
+  one = jax.ShapeDtypeStruct((1, *seen.shape[1:]), seen.dtype)
+  shapes = jax.eval_shape(program, predictor.params, one)
+  pictures = [picture(image) for image in seen]
+  around = len(template()) + len(json.dumps([pictures, names, predictor.class_names]))
+  rank = rank_of(shapes, len(seen), around, megabytes)
+  images = []
+  for name, shown, image in zip(
+    names, pictures, seen, strict=True
+  ):  # Attention of one image at a time.
+    found = predictor.stream(image[None], program, 1)
+    own = packed({key: x[0] for key, x in found.items()}, rank)
+    images.append({'name': name, 'picture': shown} | own)
+  attention = shapes.get('attention')
+  return {
+    'grid': list(model.grid or ()), 'prefix': list(model.prefix), 'depths': len(depths),
+    'heads': attention.shape[2] if attention is not None else 0, 'rank': rank,
+    'similar': min(SIMILAR, *shapes['tokens'].shape[2:]), 'top': min(TOP, model.num_classes),
+    'classes': list(predictor.class_names) if 'top' in shapes else [],
+    'readouts': [*weighed(predictor)], 'native': predictor.passport.readout, 'images': images,
+  }  # fmt: skip
+
+
+def rank_of(shapes: dict[str, Any], count: int, around: int, megabytes: float) -> int:
+  """How many numbers a query or key of attention may be kept in, so that all images fit.
+
+  Args:
+    shapes: of what is measured of one image.
+    count: images.
+    around: bytes of all that is no measure: the page, pictures, names.
+
+  Raises:
+    ValueError: not even one.
+  """
+  _, depths, tokens, width = shapes['tokens'].shape
+  told_of = depths * tokens * (min(SIMILAR, tokens, width) + 3 + 3 * TOP)
+  fixed = 4 / 3 * (told_of + 2 * shapes['weights'].shape[1] * tokens) + OTHER
+  if 'attention' not in shapes:
+    one, most = 0.0, 1
+  else:
+    _, blocks, heads, _, keys = shapes['attention'].shape
+    one, most = 4 / 3 * blocks * heads * (2 * keys + 4), min(factors.MOST, keys)
+  left = (megabytes * 1e6 - around) / count - fixed
+  if left < max(one, 1):
+    need = (count * (fixed + one) + around) / 1e6
+    raise ValueError(
+      f'{count} images of this model need {need:.1f} MB at least: give fewer (--count), or '
+      f'--megabytes={np.ceil(need):.0f}'
+    )
+  return int(min(most, left // one)) if one else 1
+
+
+def measures(
+  predictor: Predictor, seen: np.ndarray
+) -> tuple[Callable[..., dict[str, Any]], tuple[str, ...]]:
+  """`(params, images) -> arrays B ...` of all that the page shows; the outputs of each depth."""
+  model, name = predictor.model, predictor.passport.model['name']
+  depths = token_health.depths_of(model, token_health.shapes_of(predictor), name)
+  weigh = weighed(predictor)
+  try:
+    look = lens(predictor, seen)
+  except ValueError:
+    look = None  # The page says that there is no single classifier.
+
+  def program(params, images):
+    named = predictor.forward(params, images)[1]
+    tokens = jnp.stack([named[depth].astype(jnp.float32) for depth in depths], 1)
+    maps = [model.attention_map(named, i) for i in range(len(depths) - 1)]
+    last = named['tokens'].astype(jnp.float32)
+    found = {'tokens': tokens, 'weights': jnp.stack([f(params, last) for f in weigh.values()], 1)}
+    if all(x is not None for x in maps):
+      found['attention'] = jnp.stack(maps, 1)
+    return found | (told(look(params, images)) if look else {})
+
+  return program, depths
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+  """The likeliest classes of each token, and the probability of the image's own answer."""
+  count = min(TOP, found['answer'].shape[-1])
+  probability, top = jax.lax.top_k(found['lens'], count)
+  answer = found['answer'].argmax(-1)
+  own = jnp.take_along_axis(found['lens'], answer[:, None, None, None], -1)[..., 0]
+  return {'top': top, 'probability': probability, 'own': own, 'answer': answer,
+          'sure': found['answer'].max(-1)}  # fmt: skip
+
+
+def weighed(predictor: Predictor) -> dict[str, Callable[[Any, Any], Any]]:
+  """What each readout weighs, `(params, tokens B T D) -> B T`: the model's own, and all unlearned.
+
+  The weight of a token is its share of the gradient of the sum of all features, in absolute values:
+  1/N each for a mean, the share of channels whose maximum it has for a maximum.
+  """
+  model, section = predictor.model, predictor.passport.model
+  found = {}
+  native = predictor.passport.readout
+  for name in readouts.READOUTS:
+    fits = readouts.fits(name, model.prefix) and not readouts.class_of(name).numbered
+    if not fits or name == native:
+      continue
+    module = readouts.build(name, section, prefix=model.prefix, grid=model.grid or (1, 1))
+    x = jax.ShapeDtypeStruct((1, *shape_of(predictor)), jnp.float32)
+    read, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    if read.ndim == 2 and not jax.tree.leaves(variables):
+      found[name] = share_of(lambda params, x, module=module: module.apply({}, x))
+  if native and native != 'none':
+    own = lambda params, x: model.apply({'params': params}, x, method='read')[1]['features']  # noqa: E731
+    found = {native: share_of(own)} | found
+  return found
+
+
+def shape_of(predictor: Predictor) -> tuple[int, ...]:
+  """The shape of the last layer's tokens, `T D`."""
+  return token_health.shapes_of(predictor)['tokens'].shape[1:]
+
+
+def share_of(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+  """The share of each token in what is read, by the gradient."""
+
+  def share(params, tokens):
+    gradient = jax.grad(lambda x: read(params, x).sum())(tokens)
+    size = jnp.abs(gradient).sum(-1)
+    return size / jnp.maximum(size.sum(-1, keepdims=True), 1e-30)
+
+  return share
+
+
+def packed(found: dict[str, Any], rank: int) -> dict[str, Any]:
+  """The arrays of one image in few bytes."""
+  norms = np.linalg.norm(found['tokens'], axis=-1)
+  places, off = factors.directions(found['tokens'], SIMILAR)
+  content = {
+    'norms': encoded(*factors.scaled(norms, np.uint16)),
+    'directions': encoded(places), 'similarity_off': off,
+    'weights': encoded(*factors.scaled(found['weights'], np.uint16)),
+  }  # fmt: skip
+  if 'attention' in found:
+    both, scales, off = factors.attention(found['attention'], rank)
+    content |= {'attention': encoded(both), 'scales': encoded(scales), 'attention_off': off}
+  if 'top' in found:
+    content |= {
+      'top': encoded(found['top'].astype(np.uint16)),
+      'probability': encoded(*factors.scaled(found['probability'], np.uint8, 1.0)),
+      'own': encoded(*factors.scaled(found['own'], np.uint8, 1.0)),
+      'answer': int(found['answer']), 'sure': round(float(found['sure']), 4),
+    }  # fmt: skip
+  return content
+
+
+def encoded(array: np.ndarray, unit: float | None = None) -> Any:
+  """Bytes in base64, little endian; beside them what 1 stands for, where that is not 1."""
+  text = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+  return text if unit is None else [text, float(f'{unit:.6g}')]
+
+
+def picture(image: np.ndarray) -> str:
+  """A picture as the address of its own data, JPEG, or PNG where it is small."""
+  colours = image if image.shape[-1] == 3 else image.mean(-1).astype(np.uint8)
+  made = Image.fromarray(colours)
+  made.thumbnail((SIDE, SIDE))
+  kind = 'PNG' if max(made.size) <= 64 else 'JPEG'
+  content = io.BytesIO()
+  made.save(content, kind, **({'quality': 85} if kind == 'JPEG' else {}))
+  return f'data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}'
