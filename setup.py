@@ -16,8 +16,10 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['vit_jax', 'vit_jax.*']),
-  package_data={'vit_jax.interpret': ['atlas.html']},
+  # Recipes travel with the package: `--config=configs/vit_digits.py` works from any directory.
+  packages=[*setuptools.find_packages(include=['vit_jax', 'vit_jax.*']), 'vit_jax.configs'],
+  package_dir={'vit_jax.configs': 'configs'},
+  package_data={'': ['*.html', '*.md']},
   install_requires=[
     'absl-py>=2.1',
     'clu>=0.0.12,<0.1',
@@ -57,6 +59,6 @@ setuptools.setup(
       'pytest>=8.3',
       'pytest-xdist>=3.6',
     ],
-    'dev': ['basedpyright>=1.31', 'ruff>=0.12'],
+    'dev': ['build>=1.2', 'basedpyright>=1.31', 'ruff>=0.12'],
   },
 )

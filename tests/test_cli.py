@@ -15,7 +15,7 @@ from PIL import Image
 import pytest
 
 import vit_jax
-from vit_jax import metrics
+from vit_jax import metrics, recipe
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
 
@@ -279,6 +279,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(quick, tmp_path):
   assert done.returncode == 0, done.stderr
   steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
   assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_shipped_recipes_are_found_from_any_directory(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert recipe.load_recipe('configs/vit_tfds.py:cifar10_5000').data.train_examples == 5000
+  own = tmp_path / 'configs/vit_tfds.py'  # One that is here goes before.
+  own.parent.mkdir()
+  own.write_text('def get_config(which):\n  return which\n')
+  assert recipe.load_recipe('configs/vit_tfds.py:mine:too') == 'mine:too'
 
 
 def test_missing_config_and_recipe(quick, tmp_path):

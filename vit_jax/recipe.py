@@ -13,17 +13,26 @@ from vit_jax import defaults
 from vit_jax.defaults import Config
 
 
+def shipped() -> pathlib.Path:
+  """The folder `configs` that came with the package: in it where installed, beside it in a clone."""
+  package = pathlib.Path(__file__).parent
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.parent / 'configs'
+
+
 def split_address(address: str) -> tuple[pathlib.Path, list[str]]:
   """The path of a recipe, and what stands behind its colon: `path.py:text`.
 
-  A path may hold '.py' or a colon elsewhere: the shortest one that is a file counts.
+  A path may hold '.py' or a colon elsewhere: the shortest one that is a file counts. It is looked
+  for from the current directory; `configs/...` that is not there is the shipped recipe.
   """
   ends = [match.end() for match in re.finditer(r'\.py(?=:|$)', address)]
-  end = next((end for end in ends if pathlib.Path(address[:end]).is_file()), None)
-  if end is None:
-    raise ValueError(f'--config={address}: no such recipe; see configs/')
-  rest = address[end:]
-  return pathlib.Path(address[:end]), [rest[1:]] if rest else []
+  for folder in (pathlib.Path(), shipped().parent):
+    for end in ends:
+      if (folder / address[:end]).is_file():
+        return folder / address[:end], [address[end + 1 :]] if address[end:] else []
+  names = ', '.join(sorted(path.name for path in shipped().glob('*.py')))
+  raise ValueError(f'--config={address}: no such recipe; configs/ has {names}')
 
 
 def open_recipe(address: str) -> tuple[ModuleType, list[str]]:
