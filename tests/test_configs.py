@@ -26,8 +26,8 @@ VARIETIES = [
   (path, a)
   for path in RECIPES
   for a in ['', *ARGUMENTS.get(path.stem, [])]
-  if path.stem not in ('explore_readouts', 'evaluate')
-]  # They need a checkpoint: test_explore.py, test_evaluators.py.
+  if path.stem not in ('explore_readouts', 'explore_planted', 'evaluate')
+]  # They read a checkpoint, or none: test_explore.py, test_planted.py, test_evaluators.py.
 
 
 @pytest.mark.parametrize(('path', 'argument'), VARIETIES, ids=lambda x: getattr(x, 'name', x))

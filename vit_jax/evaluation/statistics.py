@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 import numpy as np
 
+NEGLIGIBLE = 1e-100  # a chance that is taken for none
 RESAMPLES = 10_000  # so many that the tails of corrected intervals hold some dozens of draws
 
 
@@ -47,18 +48,20 @@ def permutation(a: Bool[np.ndarray, 'S n'], b: Bool[np.ndarray, 'S n']) -> float
   over all 2**n exchanges is computed, not drawn: with one seed it is McNemar's exact test (1947).
   It holds for these seeds; how others would do, the bootstrap over seeds says.
   """
+  from scipy.signal import upfirdn
   from scipy.stats import binom
 
   differences = a.sum(0, dtype=int) - b.sum(0, dtype=int)
   sizes = np.bincount(np.abs(differences))
-  chances, most = np.ones(1), 0  # Of each sum over the examples that fall to `a`.
-  for size, count in enumerate(sizes[1:], 1):
+  chances, lowest, most = np.ones(1), 0, 0  # Of each sum over the examples that fall to `a`.
+  for size, count in enumerate(sizes[1:].tolist(), 1):
     if count:
-      own = np.zeros(size * count + 1)
-      own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
-      chances, most = np.convolve(chances, own), most + size * int(count)
-  extreme = np.abs(2 * np.arange(most + 1) - most) >= abs(int(differences.sum()))
-  return min(1.0, float(chances[extreme].sum()))
+      steps = binom.pmf(np.arange(count + 1), count, 0.5)
+      kept = np.flatnonzero(steps > NEGLIGIBLE)
+      chances = upfirdn(chances, steps[kept], size)  # A convolution, in steps of `size`.
+      lowest, most = lowest + size * int(kept[0]), most + size * count
+  sums = 2 * (lowest + np.arange(len(chances))) - most
+  return min(1.0, float(chances[np.abs(sums) >= abs(int(differences.sum()))].sum()))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
