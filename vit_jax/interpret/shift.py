@@ -91,7 +91,13 @@ class Shift(Picture):
 
 
 def answers(named: dict[str, Any]) -> Any:
-  """The likeliest class of each picture."""
+  """The likeliest class of each picture.
+
+  Raises:
+    ValueError: the readout gives several answers a picture.
+  """
+  if named['logits'].ndim != 2:
+    raise ValueError('shift needs a readout that gives one answer an image')
   return named['logits'].argmax(-1)
 
 

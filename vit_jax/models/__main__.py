@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
   """Runs the command `python -m vit_jax.models`."""
   parser = argparse.ArgumentParser('python -m vit_jax.models', description=__doc__)
   parser.add_argument(
-    '--image_size', type=int, nargs='+', help='side, or H W; else 224, of igpt 32'
+    '--image_size', type=int, nargs='+', help='side, or H W; else 224, or 32 (igpt, cordonnier)'
   )
   parser.add_argument('--num_classes', type=int, default=1000)
   parser.add_argument('--json', action='store_true', help='one JSON object a line')

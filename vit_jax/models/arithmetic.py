@@ -162,15 +162,13 @@ def of_local_resnet(model: Any, width: int) -> dict[str, int]:
     model: a StandAloneResNet.
     width: of the stem, and of the bottlenecks in the first stage.
   """
-  tables = model.kernel * (model.positions == 'relative')
-  places = model.kernel**2 * (1 + model.content)
   attending = {width * 2**stage: attends for stage, attends in enumerate(model.attending)}
 
   def middle(before: Size, after: Size, inner: int) -> int:
     if not attending[inner]:
       return math.prod(after) * 9 * inner**2
     projections = 2 + model.content
-    return math.prod(before) * inner * (projections * inner + places + tables)
+    return math.prod(before) * inner * (projections * inner + 2 * model.kernel**2)
 
   found = of_resnet(model.image_size, model.channels, width, model.units, middle)
   if model.stem == 'attention':

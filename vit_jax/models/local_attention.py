@@ -10,8 +10,6 @@ own and sees both offsets, rows in one half of its channels and columns in the o
 are whole matrices without bias, as the published counts want.
 """
 
-import functools
-
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
@@ -57,17 +55,25 @@ def neighbours(
 
 
 def products(
-  query: Float[Array, 'B H W h d'], key: Float[Array, 'B H W h d'], kernel: int
+  query: Float[Array, 'B H W h d'],
+  key: Float[Array, 'B H W h d'],
+  offsets: Float[Array, 'n h d'],
+  kernel: int,
 ) -> Float32[Array, 'n B H W h']:
-  """Each query times the keys of its neighbourhood, one neighbour after another."""
+  """Each query times the keys of its neighbourhood, q (k + r), one neighbour after another.
+
+  Args:
+    offsets: r, what is added to the keys of each neighbour.
+  """
   padded = bordered(key, kernel)
 
   @jax.checkpoint  # Else the backward pass would keep the shifted map of every offset.
-  def product(place):
-    near = neighbours(padded, place, kernel)
+  def product(step):
+    place, offset = step
+    near = neighbours(padded, place, kernel) + offset
     return jnp.einsum('byxhd,byxhd->byxh', query, near, preferred_element_type=jnp.float32)
 
-  return jax.lax.map(product, jnp.asarray(places(kernel)))
+  return jax.lax.map(product, (jnp.asarray(places(kernel)), offsets))
 
 
 def mixed(
@@ -80,10 +86,13 @@ def mixed(
   def add(total, step):
     place, share = step
     near = neighbours(padded, place, kernel)
-    return total + jnp.einsum('byxh,byxhd->byxhd', share, near), None
+    # In float32: a sum of k^2 parts would lose half of bfloat16's digits.
+    part = jnp.einsum('byxh,byxhd->byxhd', share, near, preferred_element_type=jnp.float32)
+    return total + part, None
 
   steps = jnp.asarray(places(kernel)), weights
-  return jax.lax.scan(add, jnp.zeros_like(value), steps)[0]
+  found = jax.lax.scan(add, jnp.zeros(value.shape, jnp.float32), steps)[0]
+  return found.astype(value.dtype)
 
 
 class LocalAttention(nn.Module):
@@ -113,39 +122,30 @@ class LocalAttention(nn.Module):
     if self.positions == 'absolute':
       waves = position.Sinusoidal2D(0, (height, width))(x.reshape(batch, -1, channels))
       x = x + waves.reshape(1, height, width, channels).astype(x.dtype)
-    logits = self.logits(x, self.project('query', x))
+    query = self.project('query', x)
+    key = self.project('key', x) if self.content else jnp.zeros_like(query)
+    logits = products(query, key, self.offsets(query.shape[-1]), self.kernel)
     seen = jnp.asarray(inside((height, width), self.kernel))[:, None, :, :, None]
     weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), axis=0)
     y = mixed(weights.astype(self.dtype), self.project('value', x), self.kernel)
     return y.reshape(batch, height, width, self.features), jnp.moveaxis(weights, 0, -1)
-
-  def logits(
-    self, x: Float[Array, 'B H W C'], query: Float[Array, 'B H W h d']
-  ) -> Float32[Array, 'n B H W h']:
-    """What the features and the offsets of neighbours say."""
-    shape = (self.kernel**2, *query.shape[:-1])
-    found = jnp.zeros(shape, jnp.float32)
-    if self.content:
-      found += products(query, self.project('key', x), self.kernel)
-    if self.positions == 'relative':
-      half = query.shape[-1] // 2
-      multiply = functools.partial(
-        jnp.einsum, 'byxhd,khd->kbyxh', preferred_element_type=jnp.float32
-      )
-      rows = multiply(query[..., :half], self.offsets('rows', half))
-      columns = multiply(query[..., half:], self.offsets('columns', half))
-      found += (rows[:, None] + columns[None]).reshape(shape)
-    return found
 
   def project(self, name: str, x: Float[Array, 'B H W C']) -> Float[Array, 'B H W h d']:
     """A 1 x 1 convolution, cut into heads."""
     y = layers.Dense(self.features, False, self.dtype, LINEAR, name=name)(x)
     return y.reshape(*x.shape[:-1], self.num_heads, -1)
 
-  def offsets(self, name: str, depth: int) -> Float[Array, 'k h d']:
-    """A learned vector for each row or column of the window and each head."""
-    init = nn.initializers.normal((2 * depth) ** -0.5)
-    return self.param(name, init, (self.kernel, self.num_heads, depth)).astype(self.dtype)
+  def offsets(self, depth: int) -> Float[Array, 'n h d']:
+    """The vector of each neighbour: its row's in one half of a head, its column's in the other."""
+    side, shape = self.kernel, (self.kernel, self.num_heads, depth // 2)
+    if self.positions != 'relative':
+      return jnp.zeros((side**2, self.num_heads, depth), self.dtype)
+    init = nn.initializers.normal(depth**-0.5)
+    rows, columns = (self.param(name, init, shape) for name in ('rows', 'columns'))
+    both = [rows[:, None], columns[None]]
+    whole = (side, side, *shape[1:])
+    table = jnp.concatenate([jnp.broadcast_to(x, whole) for x in both], axis=-1)
+    return table.reshape(side**2, self.num_heads, depth).astype(self.dtype)
 
 
 def over_map(weights: Float[Array, 'B H W h n'], kernel: int) -> Float[Array, 'B h T T']:
