@@ -238,7 +238,8 @@ def test_words_behind_a_name():
 
 @pytest.mark.parametrize(
   ('name', 'words'),
-  [('simpol', "did you mean 'simpool'"), ('ep+al', "did you mean 'all'"), ('ep+after+batch', 'not both'),
+  [('simpol', "did you mean 'simpool'"), ('ep+al', "did you mean 'all'"),
+   ('ep+after+batch', 'not both'),
    ('class_token+all', 'leave out .all'), ('ep+batch', 'batch norm takes statistics'),
    ('class_of_4', 'reads the last 4 blocks, and the model has 1')],
 )  # fmt: skip

@@ -34,8 +34,8 @@ class Rule:
 
 NAMES = {'adam': 'Adam', 'sgd': 'SGD with momentum', 'lars': 'LARS'}
 BATCH_NORM = (
-  'Batch norm (+batch, +batch_before) has no affine map: in training a step takes the statistics of '
-  'its own examples, in evaluation each probe an average of those over training.'
+  'Batch norm (+batch, +batch_before) has no affine map: in training a step takes the statistics '
+  'of its own examples, in evaluation each probe an average of those over training.'
 )
 OPTIMISTIC = 'so that the accuracy is the best of several on these very examples, and too good'
 SELECTIONS = {
@@ -45,7 +45,7 @@ SELECTIONS = {
   # DINOv2, DINOv3, V-JEPA 2: the best of all heads after the last iteration.
   'test': Rule(True, False, True, False, f'chosen on the test examples, {OPTIMISTIC}'),
   # EP, MAE, DINO: the best epoch too.
-  'test_epoch': Rule(True, True, True, False, f'the epoch counts that is best on test, {OPTIMISTIC}'),
+  'test_epoch': Rule(True, True, True, False, f'the epoch is the best one on test, {OPTIMISTIC}'),
 }
 
 
