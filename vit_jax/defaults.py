@@ -91,8 +91,8 @@ _VIT = dict(
   depth=int,
   num_heads=int,
   mlp_dim=int,
-  # What the head reads, a name of READOUTS in models/readout.py; else class_token (of a distilled
-  # DeiT class_and_distillation, a head each).
+  # What the head reads, a name of READOUTS in models/readout.py, with words behind it as there:
+  # mean+all+after; else class_token (of a distilled DeiT class_and_distillation, a head each).
   readout=str,
   patch_index=int,  # readout='patch': 1 (top left, else) to N (bottom right), row by row
   readout_weights=str,  # of the weighted mixes: free (else), or softmax

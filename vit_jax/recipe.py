@@ -14,7 +14,7 @@ from vit_jax.defaults import Config
 
 
 def shipped() -> pathlib.Path:
-  """The folder `configs` that came with the package: in it where installed, beside it in a clone."""
+  """The folder `configs` that came with the package: in it, or beside it in a clone."""
   package = pathlib.Path(__file__).parent
   inside = package / 'configs'
   return inside if inside.is_dir() else package.parent / 'configs'

@@ -46,9 +46,7 @@ SELECTIONS = {
   # DINOv2, DINOv3, V-JEPA 2: the best of all heads after the last iteration.
   'test': Rule(True, False, True, False, f'chosen on the test examples, {OPTIMISTIC}'),
   # EP, MAE, DINO: the best epoch too.
-  'test_epoch': Rule(
-    True, True, True, False, f'the epoch counts that is best on test, {OPTIMISTIC}'
-  ),
+  'test_epoch': Rule(True, True, True, False, f'the epoch is the best one on test, {OPTIMISTIC}'),
 }
 
 
