@@ -97,7 +97,7 @@ def test_pages(explored):
   folder, _ = explored
   page = (folder / 'reports/readouts.html').read_text()
   pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-  assert len(pictures) == 7
+  assert len(pictures) == 8
   assert all(base64.b64decode(picture)[:4] == b'\x89PNG' for picture in pictures)
   assert not re.search(r'(src|href)="(?!data:)', page)  # Nothing from elsewhere.
   text = (folder / 'reports/readouts.md').read_text()
@@ -105,6 +105,7 @@ def test_pages(explored):
     assert Image.open(folder / 'reports' / path).width > 400
   titles = ['Ranking', 'Are the differences real?', 'Where in the picture', 'Curves']
   titles += ['The conclusions of the token-readout study', 'What the learned mixes weigh']
+  titles += ['Are the tokens healthy?']
   for title in titles:
     assert f'## {title}' in text
   about = json.loads((folder / 'reports/exploration.json').read_text())
