@@ -319,14 +319,13 @@ def test_timm_both_ways(tmp_path, name, options):
 
 
 HUGGINGFACE = [
-  (384, 6, 12, 0, False), (384, 6, 12, 4, False), (768, 12, 12, 0, False),
-  (768, 12, 12, 4, False), (96, 6, 2, 0, True), (96, 6, 2, 4, True),
+  (384, 6, 12, 0, False, True), (384, 6, 12, 4, False, False), (768, 12, 12, 0, False, False),
+  (768, 12, 12, 4, False, True), (96, 6, 2, 0, True, True), (96, 6, 2, 4, True, False),
 ]  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('width', 'heads', 'depth', 'registers', 'gated'), HUGGINGFACE)
-@pytest.mark.parametrize('head', [False, True])
+@pytest.mark.parametrize(('width', 'heads', 'depth', 'registers', 'gated', 'head'), HUGGINGFACE)
 def test_transformers_both_ways(tmp_path, width, heads, depth, registers, gated, head):
   transformers = need('transformers')
   from test_peers import distance

@@ -20,12 +20,14 @@ def draw(figure: Any, health: Health) -> None:
   draw_rank(axes[1, 0], health, depths)
   draw_likeness(axes[1, 1], health, depths)
   drawn = axes[1, 2].imshow(health.cka, vmin=0, vmax=1, cmap='viridis', origin='lower')
-  axes[1, 2].set(title='linear CKA between depths', xlabel='block', ylabel='block')
+  ticks = range(0, len(depths), 1 + len(depths) // 9)
+  axes[1, 2].set(title='linear CKA between depths', xlabel='block', ylabel='block', xticks=ticks,
+                 yticks=ticks)  # fmt: skip
   figure.colorbar(drawn, ax=axes[1, 2], shrink=0.8)
   for axis in axes.flat:
     if axis not in (axes[0, 1], axes[1, 2]):
       axis.set_xlabel('block (0: the input)')
-      axis.set_xticks(range(0, len(depths), 1 + len(depths) // 9))
+      axis.set_xticks(ticks)
       axis.grid(alpha=0.3)
 
 

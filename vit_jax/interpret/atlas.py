@@ -86,7 +86,10 @@ def atlas(
     megabytes: that the page may have, in 1e6 bytes.
   """
   model = predictor.model
-  program, depths = measures(predictor, seen)
+  name = predictor.passport.model['name']
+  depths = token_health.depths_of(model, token_health.shapes_of(predictor), name)
+  weigh = weighed(predictor)
+  program = measures(predictor, seen, depths, weigh)
   one = jax.ShapeDtypeStruct((1, *seen.shape[1:]), seen.dtype)
   shapes = jax.eval_shape(program, predictor.params, one)
   pictures = [picture(image) for image in seen]
@@ -105,7 +108,7 @@ def atlas(
     'heads': attention.shape[2] if attention is not None else 0, 'rank': rank,
     'similar': min(SIMILAR, *shapes['tokens'].shape[2:]), 'top': min(TOP, model.num_classes),
     'classes': list(predictor.class_names) if 'top' in shapes else [],
-    'readouts': [*weighed(predictor)], 'native': predictor.passport.readout, 'images': images,
+    'readouts': [*weigh], 'native': predictor.passport.readout, 'images': images,
   }  # fmt: skip
 
 
@@ -139,12 +142,13 @@ def rank_of(shapes: dict[str, Any], count: int, around: int, megabytes: float) -
 
 
 def measures(
-  predictor: Predictor, seen: np.ndarray
-) -> tuple[Callable[..., dict[str, Any]], tuple[str, ...]]:
-  """`(params, images) -> arrays B ...` of all that the page shows; the outputs of each depth."""
-  model, name = predictor.model, predictor.passport.model['name']
-  depths = token_health.depths_of(model, token_health.shapes_of(predictor), name)
-  weigh = weighed(predictor)
+  predictor: Predictor,
+  seen: np.ndarray,
+  depths: tuple[str, ...],
+  weigh: dict[str, Callable[[Any, Any], Any]],
+) -> Callable[..., dict[str, Any]]:
+  """`(params, images) -> arrays B ...` of all that the page shows of each depth."""
+  model = predictor.model
   try:
     look = lens(predictor, seen)
   except ValueError:
@@ -160,7 +164,7 @@ def measures(
       found['attention'] = jnp.stack(maps, 1)
     return found | (told(look(params, images)) if look else {})
 
-  return program, depths
+  return program
 
 
 def told(found: dict[str, Any]) -> dict[str, Any]:
@@ -180,14 +184,14 @@ def weighed(predictor: Predictor) -> dict[str, Callable[[Any, Any], Any]]:
   1/N each for a mean, the share of channels whose maximum it has for a maximum.
   """
   model, section = predictor.model, predictor.passport.model
-  found = {}
-  native = predictor.passport.readout
+  found, native = {}, predictor.passport.readout
+  shape = token_health.shapes_of(predictor)['tokens'].shape
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
   for name in readouts.READOUTS:
     fits = readouts.fits(name, model.prefix) and not readouts.class_of(name).numbered
     if not fits or name == native:
       continue
     module = readouts.build(name, section, prefix=model.prefix, grid=model.grid or (1, 1))
-    x = jax.ShapeDtypeStruct((1, *shape_of(predictor)), jnp.float32)
     read, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
     if read.ndim == 2 and not jax.tree.leaves(variables):
       found[name] = share_of(lambda params, x, module=module: module.apply({}, x))
@@ -195,11 +199,6 @@ def weighed(predictor: Predictor) -> dict[str, Callable[[Any, Any], Any]]:
     own = lambda params, x: model.apply({'params': params}, x, method='read')[1]['features']  # noqa: E731
     found = {native: share_of(own)} | found
   return found
-
-
-def shape_of(predictor: Predictor) -> tuple[int, ...]:
-  """The shape of the last layer's tokens, `T D`."""
-  return token_health.shapes_of(predictor)['tokens'].shape[1:]
 
 
 def share_of(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
