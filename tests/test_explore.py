@@ -106,11 +106,7 @@ def test_pages(explored):
     assert Image.open(folder / 'reports' / path).width > 400
   titles = ['Ranking', 'Are the differences real?', 'Where in the picture', 'Curves']
   titles += ['The conclusions of the token-readout study', 'What the learned mixes weigh']
-<<<<<<< HEAD
-  titles += ['What choosing does to the numbers']
-=======
-  titles += ['Are the tokens healthy?']
->>>>>>> bcf9d66ff92b81c3bfcb20c9bd6a298e2845523f
+  titles += ['What choosing does to the numbers', 'Are the tokens healthy?']
   for title in titles:
     assert f'## {title}' in text
   about = json.loads((folder / 'reports/exploration.json').read_text())
