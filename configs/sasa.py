@@ -6,7 +6,8 @@ python -m vit_jax.main --config=configs/sasa.py:R50 --config.data.data_dir=D --w
 
 `digits`: enlarged to 32 x 32; 0.864 of 360 test pictures, seed 0, 300 steps, 8 min beside
 other work (0.7.0).
-`cifar10`: not run.
+`cifar10`: 0.294 of 2,000 after 200 steps of 32, seed 0, 9 min beside other work (0.7.0).
+Compiled for an H100, R26 in batches of 64 takes 18.3 GB (--mode=plan).
 R26, R38, R50: ImageNet. Not run at this scale; what the paper publishes, top-1 with attention's and
 with convolution's stem: 74.8 and 75.8, 76.9 and 77.1, 77.6 and 77.4 %, where convolutions have
 74.5, 76.2, 76.9. Its training is not known to us in detail: these are 130 epochs of Axial-DeepLab's
