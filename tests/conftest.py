@@ -5,8 +5,6 @@ import os
 # XLA aborts the process when a device waits 40 s for the others, as one of eight may on two cores.
 os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8'
-  # Most tests compile a small program and run it a few times: a third less of all their time.
-  ' --xla_backend_optimization_level=0'
   ' --xla_cpu_collective_call_terminate_timeout_seconds=600 ' + os.environ.get('XLA_FLAGS', '')
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'

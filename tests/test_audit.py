@@ -78,7 +78,8 @@ def audited(trained, tmp_path_factory):
   passed = readouts.token_pass(built, folder).run()
   store = {split: layers['tokens'] for split, layers in passed.items()}
   found = readouts.study(built, store, 'tokens')
-  return built, store, found, audit.run(built, readouts.chunk(built), store, found.rates, 'tokens')
+  pairs = np.stack([found.rates, found.decays], 1)
+  return built, store, found, audit.run(built, readouts.chunk(built), store, pairs, 'tokens')
 
 
 def test_the_rules_read_the_same_runs(audited):
