@@ -114,7 +114,7 @@ def replaced_by_hand(predictor, seen, block, mask, values):
     body = model.Transformer.blocks[i].clone(parent=None, name=None)
     own = {'params': params['Transformer'][f'encoderblock_{i}']}
     x, _ = jax.jit(lambda own, x, body=body: body.apply(own, x, False))(own, x)
-  x = model.normalised(params, x)
+  x = model.normalise(params, x)
   return model.apply({'params': params}, x, method='read')
 
 

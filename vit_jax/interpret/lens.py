@@ -136,7 +136,7 @@ def lens(predictor: Predictor, images: Any) -> Callable[..., dict[str, Any]]:
 
 def of_tokens(model: Any, params: Any, tokens: Any) -> Any:
   """Logits `B T K` of the head for each token of a block, `B T D`, taken for the only one."""
-  normed = model.normalised(params, tokens)
+  normed = model.normalise(params, tokens)
   count = normed.shape[1]
 
   def one(token):  # B D

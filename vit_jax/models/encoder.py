@@ -98,14 +98,15 @@ class Encoder(nn.Module):
     table: Any = self.position.apply({'params': own}, jnp.zeros((1, length, width)))
     return table[0]
 
-  def normalised(self, params: dict[str, Any], x: Float[Array, '*B T D']) -> Float[Array, '*B T D']:
+  def normalise(self, params: dict[str, Any], x: Any) -> Float[Array, '*B T D']:
     """Tokens of any block through the norm after the last one.
 
     Args:
       params: of the encoder.
     """
     norm: Any = self.norm.clone(parent=None, name=None)
-    return norm.apply({'params': params['encoder_norm']}, x)
+    own = jax.tree.map(jnp.asarray, params['encoder_norm'])
+    return norm.apply({'params': own}, x)
 
   def resampled(self) -> dict[str, str]:
     """Tables of positions that follow the grid, and how, as `Model.resampled` says."""

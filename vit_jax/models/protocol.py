@@ -214,14 +214,6 @@ class Model(nn.Module):
     del block
     return None
 
-  def normalised(self, params: dict[str, Any], tokens: Any) -> Any:
-    """Tokens of any block `B T D` through what stands between the last block and the readout.
-
-    Raises:
-      ValueError: the family has no such tokens.
-    """
-    raise ValueError(self._refusal('norm after its blocks'))
-
   def sizes(self) -> dict[str, Any]:
     """Sizes by name, for tables and weight files: 'width', 'depth', 'tokens', ..."""
     return {}

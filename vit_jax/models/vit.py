@@ -7,7 +7,6 @@ published `.npz` files, odd numbers included, so official weights need no table 
 from typing import Any
 
 from flax import linen as nn
-import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
@@ -83,11 +82,9 @@ class VisionTransformer(Model):
     """The patch side on what `stem` returns."""
     return self.patch_size
 
-  def normalise(self, params: dict[str, Any], tokens: Any) -> Any:
+  def normalise(self, params: dict[str, Any], tokens: Any) -> Float[Array, '*B T D']:
     """Tokens `B T D` of any block, as the norm after the last one makes them."""
-    norm: Any = self.Transformer.norm
-    own = jax.tree.map(jnp.asarray, params['Transformer']['encoder_norm'])
-    return norm.clone(parent=None, name=None).apply({'params': own}, tokens)
+    return self.Transformer.normalise(params['Transformer'], tokens)
 
   def layer_groups(self) -> tuple[str, ...]:
     """Patterns for the embedding, each block (the last with the norm after it), and the task."""
@@ -107,10 +104,6 @@ class VisionTransformer(Model):
   def replacement(self, block: int) -> str:
     """The name of what replaces tokens before a block, from 0."""
     return f'Transformer/encoderblock_{block}'
-
-  def normalised(self, params: dict[str, Any], tokens: Any) -> Float[Array, '*B T D']:
-    """Tokens of any block `B T D` through the norm after the last one."""
-    return self.Transformer.normalised(params['Transformer'], tokens)
 
   def resampled(self) -> dict[str, str]:
     """The positions, the tokens of the prefix, and the kernel that sees the pixels."""
