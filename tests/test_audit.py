@@ -104,8 +104,9 @@ def test_the_rules_read_the_same_runs(audited):
 def test_test_examples_choose_where_the_rule_says_so(audited):
   """With other test labels the held-out tenth chooses the same; the answers alone change."""
   built, store, found, audit_ = audited
+  pairs = np.stack([found.rates, found.decays], 1)
   turned = dataclasses.replace(store['test'], labels=(store['test'].labels + 1) % 10)
-  again = audit.run(built, readouts.chunk(built), store | {'test': turned}, found.rates, 'tokens')
+  again = audit.run(built, readouts.chunk(built), store | {'test': turned}, pairs, 'tokens')
   for key in ('accuracy', 'epoch', 'rate'):
     np.testing.assert_array_equal(getattr(again, key), getattr(audit_, key))
   assert (again.held_out != audit_.held_out).any()
@@ -118,7 +119,7 @@ def test_where_nothing_is_to_be_learnt_choosing_still_looks_good(audited):
   store = {
     split: features.Tokens(x.values, rng.permutation(x.labels)) for split, x in store.items()
   }
-  some = audit.run(built, readouts.chunk(built), store, np.full(4, 1e-2), 'tokens')
+  some = audit.run(built, readouts.chunk(built), store, np.array(4 * [(1e-2, 0.0)]), 'tokens')
   by_name = {rule.name: rule for rule in audit.judge(built, some)}
   for name in ('epoch_on_test', 'rate_on_test'):
     mean = by_name[name].mean

@@ -503,7 +503,7 @@ LACKING = {
            'knockouts'),
   'sasa': ('patches', 'flattening', 'readouts', 'filters', 'positions', 'tokens', 'lens',
            'knockouts'),
-  'cordonnier': ('positions',),
+  'cordonnier': ('positions', 'tokens', 'lens', 'knockouts'),
   'deit': ('lens',),
 }  # fmt: skip
 WHY = (
@@ -572,7 +572,7 @@ def test_pictures_of_test_images_and_of_files(trained, tmp_path, what):
   Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / 'a.png')
   run(what, trained, f'--out={tmp_path / "out"}', '--count=2')
   run(what, trained, f'--out={tmp_path / "out"}', tmp_path / 'a.png')
-  suffixes = ['.png', '.svg', '.json'] + ['.npz'] * (what in ('attention', 'rollout'))
+  suffixes = ['.png', '.svg', '.json'] + ['.npz'] * (what in ('attention', 'rollout', 'lens'))
   names = {f'{what}_{name}{suffix}' for name in ('test_0', 'test_1', 'a') for suffix in suffixes}
   assert {path.name for path in (tmp_path / 'out').iterdir()} == names
   numbers = json.loads((tmp_path / 'out' / f'{what}_a.json').read_text())

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 import pytest
 
-from vit_jax.data import augment, jpeg, pictures, pipeline, preprocess, resize, sources
+from vit_jax import data as datasets
+from vit_jax.data import augment, jpeg, pictures, preprocess, resize, sources
 
 RGB = preprocess.Preprocess((6, 4), 3, 'nearest', (0.5,), (0.5,))
 
@@ -299,10 +300,9 @@ def test_threads_change_nothing_and_name_what_is_broken():
   small = preprocess.Preprocess((16, 16), 3, 'bilinear', (0.5,), (0.5,))
 
   def batch(threads, source=source):
-    return pipeline.training_batch(
-      source, 3, batch_size=20, seed=1, whole_epochs=False, shape=(16, 16, 3), threads=threads,
-      make=lambda picture, rng: crop(picture, rng, small),
-    )  # fmt: skip
+    splits, names = {'train': source}, tuple(map(str, range(20)))
+    made = datasets.Dataset(splits, names, small, crop, threads=threads)
+    return made.batch_at(3, batch_size=20, seed=1)
 
   one, four = batch(1), batch(4)
   for key in one:
