@@ -98,7 +98,7 @@ def test_pages(explored):
   folder, _ = explored
   page = (folder / 'reports/readouts.html').read_text()
   pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-  assert len(pictures) == 8
+  assert len(pictures) == 9
   assert all(base64.b64decode(picture)[:4] == b'\x89PNG' for picture in pictures)
   assert not re.search(r'(src|href)="(?!data:)', page)  # Nothing from elsewhere.
   text = (folder / 'reports/readouts.md').read_text()
