@@ -192,11 +192,17 @@ def test_all_together_is_each_alone_and_a_plain_loop():
       np.testing.assert_allclose(together.test_loss[-1, 1, r, i], expected, rtol=2e-4)
 
 
-def test_eight_devices_train_the_probes_of_one():
-  """Batches of 30 and a last one of 10, cut over eight: rows that fill up count nowhere."""
+@pytest.mark.parametrize('at_once', [30, 11])
+def test_eight_devices_train_the_probes_of_one(monkeypatch, at_once):
+  """Batches of 30 and a last one of 10, cut over eight: rows that fill up count nowhere.
+
+  Whole, or looked at in three parts of 10; batch norm takes the statistics of the real rows.
+  """
+  monkeypatch.setattr(probes, 'AT_ONCE', 4.0 * 2 * 7 * WIDTH * at_once)
   _, values, labels, signal = noise(70)
   train = features.Tokens((values + 0.3 * signal[:, None])[None].astype(np.float32), labels)
-  names, rows = ('class_token', 'mean', 'weighted_add', 'random_patch'), np.arange(70)
+  names = ('class_token', 'mean', 'weighted_add', 'random_patch', 'mean+batch', 'max+batch_before')
+  rows, part_of = np.arange(70), {30: 30, 11: 10}[at_once]
   chosen = candidates.choose_candidates(names, MODEL, SECTION, (7, WIDTH))
   settings, found = probes.Settings(epochs=3, batch_size=30), []
   for count in (1, 8):
@@ -206,9 +212,9 @@ def test_eight_devices_train_the_probes_of_one():
     )
     batch = next(fitting.batches(some, train, rows, [0, 1]))
     parts = fitting.place(batch, mesh)['tokens'].addressable_shards
-    assert [part.data.shape[1] for part in parts] == [30 if count == 1 else 4] * count
-    assert batch['mask'].sum() == 30
-    found.append(fitting.fit(some, train, rows, train, rows, np.full((4, 2), 1e-2), [0, 1]))
+    assert [part.data.shape[1] for part in parts] == [-(-part_of // count)] * count
+    assert batch['mask'].sum() == part_of
+    found.append(fitting.fit(some, train, rows, train, rows, np.full((6, 2), 1e-2), [0, 1]))
   for key in ('loss', 'test_loss'):
     np.testing.assert_allclose(*(getattr(one, key) for one in found), rtol=2e-4, err_msg=key)
   assert (found[0].predictions == found[1].predictions).mean() > 0.97  # Sums round otherwise.
