@@ -175,12 +175,12 @@ def test_attention_pool_reads_patches_only():
 
 
 # Of the published ones test_probes.py knows the formulas, in float32; their other dtype is slow.
-PUBLISHED = [name for name in readout.READOUTS if readout.class_of(name).published]
+PUBLISHED_READOUTS = [name for name in readout.READOUTS if readout.class_of(name).published]
 TRAINED = [
-  *((name, dtype) for name in readout.READOUTS if name not in PUBLISHED
+  *((name, dtype) for name in readout.READOUTS if name not in PUBLISHED_READOUTS
     for dtype in ('float32', 'bfloat16')),
   ('ep+all+after', 'float32'), ('weighted_add+before', 'float32'), ('class_of_4', 'float32'),
-  *(pytest.param(name, 'bfloat16', marks=pytest.mark.slow) for name in PUBLISHED),
+  *(pytest.param(name, 'bfloat16', marks=pytest.mark.slow) for name in PUBLISHED_READOUTS),
 ]  # fmt: skip
 
 
