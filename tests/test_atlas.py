@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_said(page, tmp_path):
   predictor, seen, _ = page
   with pytest.raises(ValueError, match=r'2 images.* MB at least.*--megabytes='):
     atlas.atlas(predictor, seen, ['a', 'b'], 0.01)
-  folder = write(tmp_path / 'bit', 'bit', image_size=(32, 64), variant='R26x1')
+  folder = write(tmp_path / 'bit', 'bit', image_size=(32, 64), variant='R8x1')
   Image.fromarray(seen[0]).save(tmp_path / 'a.png')
   with pytest.raises(SystemExit, match='a bit has no blocks of tokens on one grid'):
     command.main(['atlas', str(folder), str(tmp_path / 'a.png'), f'--out={tmp_path / "out"}'])

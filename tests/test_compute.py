@@ -36,9 +36,9 @@ def forward(model):
 SMALL = {
   'vit': [('mu/16', 48), ('Ti/16', 64)],
   'deit': [('Ti/16', 32), ('Ti/16-distilled', 48)],
-  'hybrid': [('R+Ti/16', 64), ('R26+S/32', 64), ('R50+B/16', 96)],
+  'hybrid': [('R5+digits/4', 20), ('R+Ti/16', 64), ('R26+S/32', 64), ('R50+B/16', 96)],
   'axial': [('digits/4', 32), ('cifar/4', 48)],
-  'bit': [('R50x1', 64), ('R50x1', 97)],
+  'bit': [('R50x1', 64), ('R50x1', 97), ('R8x1', 41)],
   'axial_resnet': [('R26x1', 64)],
   'swin': [('digits/2', 28), ('digits/1', 16)],
   'sasa': [('digits', 48), ('R26', 160)],

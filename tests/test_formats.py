@@ -106,7 +106,14 @@ def test_big_vision(official, tmp_path, prefix, scanned):
 
 
 @pytest.mark.parametrize(
-  ('name', 'variant'), [('hybrid', 'R+Ti/16'), ('hybrid', 'R26+S/32'), ('bit', 'R50x1')]
+  ('name', 'variant'),
+  [
+    ('hybrid', 'R+Ti/16'),
+    ('hybrid', 'R5+digits/4'),
+    ('hybrid', 'R26+S/32'),
+    ('bit', 'R50x1'),
+    ('bit', 'R8x1'),
+  ],
 )
 def test_resnets(tmp_path, name, variant):
   """Group norms as (1, 1, 1, C), TensorFlow's numbers in BiT's names."""

@@ -65,8 +65,8 @@ SETTINGS = {
   ('objective.name', 'masked_patches'): MASKED,
   ('evaluators', 'fewshot'): {'best': 'max:validation/fewshot_5'},
   ('evaluators', 'linear'): {'evaluation.linear.strengths': (0.01, 0.1)},
-  ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R+Ti/16'},
-  ('model.name', 'bit'): RESNET | {'model.variant': 'R50x1'},
+  ('model.name', 'hybrid'): PICTURES | {'model.variant': 'R5+digits/4'},
+  ('model.name', 'bit'): RESNET | {'model.variant': 'R8x1'},
   ('model.name', 'igpt'): PIXELS,
   ('objective.name', 'autoregressive'): PIXELS | {'evaluators': ('pixels',)},
   ('objective.name', 'masked_pixels'): PIXELS | {
@@ -83,7 +83,7 @@ SETTINGS = {
     'model.kernel': 3,
   },
   ('model.name', 'cordonnier'): {'model.readout': None, 'model.variant': 'digits/2'},
-  ('model.name', 'axial_resnet'): RESNET | {'model.variant': 'R26x1'},
+  ('model.name', 'axial_resnet'): RESNET | {'model.variant': 'R8x1'},
   ('data.name', 'tfds'): {
     'data.dataset': 'cifar10', 'data.test_split': 'test[:50]', 'data.train_split': 'train[:100]',
     'data.channels': 3,

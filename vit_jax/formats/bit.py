@@ -14,7 +14,7 @@ OURS = re.compile(
   r'|block\d/unit\d\d/[abc]/(group_norm/(gamma|beta)|standardized_conv2d/kernel'
   r'|proj/standardized_conv2d/kernel)'
 )
-DEPTHS = {8: 26, 16: 50, 33: 101, 50: 152, 66: 200}  # by number of units
+DEPTHS = (5, 8, 14, 26, 50, 101, 152, 200)  # layers: three a unit, the root and the head
 
 
 def recognise(arrays: Arrays) -> bool:
@@ -62,12 +62,13 @@ def sizes(ours: Arrays) -> dict[str, Any]:
   """
   stages = weights.depth_of(ours, r'block(\d)/') - 1
   units = [weights.depth_of(ours, rf'block{i}/unit(\d\d)/') - 1 for i in range(1, stages + 1)]
-  if sum(units) not in DEPTHS or ROOT not in ours:
+  depth = 3 * sum(units) + 2
+  if depth not in DEPTHS or ROOT not in ours:
     raise ValueError(f'a ResNet of {units} units in its stages, which is no BiT')
   channels, features = ours[ROOT].shape[2:]
   head = ours.get('head/conv2d/kernel')
   return {
-    'variant': f'R{DEPTHS[sum(units)]}x{features // 64}',
+    'variant': f'R{depth}x{features // 64}',
     'image_size': (224, 224),
     'channels': channels,
     'num_classes': head.shape[-1] if head else 0,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vit_jax.models import arithmetic, bit, resnet
 from vit_jax.models.attention import from_offsets
 
-VARIANTS = ['R26x1', 'R50x1']
+VARIANTS = ['R8x1', 'R26x1', 'R50x1']
 OFFICIAL = bit.OFFICIAL
 
 

@@ -15,11 +15,10 @@ from vit_jax.models.layers import DTYPES
 from vit_jax.models.protocol import Model
 from vit_jax.runtime.choices import check_choice
 
-VARIANTS = ['R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x2', 'R152x4', 'R200x3']
+VARIANTS = ['R8x1', 'R26x1', 'R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x2', 'R152x4', 'R200x3']
 OFFICIAL = dict(variant='R50x1', standardise='bit', group_norm_epsilon=1e-5, pool_padding='zero')
 POOL_PADDING = {'zero': 0.0, 'infinite': -jnp.inf}
 HEADS = {'zero': nn.initializers.zeros, 'random': nn.initializers.lecun_normal()}
-STAGES = 4
 REMAT = ('none', 'blocks')  # What the backward pass computes again: nothing, or units.
 
 
@@ -144,6 +143,11 @@ class BigTransfer(Model):
   dtype: str
 
   @property
+  def units(self) -> tuple[int, ...]:
+    """The number of units in each stage."""
+    return resnet.UNITS[self.depth]
+
+  @property
   def middle(self) -> Any:
     """The arithmetic of a unit's middle, as `arithmetic.of_resnet` takes it; None: 3 x 3."""
     return None
@@ -156,18 +160,19 @@ class BigTransfer(Model):
   @property
   def width(self) -> int:
     """The number of features that the head reads."""
-    return 4 * 64 * 2 ** (STAGES - 1) * self.width_factor
+    return 4 * 64 * 2 ** (len(self.units) - 1) * self.width_factor
 
   @property
   def grid(self) -> tuple[int, int]:
-    """The (height, width) of the last map: five halvings, each rounded up."""
-    return -(-self.image_size[0] // 32), -(-self.image_size[1] // 32)
+    """The (height, width) of the last map: every halving, two in the root, rounded up."""
+    side = 2 ** (len(self.units) + 1)
+    return -(-self.image_size[0] // side), -(-self.image_size[1] // side)
 
   def layer_groups(self) -> tuple[str, ...]:
     """The root, each unit of each stage (the last one with the norm after it), and the head."""
     units = [
       f'block{stage}/unit{unit:02}/.*'
-      for stage, count in enumerate(resnet.UNITS[self.depth], 1)
+      for stage, count in enumerate(self.units, 1)
       for unit in range(1, count + 1)
     ]
     return '.*', *units[:-1], f'{units[-1]}|group_norm/.*', 'head/.*'
@@ -182,8 +187,8 @@ class BigTransfer(Model):
 
   def multiply_adds(self) -> dict[str, int]:
     """Multiply-adds of a forward pass of one image: the root, each stage, the head."""
-    width, units = 64 * self.width_factor, resnet.UNITS[self.depth]
-    found = arithmetic.of_resnet(self.image_size, self.channels, width, units, self.middle)
+    width = 64 * self.width_factor
+    found = arithmetic.of_resnet(self.image_size, self.channels, width, self.units, self.middle)
     return found | {'head': arithmetic.of_head((self.width,), 0, self.num_classes)}
 
   def summary(self) -> str:
@@ -203,7 +208,7 @@ class BigTransfer(Model):
     outputs = {'root': x}
     width = 64 * self.width_factor
     settings = (self.standardise, self.group_norm_epsilon, self.dtype)
-    for i, count in enumerate(resnet.UNITS[self.depth]):
+    for i, count in enumerate(self.units):
       stride = 2 if i else 1
       again = self.remat == 'blocks'
       make = Stage(count, width * 2**i, stride, settings, again, self.unit, name=f'block{i + 1}')

@@ -13,8 +13,9 @@ from vit_jax.runtime.choices import check_choice
 
 # Units of each stage and the patch side on the feature map. '/16' moves the last stage's units
 # into the third one (paper, section 4.1); 'R+' is the root alone, in steps of 32
-# pixels in spite of its name (the official configs).
+# pixels in spite of its name (the official configs). R5 is ours, for small pictures.
 HYBRIDS = {
+  'R5+digits/4': (resnet.UNITS[5], 1),
   'R+Ti/16': ((), 8),
   'R26+S/32': (resnet.UNITS[26], 1),
   'R50+B/16': ((3, 4, 9), 1),

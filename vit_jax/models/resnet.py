@@ -15,7 +15,11 @@ STANDARDISE = {
   'bit': lambda mean, std, w: (w - mean) / jnp.sqrt(std**2 + 1e-10),  # big_transfer, big_vision
   'timm': lambda mean, std, w: (w - mean) / jnp.sqrt(std**2 + 1e-8),
 }
+# Units of each stage by depth in layers, three a unit and two more; up to 14 they are ours, small.
 UNITS = {
+  5: (1,),
+  8: (1, 1),
+  14: (1, 1, 1, 1),
   26: (2, 2, 2, 2),
   50: (3, 4, 6, 3),
   101: (3, 4, 23, 3),
