@@ -413,6 +413,7 @@ PARTS = {
       mistakes=24,  # pictures in the report: the most confident mistakes
       top=(5,),  # the report says how often the label is among so many classes
       bins=15,  # of confidence, for the calibration error and its diagram
+      calibration=False,  # whether that error stands among the numbers of every evaluation
     ),
     'multi_label': dict(),  # of data with any number of labels a picture: mean average precision
     'similarity': dict(),  # of the first two tokens before the patches, by block

@@ -146,7 +146,8 @@ def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:
   module, arguments = recipe.open_recipe(address)
   if not hasattr(module, 'sweep'):
     raise ValueError(f'config.run=sweep: {address} defines no sweep()')
-  runs = sweep.plan(config, module.sweep(*arguments), workdir)
+  tuned = getattr(module, 'TUNED', ())
+  runs = sweep.plan(config, module.sweep(*arguments), workdir, tuned)
   if FLAGS.mode == 'list':
     print('\n'.join(sweep.commands(runs, address, rest[1:])))
   else:

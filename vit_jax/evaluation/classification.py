@@ -27,6 +27,7 @@ class Result:
     prediction: the likeliest class; `probability` is its own.
     rank: how many classes are likelier than the label's.
     heads: of a model with several: whether each alone is right.
+    bins: of confidence, where a curve shows the calibration error; 0: it does not.
   """
 
   label: np.ndarray
@@ -36,10 +37,13 @@ class Result:
   rank: np.ndarray
   num_classes: int
   heads: dict[str, np.ndarray]
+  bins: int = 0
 
   def scores(self) -> dict[str, float]:
     """The numbers that a curve shows."""
     apart = {f'accuracy_{name}': float(right.mean()) for name, right in self.heads.items()}
+    if self.bins:
+      apart['calibration_error'] = self.calibration(self.bins).error
     return {'loss': float(self.loss.mean()), 'accuracy': float(self.correct.mean())} | apart
 
   @property
@@ -91,12 +95,15 @@ class Classification(WholeSplit):
     mistakes: how many are shown in the report.
     top: numbers of classes: how often the label is among so many.
     bins: of confidence, for calibration.
+    calibration: whether its error is among the numbers of every evaluation.
 
   Raises:
     ValueError: the data have several labels a picture, or other classes than the head.
   """
 
-  def __init__(self, subject: Subject, *, mistakes: int, top: tuple[int, ...], bins: int):
+  def __init__(
+    self, subject: Subject, *, mistakes: int, top: tuple[int, ...], bins: int, calibration: bool
+  ):
     if subject.data.multi_label:
       raise ValueError(
         'config.evaluators: classification needs one label a picture, and these data have several; '
@@ -106,7 +113,7 @@ class Classification(WholeSplit):
       raise ValueError(f'config.evaluation.classification: {bins=} and {top=} must be at least 1')
     subject.check_classes('classification')
     self._num_classes, self._mistakes = len(subject.data.class_names), mistakes
-    self._top, self._bins = top, bins
+    self._top, self._bins, self._curve = top, bins, bins if calibration else 0
     forward, model, predictions = subject.forward, subject.model, subject.passport.predictions
 
     def rows(params, batch):
@@ -125,6 +132,7 @@ class Classification(WholeSplit):
       }
 
     keys = ('loss', 'accuracy', *(f'accuracy_{name}' for name in model.heads))
+    keys += ('calibration_error',) * calibration
     super().__init__(rows, keys, subject)
 
   def evaluate(self, params: Any, split: str) -> Result:
@@ -135,7 +143,7 @@ class Classification(WholeSplit):
     """
     columns = self.collect(params, split)
     heads = {k.removeprefix(HEAD): columns.pop(k) for k in [*columns] if k.startswith(HEAD)}
-    return Result(**columns, num_classes=self._num_classes, heads=heads)
+    return Result(**columns, num_classes=self._num_classes, heads=heads, bins=self._curve)
 
   def report(self, params: Any, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
     """Evaluates the test split; process 0 writes JSON, confusion and mistakes, as pictures."""

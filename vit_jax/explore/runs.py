@@ -2,7 +2,8 @@
 
 Where settings are many, `'label': 'with a teacher'` names them, in the table and the folders; and
 `'objective.teacher': 'run:LABEL'` is the folder of an earlier run of that label (and that seed), as
-`'init_from': 'run:LABEL'` is. A run that others name need not tell classes: it is not compared.
+`'init_from': 'run:LABEL'` is; a run that others name need not tell classes: it is not compared.
+`'total_steps'` may be a budget (`budget.py`).
 """
 
 import collections
@@ -15,6 +16,7 @@ from typing import Any
 
 from vit_jax import defaults, metrics
 from vit_jax.defaults import Config
+from vit_jax.explore import budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,25 +63,35 @@ def is_judged(row: dict[str, Any]) -> bool:
   return any(key.startswith('test/') for key in row)
 
 
-def plan(config: Config, choices: list[dict[str, Any]], workdir: pathlib.Path) -> list[Run]:
+def plan(
+  config: Config,
+  choices: list[dict[str, Any]],
+  workdir: pathlib.Path,
+  tuned: tuple[str, ...] = (),
+) -> list[Run]:
   """The runs of a sweep.
+
+  Args:
+    tuned: keys that validation chooses, which a label does not stand for.
 
   Raises:
     ValueError: none, two of the same, or a key or value that does not exist.
   """
   if not choices:
     raise ValueError('sweep() of the recipe names no run')
-  names = [name_of(overrides, choices) for overrides in choices]
+  kept = ('label', *tuned, 'seed')
+  names = [name_of(overrides, choices, kept) for overrides in choices]
   twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
   if twice:
     raise ValueError(f'sweep() of the recipe names some runs twice: {", ".join(twice[:5])}')
   runs: list[Run] = []
+  models = budget.Models(workdir / 'reports' / 'models.json')
   sources = {value for choice in choices for value in choice.values() if is_run(value)}
   for name, choice in zip(names, choices, strict=True):
-    shown = {key: choice[key] for key in ('label', 'seed') if key in choice}
+    shown = {key: choice[key] for key in kept if key in choice}
     overrides = {key: resolve(value, runs, choice) for key, value in choice.items()
                  if key != 'label'}  # fmt: skip
-    made = child(config, overrides)
+    made = child(config, overrides, models)
     if f'run:{choice.get("label")}' not in sources:
       check_compared(made)
     runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
@@ -108,10 +120,14 @@ def is_run(value: Any) -> bool:
   return isinstance(value, str) and value.startswith('run:')
 
 
-def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]]) -> str:
-  """A folder's name, of the last words of the keys where those tell them apart."""
+def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]], kept: tuple[str, ...]) -> str:
+  """A folder's name, of the last words of the keys where those tell them apart.
+
+  Args:
+    kept: the keys that name a run beside its label, where it has one.
+  """
   if 'label' in overrides:
-    overrides = {key: overrides[key] for key in ('label', 'seed') if key in overrides}
+    overrides = {key: overrides[key] for key in kept if key in overrides}
   keys = {key for other in choices for key in other}
   last = [key.rpartition('.')[2] for key in keys]
   short = {key: key.rpartition('.')[2] for key in keys if last.count(key.rpartition('.')[2]) == 1}
@@ -122,8 +138,8 @@ def name_of(overrides: dict[str, Any], choices: list[dict[str, Any]]) -> str:
   return re.sub(r'[^\w.,=+-]', '_', text)
 
 
-def child(config: Config, overrides: dict[str, Any]) -> Config:
-  """The config of one run."""
+def child(config: Config, overrides: dict[str, Any], models: budget.Models) -> Config:
+  """The config of one run; a budget in `overrides` becomes the number of its steps there too."""
   made = copy.deepcopy(config)
   made.run = 'train'
   parts = {k.removesuffix('.name'): v for k, v in overrides.items() if k.endswith('.name')}
@@ -131,7 +147,13 @@ def child(config: Config, overrides: dict[str, Any]) -> Config:
   made = defaults.complete(made, parts)
   for key in overrides:
     defaults.check_key(made, key)
-  made.update_from_flattened_dict(overrides)
+  made.update_from_flattened_dict(
+    {key: value for key, value in overrides.items() if key != 'total_steps'}
+  )
+  if 'total_steps' in overrides:
+    wanted = overrides['total_steps']
+    steps = models.steps(made, wanted) if budget.is_budget(wanted) else wanted
+    overrides['total_steps'] = made.total_steps = steps
   if not made.eval_every:
     raise ValueError('config.eval_every=0: a sweep compares evaluations, so it needs one')
   return made

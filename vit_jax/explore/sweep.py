@@ -8,7 +8,7 @@ W/runs/<overrides>/   a run each
 W/reports/sweep.json  a record for each run; sweep.csv, sweep.md, sweep.png: settings, over seeds
 
 What else a recipe may say: `TUNED`, keys that validation chooses; `PICTURES` and `line`, pictures
-of one number against another (`against.py`).
+of one number against another (`against.py`); `COUNTED = True`, a table of the models.
 """
 
 import csv
@@ -23,7 +23,7 @@ import numpy as np
 
 from vit_jax import checkpoint, train
 from vit_jax.evaluation import statistics
-from vit_jax.explore import against, page, pictures, series
+from vit_jax.explore import against, budget, page, pictures, series, told
 from vit_jax.explore.runs import Run, commands, plan
 from vit_jax.runtime import atomic, distributed
 from vit_jax.runtime.progress import clock
@@ -104,10 +104,39 @@ def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
   over = [pair for pair in wanted if against.is_over_checkpoints(pair)]
   ends = [pair for pair in wanted if pair not in over]
   line = getattr(recipe, 'line', None) or against.line_of(wanted)
+  counted = models(runs, folder) if getattr(recipe, 'COUNTED', False) else []
+  blocks += compared(best, drawn, keys, counted)
   blocks += against.blocks(best, ends, line, folder) + against.blocks(records, over, line, folder)
   blocks += series.blocks(records, keys, folder)
   atomic.write_text(folder / 'sweep.md', page.markdown(blocks, folder))
   logging.info('table of %d runs in %s', len(runs), folder / 'sweep.md')
+
+
+def models(runs: list[Run], folder: pathlib.Path) -> list[budget.Record]:
+  """A record of each model that some run trains, as this machine has it."""
+  known = budget.Models(folder / 'models.json')
+  distinct = {budget.signature(run.config): run.config for run in runs}
+  return [known.record(config, timed=True) for config in distinct.values()]
+
+
+def compared(
+  best: list[dict[str, Any]],
+  chosen: list[dict[str, Any]],
+  keys: list[str],
+  counted: list[budget.Record],
+) -> list[page.Block]:
+  """What the chosen settings tell, and the models that they train."""
+  scores = [
+    np.array([row['test/accuracy'] for row in best
+              if is_among(row, [setting], keys) and 'test/accuracy' in row])
+    for setting in chosen
+  ]  # fmt: skip
+  examples = counted[0]['test_examples'] if counted else None
+  made = told.blocks([setting['setting'] for setting in chosen], scores, examples)
+  if counted:
+    made += [page.Heading('Models, one image or one batch on this machine', 2)]
+    made += [budget.table(counted)]
+  return made
 
 
 SPLITS = ('test', 'validation')

@@ -1,0 +1,104 @@
+r"""Every family beside every other, small: `configs/compare_families.py[:BUDGET[,DATA]]`.
+
+python -m vit_jax.main --config=configs/compare_families.py:parameters --workdir=W
+python -m vit_jax.main --config=configs/compare_families.py:compute --workdir=W
+python -m vit_jax.main --config=configs/compare_families.py:time --workdir=W
+
+ViT, DeiT (its recipe's mixing instead of a teacher), Swin, SASA, Cordonnier, Axial-ViT, a hybrid,
+BiT and iGPT, of 300,000 to 360,000 parameters. `parameters` gives each as many steps, `compute` as
+many floating point operations, `time` as many seconds of this machine, as it measures them. Three
+learning rates for each family, of which validation chooses; three seeds. The digits are enlarged to
+32 x 32, where a patch has 8 x 8 pixels; iGPT, whose tokens are pixels, sees them at 8 x 8. With
+`compute,cifar10` and so on 5,000 pictures of CIFAR-10 at 32 x 32 in patches of 4 x 4, iGPT's at
+8 x 8: --config.data.data_dir=D.
+
+The page has accuracy with intervals over seeds, what can and what cannot be told, few-shot
+accuracy, calibration error, and of each model size, arithmetic, memory and speed; pictures of
+accuracy against compute and against speed.
+
+Not run.
+"""
+
+from vit_jax import defaults
+
+RATES = (5e-4, 1.5e-3, 4e-3)
+SEEDS = 3
+TUNED = ('optimizer.learning_rate',)
+PICTURES = (('compute', 'test/accuracy'), ('speed', 'test/accuracy'))
+COUNTED = True
+BUDGETS = {
+  'digits': {'parameters': 150, 'compute': 'flops:8e11', 'time': 'seconds:10'},
+  'cifar10': {'parameters': 1000, 'compute': 'flops:8e12', 'time': 'seconds:100'},
+}
+MIXING = {'objective.mixup': 0.8, 'objective.cutmix': 1.0, 'objective.label_smoothing': 0.1}
+
+
+def families(data):
+  """Settings of each family's model, with patches for pictures of 32 x 32."""
+  patch = {'digits': 8, 'cifar10': 4}[data]
+  wide = {'model.width': 96, 'model.mlp_dim': 256}
+  return {
+    'ViT': {'model.name': 'vit', 'model.variant': f'digits/{patch}'} | wide,
+    'DeiT': {'model.name': 'deit', 'model.variant': f'digits/{patch}'} | wide | MIXING,
+    'Swin': {'model.name': 'swin', 'model.variant': f'cifar/{patch // 2}', 'model.window': 4},
+    'SASA': {'model.name': 'sasa', 'model.variant': 'digits', 'model.kernel': 5},
+    'Cordonnier': {
+      'model.name': 'cordonnier', 'model.variant': f'digits/{patch}', 'model.depth': 6,
+    },
+    'Axial-ViT': {'model.name': 'axial', 'model.variant': f'digits/{patch}', 'model.depth': 5},
+    'hybrid': {'model.name': 'hybrid', 'model.variant': 'R5+digits/4', 'model.depth': 6},
+    'BiT': {'model.name': 'bit', 'model.variant': 'R5x2', 'model.head': 'random'},
+    'iGPT': {
+      'model.name': 'igpt', 'model.variant': 'digits', 'model.clusters': 16, 'model.depth': 6,
+      'data.image_size': (8, 8),
+    },
+  }  # fmt: skip
+
+
+def check(budget, data):
+  """Raises a ValueError for words that name no comparison."""
+  if data not in BUDGETS or budget not in BUDGETS[data]:
+    raise ValueError(
+      f'configs/compare_families.py:{budget},{data}: choose parameters, compute or time, and '
+      'digits or cifar10'
+    )
+
+
+def get_config(budget='parameters', data='digits'):
+  check(budget, data)
+  config = defaults.get_config()
+  config.run = 'sweep'
+  config.data.image_size = (32, 32)
+  if data == 'cifar10':
+    config.data = dict(name='tfds', dataset='cifar10', image_size=(32, 32), train_examples=5000,
+                       crop='padded')  # fmt: skip
+  config.data.validation_fraction = 0.2
+  config.optimizer = dict(name='adamw', learning_rate=1e-3, warmup_steps=20, weight_decay=0.1)
+  config.batch_size = 64
+  config.log_every = 10
+  config.eval_every = config.checkpoint_every = 10**6  # At the end alone, wherever that is.
+  config.evaluators = ('classification', 'fewshot')
+  config.evaluation = dict(
+    classification=dict(calibration=True), fewshot=dict(shots=(5,)),
+  )  # fmt: skip
+  return config
+
+
+def sweep(budget='parameters', data='digits'):
+  """Every family and learning rate with each seed."""
+  check(budget, data)
+  return [
+    {'label': name, 'optimizer.learning_rate': rate} | settings
+    | {'total_steps': BUDGETS[data][budget], 'seed': seed}
+    for name, settings in families(data).items()
+    for rate in RATES
+    for seed in range(SEEDS)
+  ]  # fmt: skip
+
+
+def line(overrides):
+  """The family of a run."""
+  return next(
+    name for name, settings in families('digits').items()
+    if settings['model.name'] == overrides['model.name']
+  )  # fmt: skip
