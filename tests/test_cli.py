@@ -61,6 +61,10 @@ def test_train_writes_the_workdir_and_says_what_it_does(finished):
   assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
   assert {'train/loss', 'test/accuracy'} <= set(rows[-1])
   assert done.stderr.count('\n') < 250
+  (told,) = json.loads((workdir / 'commands.json').read_text())
+  assert told['command'].startswith('python -m vit_jax.main --config=')
+  assert told['version'] == vit_jax.__version__ and told['device'].endswith(' x cpu')
+  assert 0 < told['seconds'] < 300 and {'jax', 'flax'} <= {*told['packages']}
 
 
 def test_starting_a_finished_run_is_a_no_op(quick, finished):

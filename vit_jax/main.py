@@ -13,13 +13,14 @@ import math
 import pathlib
 import signal
 import sys
+import time
 import traceback
 
 from absl import flags, logging
 
 from vit_jax import defaults, recipe
 from vit_jax.defaults import Config
-from vit_jax.runtime import distributed, memory, messages
+from vit_jax.runtime import distributed, memory, messages, provenance
 from vit_jax.runtime.choices import check_choice
 
 FLAGS = flags.FLAGS
@@ -73,7 +74,10 @@ def run(argv: list[str], words: list[str]) -> None:
   check_mode(config)
   if FLAGS.target is None:  # Else nothing runs here.
     start(config)
+  begun = time.monotonic()
   {'train': run_one, 'explore': run_explore, 'sweep': run_sweep}[config.run](config, workdir, words)
+  if FLAGS.mode == 'train' and distributed.is_first():
+    provenance.note(workdir, words, time.monotonic() - begun)
 
 
 def check_mode(config: Config) -> None:

@@ -1,0 +1,158 @@
+"""Results as files and the README's table of them; budgets of sweeps; what a sweep can tell."""
+
+import csv
+import json
+import shlex
+
+from conftest import ROOT, small_config
+import numpy as np
+import pytest
+
+from vit_jax import defaults
+from vit_jax.explore import budget, results, runs, told
+from vit_jax.runtime import provenance
+
+COMMAND = 'python -m vit_jax.main --config=configs/a.py:b --config.seed=1'
+
+
+def finished(folder, accuracy=0.875, total=6):
+  """The files of a finished run, as far as its result needs them."""
+  folder.mkdir(parents=True)
+  config = {'total_steps': total, 'data': {'name': 'folder', 'path': '/home/someone/pictures'}}
+  (folder / 'config.json').write_text(json.dumps(config))
+  rows = [
+    {'step': 3, 'test/accuracy': 0.5},
+    {'step': 6, 'test/accuracy': accuracy, 'train/loss': 1},
+  ]
+  (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  words = ['main.py', *shlex.split(COMMAND)[3:], '--workdir', '/home/someone/w',
+           '--config.data.path=/home/someone/pictures']  # fmt: skip
+  provenance.note(folder, words, 30.0)
+  provenance.note(folder, words, 12.0)
+  return folder
+
+
+def test_a_run_becomes_a_file_and_a_line_of_the_readme(tmp_path, capsys):
+  finished(tmp_path / 'w')
+  folder = str(tmp_path / 'results')
+  results.main([str(tmp_path / 'w'), '--name=b', f'--folder={folder}'])
+  found = json.loads((tmp_path / 'results/b.json').read_text())
+  assert found['command'] == COMMAND and found['seconds'] == 42
+  assert found['metrics'] == {'test/accuracy': 0.875}
+  assert 'someone' not in (tmp_path / 'results/b.json').read_text()
+  page = tmp_path / 'README.md'
+  page.write_text(f'above\n{results.BEGIN}\nold\n{results.END}\nbelow\n')
+  for _ in range(2):  # The second time nothing changes.
+    results.main([f'--folder={folder}', f'--readme={page}'])
+    text = page.read_text()
+    assert '| `--config=configs/a.py:b --config.seed=1` | 87.5 % | 42 s, ' in text
+    assert text.startswith('above\n') and text.endswith('\nbelow\n') and 'old' not in text
+
+
+def test_a_sweep_tells_what_was_chosen(tmp_path):
+  finished(tmp_path / 'w')
+  (tmp_path / 'w/reports').mkdir()
+  (tmp_path / 'w/runs/one').mkdir(parents=True)
+  rows = [
+    {'setting': 'x', 'chosen': True, 'accuracy': 0.9, 'low': 0.88, 'high': 0.92, 'runs': 3},
+    {'setting': 'y', 'chosen': False, 'accuracy': 0.95, 'low': 0.9, 'high': 1.0, 'runs': 3},
+  ]
+  with (tmp_path / 'w/reports/sweep.csv').open('w', newline='') as file:
+    writer = csv.DictWriter(file, [*rows[0]])
+    writer.writeheader()
+    writer.writerows(rows)
+  found = results.gather(tmp_path / 'w')
+  assert [row['setting'] for row in found['settings']] == ['x'] and found['runs'] == 1
+  assert results.accuracy(found) == 'x 90.0 % (88.0 to 92.0), 3 runs'
+
+
+def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):
+  finished(tmp_path / 'short', total=7)
+  (tmp_path / 'empty').mkdir()
+  cases = [
+    ([f'{tmp_path}/short', '--name=a'], 'is not finished'),
+    ([f'{tmp_path}/empty', '--name=a'], 'has no commands.json'),
+    ([f'{tmp_path}/short'], 'belong together'),
+    ([f'--folder={tmp_path}/none'], 'no result in'),
+  ]
+  for words, expected in cases:
+    with pytest.raises(SystemExit, match=expected):
+      results.main(words)
+  with pytest.raises(ValueError, match='no lines <!-- results'):
+    results.fill('a page', '')
+
+
+def test_the_readme_and_the_recipes_say_what_the_files_say():
+  page = (ROOT / 'README.md').read_text()
+  assert results.fill(page, results.table(ROOT / results.FOLDER)) == page
+  for path in (ROOT / results.FOLDER).glob('*.json'):
+    found = json.loads(path.read_text())
+    word = next(w for w in shlex.split(found['command']) if w.startswith('--config='))
+    recipe = ROOT / word.removeprefix('--config=').partition(':')[0]
+    text = recipe.read_text().partition('\nfrom ')[0]
+    said = {f'{100 * row["accuracy"]:.1f}' for row in found.get('settings', [])}
+    said |= {f'{100 * found["metrics"]["test/accuracy"]:.1f}'} if 'metrics' in found else set()
+    assert said and all(number in text for number in said), (path.name, said)
+
+
+def test_a_budget_becomes_steps(tmp_path):
+  config = defaults.complete(small_config(run='sweep'), {})
+  choices = [{'model.depth': depth, 'total_steps': 'flops:1e10'} for depth in (1, 2)]
+  planned = runs.plan(config, choices, tmp_path)
+  # Multiply-adds of the blocks, the embedding and the head of mu/4 on 8 x 8 pixels, by hand.
+  for run in planned:
+    depth = run.overrides['model.depth']
+    products = depth * (4 * 32 * 32 * 5 + 2 * 5 * 5 * 32 + 2 * 32 * 128 * 5) + 4 * 16 * 32 + 320
+    assert run.config.total_steps == round(1e10 / (3 * 2 * products * 16))
+    assert run.config.total_steps == run.overrides['total_steps']
+  assert [run.name for run in planned] == ['depth=1,total_steps=flops_1e10',
+                                           'depth=2,total_steps=flops_1e10']  # fmt: skip
+
+
+def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
+  config = defaults.complete(small_config(run='sweep'), {})
+  (first,) = runs.plan(config, [{'total_steps': 'seconds:1'}], tmp_path)
+  models = json.loads((tmp_path / 'reports/models.json').read_text())
+  (record,) = models.values()
+  assert first.config.total_steps == round(record['images_per_second']['train_step'] / 16)
+  monkeypatch.setattr(budget.counted, 'record', None)  # It is not asked again.
+  (again,) = runs.plan(config, [{'total_steps': 'seconds:1'}], tmp_path)
+  assert again.config.total_steps == first.config.total_steps
+
+
+@pytest.mark.parametrize(
+  ('words', 'expected'),
+  [('joules:3', 'kind of budget'), ('flops:much', 'no number'), ('flops:3', 'no step')],
+)
+def test_an_impossible_budget_says_so(tmp_path, words, expected):
+  config = defaults.complete(small_config(run='sweep'), {})
+  with pytest.raises(ValueError, match=expected):
+    runs.plan(config, [{'total_steps': words}], tmp_path)
+
+
+def test_what_is_tuned_stands_beside_a_label(tmp_path):
+  config = defaults.complete(small_config(run='sweep'), {})
+  choices = [
+    {'label': 'a', 'model.depth': 2, 'optimizer.learning_rate': rate, 'seed': 0}
+    for rate in (0.1, 0.2)
+  ]
+  planned = runs.plan(config, choices, tmp_path, ('optimizer.learning_rate',))
+  assert [run.name for run in planned] == [f'a,learning_rate={x},seed=0' for x in (0.1, 0.2)]
+  assert planned[0].shown == {'label': 'a', 'optimizer.learning_rate': 0.1, 'seed': 0}
+
+
+def test_pairs_are_told_apart_beyond_their_seeds():
+  """Against a simulation: without a difference any pair is told in about one sweep of twenty."""
+  rng = np.random.default_rng(0)
+  draws = ([*rng.normal(0.9, 0.01, (5, 3))] for _ in range(400))
+  false = [told.told_apart(scores).any() for scores in draws]
+  assert 0.025 < np.mean(false) < 0.085
+  scores = [np.array([0.90, 0.91, 0.92]), np.array([0.91, 0.92, 0.93]), np.array([0.5, 0.51, 0.52])]
+  assert told.told_apart(scores).tolist() == [[False, False, True]] * 2 + [[True, True, False]]
+  _, text, table, rest = told.blocks(['a', 'b', 'c'], scores, 400)
+  assert 'Of 3 pairs 2 are told apart' in text.text
+  assert table.rows[0] == ['b', '92.0%', 'c', 'a'] and table.rows[2] == ['c', '51.0%', '', '']
+  # q(0.05; 3, 6) = 4.339 (tables of the studentised range), spread 0.01 of three seeds.
+  assert told.smallest(scores) == pytest.approx(4.339 * 0.01 / 3**0.5, rel=1e-3)
+  assert '2.7 points' in rest.text  # 1.96 sqrt(0.92 0.08 / 400)
+  assert not told.blocks(['a'], scores[:1]) and not told.blocks(['a', 'b'], [scores[0][:1]] * 2)

@@ -1,0 +1,176 @@
+"""Results as files, and the table of the README made of them.
+
+  python -m vit_jax.explore.results W --name=digits
+  python -m vit_jax.explore.results --readme=README.md
+
+The first reads a finished run or sweep and writes `configs/results/digits.json`: config, command,
+commit, versions, device, cost and the numbers of the test split. The second makes the table between
+the README's marks of all files there are. `--folder` is where the files lie.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from vit_jax import metrics
+from vit_jax.runtime import atomic, provenance
+
+FOLDER = pathlib.Path('configs/results')
+BEGIN, END = (
+  '<!-- results: python -m vit_jax.explore.results --readme=README.md -->',
+  '<!-- end -->',
+)
+HIDDEN = ('--workdir', '--config.data.data_dir', '--config.data.path')  # of a machine, not a result
+KEPT = ('test', 'validation')
+Result = dict[str, Any]
+
+
+def gather(workdir: pathlib.Path) -> Result:
+  """What a finished run, or a sweep, has to say.
+
+  Raises:
+    ValueError: it is not finished, or its commands are not known.
+  """
+  commands = provenance.read(workdir)
+  if not commands:
+    raise ValueError(f'{workdir} has no {provenance.NAME}: only a run of 0.8.0 or later ends so')
+  last = commands[-1]
+  about = {key: last[key] for key in ('version', 'commit', 'python', 'packages', 'device', 'cores')}
+  about |= {'command': portable(last['command'])}
+  about['seconds'] = round(sum(one['seconds'] for one in commands), 1)
+  return about | (
+    of_sweep(workdir) if (workdir / 'reports/sweep.csv').exists() else of_run(workdir)
+  )
+
+
+def portable(command: str) -> str:
+  """A command without the folders of one machine."""
+  kept, left = [], iter(shlex.split(command))
+  for word in left:
+    name, equals, _ = word.partition('=')
+    if name not in HIDDEN:
+      kept.append(word)
+    elif not equals:
+      next(left, None)  # Its value stands apart.
+  return shlex.join(kept)
+
+
+def of_run(workdir: pathlib.Path) -> Result:
+  """The config of a run and the numbers of its last step."""
+  config = json.loads((workdir / 'config.json').read_text())
+  rows = metrics.read(workdir / 'metrics.jsonl')
+  if not rows or rows[-1]['step'] < config['total_steps']:
+    raise ValueError(f'{workdir} is not finished: the same command goes on')
+  last = {key: x for key, x in rows[-1].items() if key.partition('/')[0] in KEPT}
+  config['data'] = {key: x for key, x in config['data'].items() if key not in ('data_dir', 'path')}
+  return {'metrics': last, 'config': config}
+
+
+def of_sweep(workdir: pathlib.Path) -> Result:
+  """The settings that a sweep compared, each with its accuracy over seeds."""
+  with (workdir / 'reports/sweep.csv').open(newline='') as file:
+    rows = [row for row in csv.DictReader(file) if row['chosen'] == 'True' and row['accuracy']]
+  numbers = ('accuracy', 'low', 'high')
+  settings = [
+    {'setting': row['setting'], 'runs': int(row['runs'])}
+    | {key: round(float(row[key]), 4) for key in numbers}
+    for row in rows
+  ]
+  return {'settings': settings, 'runs': len([*(workdir / 'runs').iterdir()])}
+
+
+HEADER = ('command', 'test accuracy', 'cost', 'version')
+
+
+def line(result: Result) -> tuple[str, ...]:
+  """A row of the table."""
+  words = shlex.split(result['command'])
+  command = ' '.join(word for word in words if word.startswith('--config'))
+  cost = f'{result["seconds"] / 60:.0f} min' if result['seconds'] > 120 else (
+    f'{result["seconds"]:.0f} s'
+  )  # fmt: skip
+  cpu = result['device'].endswith('cpu')
+  device = f'{result["cores"]} CPU cores' if cpu else result['device']
+  return f'`{command}`', accuracy(result), f'{cost}, {device}', result['version']
+
+
+def accuracy(result: Result) -> str:
+  """What a row says: a number, or those of a sweep from the best to the worst."""
+  if 'metrics' in result:
+    return f'{100 * result["metrics"]["test/accuracy"]:.1f} %'
+  told = [f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in result['settings']]
+  if len(told) == 1:  # Of one setting, over its seeds.
+    row = result['settings'][0]
+    return f'{told[0]} ({100 * row["low"]:.1f} to {100 * row["high"]:.1f}), {row["runs"]} runs'
+  return ', '.join(told)
+
+
+def table(folder: pathlib.Path) -> str:
+  """The table of all results in a folder, by the names of their files.
+
+  Raises:
+    ValueError: there is none.
+  """
+  paths = sorted(folder.glob('*.json'))
+  if not paths:
+    raise ValueError(f'no result in {folder}: write one from a finished run with W --name=NAME')
+  rows = [HEADER, ('---',) * len(HEADER), *(line(json.loads(path.read_text())) for path in paths)]
+  return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+
+
+def fill(text: str, made: str) -> str:
+  """A page whose marks have the table between them.
+
+  Raises:
+    ValueError: it has no marks.
+  """
+  before, begin, rest = text.partition(BEGIN)
+  _, end, after = rest.partition(END)
+  if not begin or not end:
+    raise ValueError(f'the page has no lines {BEGIN} and {END}, between which the table stands')
+  return f'{before}{BEGIN}\n\n{made}\n\n{END}{after}'
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs the command `python -m vit_jax.explore.results`."""
+  parser = argparse.ArgumentParser(
+    'python -m vit_jax.explore.results', description=__doc__, allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  parser.add_argument('workdir', nargs='?', type=pathlib.Path, help='a finished run or sweep')
+  parser.add_argument('--name', help='of the file of its result')
+  parser.add_argument('--folder', type=pathlib.Path, default=FOLDER, help='of the files')
+  parser.add_argument('--readme', type=pathlib.Path, help='a page with marks for the table')
+  own = parser.parse_args(arguments)
+  try:
+    act(own)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+def act(own: argparse.Namespace) -> None:
+  """Writes a result, the table, or both; prints the table where no page is named.
+
+  Raises:
+    ValueError: a run without a name, or nothing to write.
+  """
+  if (own.workdir is None) != (own.name is None):
+    raise ValueError('a run and --name belong together: W --name=digits')
+  if own.workdir:
+    own.folder.mkdir(parents=True, exist_ok=True)
+    path = own.folder / f'{own.name}.json'
+    atomic.write_text(path, json.dumps(gather(own.workdir), indent=2) + '\n')
+    print(path)
+  if own.readme:
+    text = fill(own.readme.read_text(encoding='utf-8'), table(own.folder))
+    atomic.write_text(own.readme, text)
+  elif not own.workdir:
+    print(table(own.folder))
+
+
+if __name__ == '__main__':
+  main()
