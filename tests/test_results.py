@@ -7,6 +7,7 @@ import shlex
 from conftest import ROOT, small_config
 import numpy as np
 import pytest
+from scipy.stats import tukey_hsd
 
 from vit_jax import defaults
 from vit_jax.explore import budget, results, runs, told
@@ -142,11 +143,15 @@ def test_what_is_tuned_stands_beside_a_label(tmp_path):
 
 
 def test_pairs_are_told_apart_beyond_their_seeds():
-  """Against a simulation: without a difference any pair is told in about one sweep of twenty."""
+  """Without a difference any pair is told in about one sweep of twenty; SciPy tells the same."""
   rng = np.random.default_rng(0)
-  draws = ([*rng.normal(0.9, 0.01, (5, 3))] for _ in range(400))
+  draws = [[*rng.normal(0.9, 0.01, (5, 3))] for _ in range(2000)]
   false = [told.told_apart(scores).any() for scores in draws]
-  assert 0.025 < np.mean(false) < 0.085
+  assert 0.035 < np.mean(false) < 0.065
+  for unequal in [[own[: 2 + i % 2] for i, own in enumerate(draw)] for draw in draws[:3]]:
+    unequal[0] = unequal[0] + 0.03
+    expected = tukey_hsd(*unequal).pvalue < told.LEVEL
+    np.testing.assert_array_equal(told.told_apart(unequal), expected)
   scores = [np.array([0.90, 0.91, 0.92]), np.array([0.91, 0.92, 0.93]), np.array([0.5, 0.51, 0.52])]
   assert told.told_apart(scores).tolist() == [[False, False, True]] * 2 + [[True, True, False]]
   _, text, table, rest = told.blocks(['a', 'b', 'c'], scores, 400)

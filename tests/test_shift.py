@@ -8,7 +8,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import defaults, models, predict
+from vit_jax import defaults, interpret, models, predict
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.interpret import __main__ as command
 from vit_jax.interpret import images, reach, shift
@@ -117,3 +117,31 @@ def test_the_command(trained, tmp_path):
 def test_numbers_that_cannot_be(trained, tmp_path, word, message):
   with pytest.raises(SystemExit, match=message):
     command.main(['shift', str(trained), f'--out={tmp_path}', word])
+
+
+def test_a_sweep_stands_for_what_it_chose(trained, tmp_path):
+  """A run of each chosen setting, all in the same axes, by the names of the settings."""
+  (tmp_path / 'w/runs').mkdir(parents=True)
+  (tmp_path / 'w/reports').mkdir()
+  rows = [
+    {'run': f'{name}{seed}', 'setting': name, 'chosen': name != 'c', 'test/accuracy': 0.5}
+    for name in 'abc' for seed in (0, 1)
+  ]  # fmt: skip
+  for row in rows:
+    (tmp_path / 'w/runs' / row['run']).symlink_to(trained, target_is_directory=True)
+  (tmp_path / 'w/reports/sweep.json').write_text(json.dumps(rows))
+  words = ['compare', 'shift', str(tmp_path / 'w'), '--pictures=8', f'--out={tmp_path / "out"}']
+  command.main(words)
+  found = json.loads((tmp_path / 'out/compare_shift.json').read_text())
+  assert found['labels'] == ['a', 'b']
+  paths = [one['checkpoint'] for one in found['checkpoints']]
+  assert paths == [str(tmp_path / 'w/runs' / name) for name in ('a0', 'b0')]
+  predictor = predict.load(trained)
+  measured = interpret.measure('shift', predictor, pictures=8)
+  figure = interpret.draw('shift', measured * 2, ['a', 'b'])
+  assert [len(axis.lines) for axis in figure.axes] == [2, 2, 4]
+  for row in rows:
+    del row['chosen']
+  (tmp_path / 'w/reports/sweep.json').write_text(json.dumps(rows))
+  with pytest.raises(SystemExit, match='run the sweep again'):
+    command.main(words)

@@ -12,6 +12,18 @@ from typing import Any
 import numpy as np
 
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+MARKERS = 'osD^vPX*<>'
+LINES = ('-', '--', ':', '-.')
+
+
+def style(number: int) -> dict[str, Any]:
+  """A colour, a marker and a line for a series, by its place."""
+  return {
+    'color': COLOURS[number % len(COLOURS)],
+    'marker': MARKERS[number % len(MARKERS)],
+    'ls': LINES[number // len(COLOURS) % len(LINES)],
+    'ms': 6,
+  }
 
 
 def blank(width: float, height: float) -> Any:

@@ -102,7 +102,13 @@ class Classification(WholeSplit):
   """
 
   def __init__(
-    self, subject: Subject, *, mistakes: int, top: tuple[int, ...], bins: int, calibration: bool
+    self,
+    subject: Subject,
+    *,
+    mistakes: int,
+    top: tuple[int, ...],
+    bins: int,
+    calibration: bool = False,
   ):
     if subject.data.multi_label:
       raise ValueError(

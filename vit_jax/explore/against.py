@@ -99,7 +99,7 @@ def is_over_checkpoints(pair: Pair) -> bool:
 def draw(lines: dict[str, dict[tuple, list[tuple[float, float]]]], pair: Pair) -> Any:
   """A line for each group of settings; a setting is the mean of its seeds, with their range."""
   figure, axes = figures.new_figure(7.2, 4.2)
-  axis, marks = axes[0, 0], 'osD^vP'
+  axis = axes[0, 0]
   for i, (name, settings) in enumerate(lines.items()):
     points = np.array([
       [*np.mean(runs, axis=0), min(y for _, y in runs), max(y for _, y in runs)]
@@ -107,10 +107,8 @@ def draw(lines: dict[str, dict[tuple, list[tuple[float, float]]]], pair: Pair) -
     ])  # fmt: skip
     points = points[np.argsort(points[:, 0], kind='stable')]
     x, mean, low, high = points.T
-    colour, mark = figures.COLOURS[i % len(figures.COLOURS)], marks[i % len(marks)]
-    style = '-' if i < len(figures.COLOURS) else '--'
-    axis.errorbar(x, mean, yerr=[mean - low, high - mean], color=colour, marker=mark, ms=5,
-                  ls=style, capsize=3, label=name or None)  # fmt: skip
+    axis.errorbar(x, mean, yerr=[mean - low, high - mean], capsize=3, label=name or None,
+                  **figures.style(i))  # fmt: skip
   everything = np.array([x for group in lines.values() for runs in group.values() for x, _ in runs])
   if everything.min() > 0 and everything.max() > 4 * everything.min():
     axis.set_xscale('log')

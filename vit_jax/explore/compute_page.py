@@ -5,12 +5,10 @@ import dataclasses
 import math
 from typing import Any
 
-from vit_jax.figures import COLOURS, new_figure
+from vit_jax.figures import new_figure, style
 
 Row = dict[str, Any]
 Number = int | float
-MARKERS = 'osD^vPX*<>'
-LINES = ('-', '--', ':', '-.')
 
 
 def thousand_million(x: Number | None) -> str:
@@ -134,16 +132,6 @@ def picture(rows: list[Row]) -> Any:
   wide = min(len(names), 2 * columns)
   figure.legend(*entries, loc='outside lower center', ncols=wide, frameon=False, fontsize=9)
   return figure
-
-
-def style(number: int) -> dict[str, Any]:
-  """A colour, a marker and a line for a model, by its place."""
-  return {
-    'color': COLOURS[number % len(COLOURS)],
-    'marker': MARKERS[number % len(MARKERS)],
-    'ls': LINES[number // len(COLOURS) % len(LINES)],
-    'ms': 6,
-  }
 
 
 def against_parameters(axis: Any, rows: list[Row], names: list[str]) -> None:

@@ -61,13 +61,10 @@ def lines(found: dict[str, dict[str, float]], name: str) -> Any:
   figure, axes = figures.new_figure(7.5, 4.0)
   axis = axes[0, 0]
   drawn = {setting: row for setting, row in found.items() if f'{name}_0' in row}
-  styles = ['-', '--', ':', '-.']
   for i, (setting, row) in enumerate(drawn.items()):
     count = sum(re.fullmatch(re.escape(name) + r'_\d+', key) is not None for key in row)
     values = [row[f'{name}_{k}'] for k in range(count)]
-    colour = figures.COLOURS[i % len(figures.COLOURS)]
-    axis.plot(values, color=colour, ls=styles[i // len(figures.COLOURS) % 4], marker='o', ms=4,
-              label=setting)  # fmt: skip
+    axis.plot(values, label=setting, **figures.style(i))
   axis.set(xlabel='block (0: the input)', ylabel=name.removeprefix('test/'))
   most = max(len(line.get_xdata()) for line in axis.lines)
   axis.set_xticks(range(0, most, 1 + most // 16))

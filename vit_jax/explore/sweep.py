@@ -81,9 +81,12 @@ def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
   tuned = getattr(recipe, 'TUNED', ('optimizer.learning_rate',))
   wanted = getattr(recipe, 'PICTURES', ())
   records = [record(run, bool(wanted)) for run in runs]
-  atomic.write_text(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
   keys = [key for key in dict.fromkeys(k for run in runs for k in run.shown) if key != 'seed']
   rows = choose(settings(records, keys), keys, tuned)
+  for one in records:
+    (own,) = [row for row in rows if is_among(one, [row], keys)]
+    one.update(chosen=own['chosen'], setting=own['setting'])
+  atomic.write_text(folder / 'sweep.json', json.dumps(records, indent=2) + '\n')
   with (folder / 'sweep.csv').open('w', newline='') as file:
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()

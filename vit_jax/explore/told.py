@@ -5,6 +5,7 @@ seeds), which takes the spread over seeds to be the same for all settings.
 """
 
 from collections.abc import Sequence
+import functools
 import math
 
 import numpy as np
@@ -63,16 +64,27 @@ def cannot(accuracy: float, examples: int | None) -> str:
 
 def told_apart(scores: Sequence[np.ndarray]) -> np.ndarray:
   """Which pairs of settings differ: a symmetric matrix of bool."""
-  from scipy.stats import tukey_hsd
-
-  return np.asarray(tukey_hsd(*scores).pvalue) < LEVEL
+  means = np.array([own.mean() for own in scores])
+  shares = np.array([1 / len(own) for own in scores])
+  least = critical(scores) * np.sqrt((shares[:, None] + shares) / 2)
+  return np.abs(means[:, None] - means) > least
 
 
 def smallest(scores: Sequence[np.ndarray]) -> float:
-  """The smallest difference that Tukey's test tells, by settings of the fewest seeds."""
-  from scipy.stats import studentized_range
+  """The smallest difference that Tukey's test tells, of settings with the fewest seeds."""
+  return critical(scores) / math.sqrt(min(len(own) for own in scores))
 
+
+def critical(scores: Sequence[np.ndarray]) -> float:
+  """The spread over seeds, times the quantile of the studentised range of so many settings."""
   freedom = sum(len(own) - 1 for own in scores)
   square = sum(float(np.square(own - own.mean()).sum()) for own in scores) / freedom
-  factor = float(studentized_range.ppf(1 - LEVEL, len(scores), freedom))
-  return factor * math.sqrt(square / min(len(own) for own in scores))
+  return quantile(len(scores), freedom) * math.sqrt(square)
+
+
+@functools.cache
+def quantile(settings: int, freedom: int) -> float:
+  """The studentised range that is exceeded with a chance of `LEVEL`."""
+  from scipy.stats import studentized_range
+
+  return float(studentized_range.ppf(1 - LEVEL, settings, freedom))

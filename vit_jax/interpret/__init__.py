@@ -90,6 +90,10 @@ def draw(what: str, found: Sequence[Measured], labels: Sequence[str] = ()) -> An
     labels: written above each, such as the names of checkpoints; (): none.
   """
   picture, scale = PICTURES[what], PICTURES[what].scale(found)
+  if len(found) > 1 and labels:
+    figure = figures.blank(*picture.size(found[0]))
+    if picture.overlay(figure, found, labels):
+      return figure
   sizes = [picture.size(one) for one in found]
   width = max(width for width, _ in sizes)
   headings = [

@@ -8,7 +8,8 @@
 
 WHAT is one of those below; `WHAT --help` shows its options, `vit_jax/interpret/README.md` what each
 is. CHECKPOINT is a run, a weight file or an address. Without IMAGES test pictures of its data are
-taken. `compare` draws several checkpoints on one scale. `batch` shows what training sees, `masked`
+taken. `compare` draws several checkpoints on one scale; the folder of a sweep stands for a run of
+each setting that it chose. `batch` shows what training sees, `masked`
 what a run of masked patch prediction hides and predicts; `atlas` is a page to walk through.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import interpret, predict, recipe
-from vit_jax.interpret import atlas, batch, images, masked
+from vit_jax.interpret import atlas, batch, checkpoints, images, masked
 from vit_jax.interpret.picture import Measured
 from vit_jax.runtime import atomic
 from vit_jax.runtime.choices import check_choice
@@ -98,14 +99,13 @@ def write_comparison(words: list[str]) -> None:
   """Draws one of PICTURES for several checkpoints beside one another, on one scale."""
   what = what_of(words[1:])
   parser = parser_of(what, 'compare ')
-  parser.add_argument('checkpoints', nargs='+', help='runs, weight files, or addresses')
+  parser.add_argument('checkpoints', nargs='+', help='runs, a sweep, weight files, or addresses')
   picture = interpret.PICTURES[what]
   if picture.sees in ('image', 'images'):
     parser.add_argument('--images', help='image files, or folders of them, with commas between')
     add_count(parser, picture.count)
   own = parser.parse_intermixed_args(words[2:])
-  if len(own.checkpoints) < 2:
-    raise ValueError(f'compare {what}: give two checkpoints or more, not {own.checkpoints}')
+  own.checkpoints, labels = checkpoints.expand(own.checkpoints)
   paths = (getattr(own, 'images', None) or '').split(',')
   chosen, rows = None, []
   for checkpoint in own.checkpoints:  # One model at a time: some are large.
@@ -117,7 +117,6 @@ def write_comparison(words: list[str]) -> None:
       rows.append(interpret.measure(what, predictor, seen, **given(what, own)))
     except ValueError as error:
       raise ValueError(f'{checkpoint}: {error}') from None
-  labels = labels_of(own.checkpoints)
   for i, name in enumerate(names_of(what, chosen or [])):
     write_beside(what, name, own, labels, [row[i] for row in rows])
 
@@ -203,12 +202,6 @@ def choose_images(
 def names_of(what: str, chosen: images.Named) -> list[str]:
   """The name in the file of each figure: of its image, or none."""
   return [name for name, _ in chosen] if interpret.PICTURES[what].sees == 'image' else ['']
-
-
-def labels_of(checkpoints: list[str]) -> list[str]:
-  """Short names of checkpoints: the last word of each path, where these differ."""
-  short = [pathlib.PurePath(path).name for path in checkpoints]
-  return short if len({*short}) == len(short) else [str(path) for path in checkpoints]
 
 
 def save(

@@ -78,6 +78,11 @@ class Picture(abc.ABC):
     """What all parts of one figure share, such as the limits of a colour; None: nothing."""
     del found
 
+  def overlay(self, figure: Any, found: Sequence[Measured], labels: Sequence[str]) -> bool:
+    """Draws several checkpoints into the same axes; False: it cannot, they go side by side."""
+    del figure, found, labels
+    return False
+
   @abc.abstractmethod
   def size(self, measured: Measured) -> tuple[float, float]:
     """Inches that it needs: width and height, without the title."""

@@ -6,6 +6,7 @@ and before: what is built in and what is learned.
 """
 
 import argparse
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -53,6 +54,7 @@ class Shift(Picture):
     content = {
       'pictures': len(seen),
       'seed': options.seed,
+      'side': min(sides),
       'chance': rounded(1 / predictor.model.num_classes),
       'translation': {'pixels': pixels, 'accuracy': rounded(moves)},
       'shuffling': {'cells_a_side': cells, 'accuracy': rounded(orders)},
@@ -88,6 +90,29 @@ class Shift(Picture):
     third.set_ylim(bottom=0)
     third.legend(frameon=False, fontsize=9)
     third.grid(alpha=0.3)
+
+  def overlay(self, figure: Any, found: Sequence[Measured], labels: Sequence[str]) -> bool:
+    """A line for each checkpoint; places by shares of the side, blocks by shares of the depth."""
+    axes = figure.subplots(1, 3)
+    for i, (measured, label) in enumerate(zip(found, labels, strict=True)):
+      own, style = measured.numbers, figures.style(i)
+      side, far = own['side'], own['reach']
+      pixels = 100 * np.array(own['translation']['pixels']) / side
+      axes[0].plot(pixels, own['translation']['accuracy'], label=label, **style)
+      axes[1].plot(own['shuffling']['cells_a_side'], own['shuffling']['accuracy'], **style)
+      for name, line in (('trained', '-'), ('fresh', ':')):
+        reached = [math.nan if x is None else 100 * x / side for x in far[name]]
+        depth = np.arange(1, len(reached) + 1) / len(reached)
+        axes[2].plot(depth, reached, **style | {'ls': line})
+    axes[1].set_xscale('log', base=2)
+    axes[0].set(xlabel='translation, % of the side', ylabel='accuracy')
+    axes[1].set(xlabel='cells a side, shuffled', ylabel='accuracy')
+    axes[2].set(xlabel='depth', ylabel='reach, % of the side (dotted: fresh)')
+    for axis in axes:
+      axis.set_ylim(bottom=0)
+      axis.grid(alpha=0.3)
+    figure.legend(loc='outside lower center', ncols=min(len(labels), 5), frameon=False, fontsize=9)
+    return True
 
 
 def answers(named: dict[str, Any]) -> Any:
