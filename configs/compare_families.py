@@ -26,9 +26,10 @@ SEEDS = 3
 TUNED = ('optimizer.learning_rate',)
 PICTURES = (('compute', 'test/accuracy'), ('speed', 'test/accuracy'))
 COUNTED = True
+STEPS = {'digits': 150, 'cifar10': 1000}
 BUDGETS = {
-  'digits': {'parameters': 150, 'compute': 'flops:8e11', 'time': 'seconds:10'},
-  'cifar10': {'parameters': 1000, 'compute': 'flops:8e12', 'time': 'seconds:100'},
+  'digits': {'compute': 'flops:8e11', 'time': 'seconds:10'},
+  'cifar10': {'compute': 'flops:8e12', 'time': 'seconds:100'},
 }
 MIXING = {'objective.mixup': 0.8, 'objective.cutmix': 1.0, 'objective.label_smoothing': 0.1}
 
@@ -57,7 +58,7 @@ def families(data):
 
 def check(budget, data):
   """Raises a ValueError for words that name no comparison."""
-  if data not in BUDGETS or budget not in BUDGETS[data]:
+  if data not in BUDGETS or budget not in ('parameters', *BUDGETS[data]):
     raise ValueError(
       f'configs/compare_families.py:{budget},{data}: choose parameters, compute or time, and '
       'digits or cifar10'
@@ -75,6 +76,7 @@ def get_config(budget='parameters', data='digits'):
   config.data.validation_fraction = 0.2
   config.optimizer = dict(name='adamw', learning_rate=1e-3, warmup_steps=20, weight_decay=0.1)
   config.batch_size = 64
+  config.total_steps = STEPS[data]
   config.log_every = 10
   config.eval_every = config.checkpoint_every = 10**6  # At the end alone, wherever that is.
   config.evaluators = ('classification', 'fewshot')
@@ -87,9 +89,9 @@ def get_config(budget='parameters', data='digits'):
 def sweep(budget='parameters', data='digits'):
   """Every family and learning rate with each seed."""
   check(budget, data)
+  steps = {'total_steps': BUDGETS[data][budget]} if budget in BUDGETS[data] else {}
   return [
-    {'label': name, 'optimizer.learning_rate': rate} | settings
-    | {'total_steps': BUDGETS[data][budget], 'seed': seed}
+    {'label': name, 'optimizer.learning_rate': rate} | settings | steps | {'seed': seed}
     for name, settings in families(data).items()
     for rate in RATES
     for seed in range(SEEDS)

@@ -8,7 +8,7 @@ can train:
 
 python -m vit_jax.main --config=configs/vit_folder.py:small --config.data.path=PATH --workdir=W
 
-Full size: not run.
+Small, pizza, steak and sushi (225 + 75 pictures): 0.493, one seed. Full size: not run.
 """
 
 from vit_jax import defaults

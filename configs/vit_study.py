@@ -5,7 +5,8 @@ python -m vit_jax.main --config=configs/vit_study.py --config.data.path=PATH --w
 ViT-B/16 as the study lists it: torch's initialisers, exact GELU, epsilon 1e-5, dropout 0.1 but
 after attention, Adam 1e-3 with L2 0.3 on everything, 10 epochs of 8 batches of 32, the last of 1;
 pixels in 0..1, squashed to 224 x 224, no augmentation. The study reports about 20 to 54 %, noisy
-(published, one run). Not run at this scale here; `:small` is what a CPU can train.
+(published, one run). Not run at this scale here; `:small` is what a CPU can train:
+0.253 of 75, one seed, below chance as the study's worst.
 """
 
 from vit_jax import defaults

@@ -96,7 +96,8 @@ PAPERS = {
   ('pretraining_size', 'digits'): 48, ('compare_axial', 'digits'): 18,
   ('ablate_sasa', 'stages'): 12, ('ablate_sasa', 'kernel'): 9, ('ablate_sasa', 'positions'): 12,
   ('ablate_sasa', 'stem'): 9,
-  ('compare_igpt', ''): 9,
+  ('compare_igpt', ''): 9, ('ablate_cordonnier', 'digits'): 18,
+  ('compare_families', 'parameters'): 81, ('compare_families', 'compute'): 81,
   ('compare_hybrids', 'models'): 12, ('compare_hybrids', 'optimizers'): 12,
 }  # fmt: skip
 SWEPT += [*PAPERS]
@@ -214,7 +215,8 @@ get_config = whole.get_config
 
 def sweep(*arguments):
   # No long teachers; what is fine-tuned takes as few steps as all others; a lighter ResNet.
-  runs = [run for run in whole.sweep(*arguments) if 'total_steps' not in run or 'init_from' in run]
+  runs = [run for run in whole.sweep(*arguments)
+          if not isinstance(run.get('total_steps'), int) or 'init_from' in run]
   return [{{key: 'R8x1' if value == 'R26x1' else value for key, value in run.items()
            if key != 'total_steps'}} for run in (runs[0], runs[-1])]
 """

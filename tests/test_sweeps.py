@@ -15,6 +15,7 @@ RECIPES = {
   'ablate_heads.py': 2 * 2 * 4 * 3,
   'pretraining_size.py': 2 * 4 * 2 * 3,
   'compare_axial.py': 6 * 3,
+  'ablate_cordonnier.py': 6 * 3,
   'compare_hybrids.py': 4 * 3,
   'compare_hybrids.py:optimizers': 4 * 3,
 }

@@ -1,6 +1,6 @@
 """Results as files, and the table of the README made of them.
 
-  python -m vit_jax.explore.results W --name=digits
+  python -m vit_jax.explore.results W --name=digits [--data='what the pictures are']
   python -m vit_jax.explore.results --readme=README.md
 
 The first reads a finished run or sweep and writes `configs/results/digits.json`: config, command,
@@ -29,8 +29,11 @@ KEPT = ('test', 'validation')
 Result = dict[str, Any]
 
 
-def gather(workdir: pathlib.Path) -> Result:
+def gather(workdir: pathlib.Path, data: str | None = None) -> Result:
   """What a finished run, or a sweep, has to say.
+
+  Args:
+    data: what the pictures are, where their name does not say it.
 
   Raises:
     ValueError: it is not finished, or its commands are not known.
@@ -40,7 +43,8 @@ def gather(workdir: pathlib.Path) -> Result:
     raise ValueError(f'{workdir} has no {provenance.NAME}: only a run of 0.8.0 or later ends so')
   last = commands[-1]
   about = {key: last[key] for key in ('version', 'commit', 'python', 'packages', 'device', 'cores')}
-  about |= {'command': portable(last['command'])}
+  first = workdir if (workdir / 'config.json').exists() else next((workdir / 'runs').iterdir())
+  about |= {'command': portable(last['command']), 'data': data or name_of(read_config(first))}
   about['seconds'] = round(sum(one['seconds'] for one in commands), 1)
   return about | (
     of_sweep(workdir) if (workdir / 'reports/sweep.csv').exists() else of_run(workdir)
@@ -59,9 +63,19 @@ def portable(command: str) -> str:
   return shlex.join(kept)
 
 
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config of a run."""
+  return json.loads((workdir / 'config.json').read_text())
+
+
+def name_of(config: dict[str, Any]) -> str:
+  """The data of a run, by the shortest name."""
+  return config['data'].get('dataset') or config['data']['name']
+
+
 def of_run(workdir: pathlib.Path) -> Result:
   """The config of a run and the numbers of its last step."""
-  config = json.loads((workdir / 'config.json').read_text())
+  config = read_config(workdir)
   rows = metrics.read(workdir / 'metrics.jsonl')
   if not rows or rows[-1]['step'] < config['total_steps']:
     raise ValueError(f'{workdir} is not finished: the same command goes on')
@@ -83,7 +97,7 @@ def of_sweep(workdir: pathlib.Path) -> Result:
   return {'settings': settings, 'runs': len([*(workdir / 'runs').iterdir()])}
 
 
-HEADER = ('command', 'test accuracy', 'cost', 'version')
+HEADER = ('command', 'data', 'test accuracy', 'cost', 'version')
 
 
 def line(result: Result) -> tuple[str, ...]:
@@ -95,7 +109,8 @@ def line(result: Result) -> tuple[str, ...]:
   )  # fmt: skip
   cpu = result['device'].endswith('cpu')
   device = f'{result["cores"]} CPU cores' if cpu else result['device']
-  return f'`{command}`', accuracy(result), f'{cost}, {device}', result['version']
+  cost = f'{cost}, {device}'
+  return f'`{command}`', result['data'], accuracy(result), cost, result['version']
 
 
 def accuracy(result: Result) -> str:
@@ -143,6 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
   )  # fmt: skip
   parser.add_argument('workdir', nargs='?', type=pathlib.Path, help='a finished run or sweep')
   parser.add_argument('--name', help='of the file of its result')
+  parser.add_argument('--data', help='what the pictures are; else the name of the data')
   parser.add_argument('--folder', type=pathlib.Path, default=FOLDER, help='of the files')
   parser.add_argument('--readme', type=pathlib.Path, help='a page with marks for the table')
   own = parser.parse_args(arguments)
@@ -163,7 +179,7 @@ def act(own: argparse.Namespace) -> None:
   if own.workdir:
     own.folder.mkdir(parents=True, exist_ok=True)
     path = own.folder / f'{own.name}.json'
-    atomic.write_text(path, json.dumps(gather(own.workdir), indent=2) + '\n')
+    atomic.write_text(path, json.dumps(gather(own.workdir, own.data), indent=2) + '\n')
     print(path)
   if own.readme:
     text = fill(own.readme.read_text(encoding='utf-8'), table(own.folder))
