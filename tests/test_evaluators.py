@@ -172,6 +172,32 @@ def test_every_layer_and_readout(trained, tmp_path):
   assert not (tmp_path / 'none').exists()
 
 
+def test_blocks_side_by_side(tmp_path):
+  """As iGPT-XL's probe: one classifier of several blocks, in a report and while a run trains."""
+  settings = dict(knn__layers='1+2', knn__readout='mean', knn__neighbours=(5,))
+  settings = {f'evaluation__{key}': value for key, value in settings.items()}
+  config = defaults.complete(
+    small_config(model__depth=2, data__validation_fraction=0.2, total_steps=2),
+    {'evaluators': ('classification', 'knn')},
+  )
+  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in settings.items()})
+  config.eval_every = config.checkpoint_every = 2
+  train.train(config, tmp_path / 'w')
+  (row,) = evaluate(tmp_path / 'w', tmp_path / 'judged', 'knn', **settings)['layers']
+  joined = []
+  for split in ('train', 'test'):
+    inner, last = (
+      features_of(tmp_path / 'w', name)[split] for name in ('block_0/tokens', 'tokens')
+    )
+    joined.append((np.concatenate([inner[0][:, 1:].mean(1), last[0][:, 1:].mean(1)], 1), last[1]))
+  (x, labels), (other, truth) = joined
+  assert x.shape[1] == 64 and row['layer'] == 'block_0/tokens+tokens'
+  peer = KNeighborsClassifier(5, weights=lambda d: np.exp(-d / 0.07), metric='cosine')
+  assert row['knn_5'] == pytest.approx(peer.fit(x, labels).score(other, truth), abs=0.004)
+  last = json.loads((tmp_path / 'w/metrics.jsonl').read_text().splitlines()[-1])
+  assert last['test/knn_5'] == pytest.approx(row['knn_5'], abs=0.004)
+
+
 def test_the_lab_reads_the_same_cache(trained, tmp_path):
   folder = make_folder(tmp_path / 'p', {f'{s}/{k}': 8 for s in ('train', 'test') for k in 'abc'})
   data = dict(data__name='folder', data__path=str(folder), data__image_size=(8, 8),
@@ -319,6 +345,7 @@ def test_real_labels_that_do_not_fit(trained, pictures, tmp_path, content, messa
   ('name', 'overrides', 'message'),
   [
     ('knn', dict(evaluation__knn__layers='3'), 'blocks from 1 to 1'),
+    ('knn', dict(evaluation__knn__layers='1+1'), 'side by side'),
     ('knn', dict(evaluation__knn__readout='meen'), "did you mean 'mean'"),
     ('knn', dict(evaluation__knn__readout='attention_pool'), 'without parameters'),
     ('knn', dict(evaluation__knn__readout='random_patch'), 'without parameters'),

@@ -149,7 +149,7 @@ _PIXELS = dict(
   classification_weight=0.0,
 )
 _FROZEN = dict(
-  layers='last',  # or all, or blocks from 1: '4,8,12'
+  layers='last',  # or all, or blocks from 1: '4,8,12'; '4+8': their features side by side
   # native: what the head reads (of inner blocks: by the model's own readout); or a readout without
   # parameters: class_token, mean, patch_3, max, ...
   readout='native',

@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax import figures, metrics
 from vit_jax.evaluation import views
 from vit_jax.evaluation.subject import Subject
-from vit_jax.evaluation.views import Features
+from vit_jax.evaluation.views import Features, View
 from vit_jax.evaluation.whole_split import metric_names
 from vit_jax.runtime import atomic, distributed
 
@@ -36,7 +36,7 @@ class Frozen(abc.ABC):
 
   Args:
     keys: names of its numbers of one view.
-    layers, readout: as in `views.views_of`.
+    layers, readout: as in `views.views_of`; of '4+8' the features stand side by side.
 
   Raises:
     ValueError: the data have several labels a picture, or the model cannot be read so.
@@ -52,10 +52,13 @@ class Frozen(abc.ABC):
         "take config.evaluators=('multi_label',)"
       )
     self.subject, self.num_classes = subject, len(subject.data.class_names)
-    self.views = views.views_of(subject, layers, readout)
+    self.read = self.views = views.views_of(subject, layers, readout)
+    if '+' in layers:
+      check_joined(layers)
+      self.views = (View('', '+'.join(view.output for view in self.read)),)
     named = [f'{key}{view.suffix}' for view in self.views for key in keys]
     self.metrics = metric_names(subject.data, named)
-    self._collect = views.make_collector(subject, self.views)
+    self._collect = views.make_collector(subject, self.read)
     self._labels: dict[str, np.ndarray] = {}
 
   @abc.abstractmethod
@@ -81,11 +84,16 @@ class Frozen(abc.ABC):
         found |= {f'{split}/{k}{view.suffix}': x for k, x in self.scores(rows).items()}
     return found
 
-  def _computed(self, params: Any, split: str) -> views.Computed:
+  def _computed(self, params: Any, split: str) -> Features:
     if split not in self._labels:  # The same whatever the weights are.
       self._labels[split] = views.labels_of(self.subject.data.splits[split])
     labels = self._labels[split]
-    return views.Computed(self.subject, self.views, self._collect, params, split, labels)
+    return self._together(
+      views.Computed(self.subject, self.read, self._collect, params, split, labels)
+    )
+
+  def _together(self, found: Features) -> Features:
+    return found if self.read is self.views else views.Joined(found)
 
   def judge(self, classifiers: list[Classifier], other: Features) -> list[dict[str, float]]:
     """For each view the accuracy of every way to predict."""
@@ -108,8 +116,8 @@ class Frozen(abc.ABC):
     if jax.process_count() > 1:
       train, test = self._computed(params, 'train'), self._computed(params, 'test')
     else:
-      kept = views.store(self.subject, self.views, params, folder.parent / 'cache')
-      train, test = kept['train'], kept['test']
+      kept = views.store(self.subject, self.read, params, folder.parent / 'cache')
+      train, test = (self._together(kept[split]) for split in ('train', 'test'))
     classifiers = self.fit(train)
     judged = [self.scores(found) for found in self.judge(classifiers, test)]
     rows = [
@@ -130,6 +138,15 @@ class Frozen(abc.ABC):
     places = [view.suffix.rpartition('_')[2] for view in self.views]
     lines = {key: [scores[key] for scores in judged] for key in judged[0]}
     return figures.lines([int(place) for place in places], lines, 'block', 'accuracy on test')
+
+
+def check_joined(layers: str) -> None:
+  """Raises a ValueError where blocks are both told apart and put together."""
+  if ',' in layers or len({*layers.split('+')}) < 2:
+    raise ValueError(
+      f'config.evaluation: layers={layers}: give blocks with commas between, each by itself '
+      "('4,8'), or with + between, side by side ('4+8')"
+    )
 
 
 def interval(accuracy: float, count: int) -> list[float]:

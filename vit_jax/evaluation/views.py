@@ -50,7 +50,7 @@ def views_of(subject: Subject, layers: str, readout: str) -> tuple[View, ...]:
   """The ways to read a model that a person asks for.
 
   Args:
-    layers: 'last', 'all', or blocks from 1, '4,8'.
+    layers: 'last', 'all', or blocks from 1, '4,8', or '4+8'.
     readout: native: what the head reads, of inner blocks by the model's own readout; or a row of
       READOUTS without parameters, such as mean or patch_3.
 
@@ -65,7 +65,7 @@ def views_of(subject: Subject, layers: str, readout: str) -> tuple[View, ...]:
       f'config.evaluation: {layers=} and {readout=} read tokens on a grid, and the model names '
       f"none; take layers='last' with readout='{NATIVE}'"
     )
-  chosen = tokens.layer_names(names, layers, 'config.evaluation: layers')
+  chosen = tokens.layer_names(names, layers.replace('+', ','), 'config.evaluation: layers')
   name = readout if readout != NATIVE else subject.passport.readout or 'mean'
   blocks = tokens.block_names(names)
   views = []
@@ -156,6 +156,21 @@ class Stored:
       return np.asarray(values[rows], np.float32)
     parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
     return np.concatenate([np.asarray(view.read(jnp.asarray(values[part]))) for part in parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+  """The features of all views side by side, as one view (iGPT-XL's probe, of five layers)."""
+
+  parts: Features
+
+  @property
+  def labels(self) -> np.ndarray:
+    return self.parts.labels
+
+  def read(self, rows: np.ndarray) -> tuple[Float[np.ndarray, 'n F']]:
+    """The features of some examples."""
+    return (np.concatenate(self.parts.read(rows), axis=1),)
 
 
 def labels_of(source: sources.Source) -> np.ndarray:
