@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from vit_jax import checkpoint, experiment, metrics, optim, step, train
-from vit_jax.runtime import sharding
+from vit_jax.runtime import fingerprint, sharding
 
 
 def final_state(config, workdir):
@@ -116,6 +116,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(trained, tmp_path
   assert [path.name.split('-')[0] for path in (workdir / 'checkpoints-damaged').iterdir()] == ['6']
   assert_equal(final_state(config, workdir), final_state(config, trained))
   assert lines(workdir) == lines(trained)
+
+
+def test_a_cpu_reckons_the_fingerprint_that_a_device_does():
+  """By NumPy and by XLA: of any type, however it is cut; one bit, or a change of places, tells."""
+  rng = np.random.default_rng(0)
+  mesh = sharding.make_mesh(8)
+  tree = {
+    'cut': jax.device_put(np.float32(rng.normal(size=(16, 3))), sharding.batch_sharding(mesh)),
+    'half': jnp.asarray(rng.normal(size=(5, 7)), jnp.bfloat16),
+    'step': jnp.int32(7), 'none': jnp.zeros((0, 2)),
+  }  # fmt: skip
+  expected = np.asarray(fingerprint.checksum(tree))
+  np.testing.assert_array_equal(fingerprint.checksum_on_host(jax.tree.leaves(tree)), expected)
+  known = fingerprint.fingerprint(tree)
+  half = np.asarray(tree['half']).copy()
+  half[[0, 1]] = half[[1, 0]]
+  assert fingerprint.fingerprint(tree | {'half': jnp.asarray(half)}) != known
+  half = np.asarray(tree['half']).copy()
+  half.view(np.uint16)[4, 6] ^= 1
+  assert fingerprint.fingerprint(tree | {'half': jnp.asarray(half)}) != known
 
 
 def test_no_readable_checkpoint_is_an_error(trained, tmp_path):

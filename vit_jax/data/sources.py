@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 import dataclasses
+import functools
 from typing import Protocol, SupportsIndex, runtime_checkable
 
 from jaxtyping import Float32
@@ -99,14 +100,21 @@ def digits(
   *, test_fraction: float, validation_fraction: float, split_seed: int
 ) -> tuple[Splits, tuple[str, ...]]:
   """Loads 1,797 real handwritten digits, 8 x 8 (UCI, as scikit-learn ships them)."""
+  rest, test = split(all_digits(), test_fraction, split_seed, 'test_fraction')
+  splits = with_validation(rest, validation_fraction, split_seed)
+  return splits | {'test': test}, tuple('0123456789')
+
+
+@functools.cache
+def all_digits() -> Listed:
+  """The digits before they are split; reading their text takes a third of a second."""
   from sklearn.datasets import load_digits
 
   pixels, labels = load_digits(return_X_y=True)
   images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)  # 0..16 -> 0..255
-  whole = Listed(images, labels.astype(np.int32))
-  rest, test = split(whole, test_fraction, split_seed, 'test_fraction')
-  splits = with_validation(rest, validation_fraction, split_seed)
-  return splits | {'test': test}, tuple('0123456789')
+  labels = labels.astype(np.int32)
+  images.flags.writeable = labels.flags.writeable = False  # Every data set has the same arrays.
+  return Listed(images, labels)
 
 
 def with_validation(train: Source, fraction: float, seed: int) -> Splits:

@@ -17,6 +17,17 @@ POLICY = ocp.checkpoint_managers
 logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
 
 
+def write_whole() -> None:
+  """Has a process that saves alone write each array in one piece.
+
+  Orbax cuts what lies on several devices into slices for as many writers; of one process they are
+  eager operations alone, six thousand in seven checkpoints of a small model on eight devices.
+  """
+  if jax.process_count() == 1:
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+
+
 def alone() -> ocp.options.MultiprocessingOptions:
   """This process reads by itself; the others need not even be there."""
   own = jax.process_index()
@@ -38,6 +49,7 @@ def open_folder(
     keep_best: whether the best one stays beside them.
     read_only: any process may read by itself.
   """
+  write_whole()
   policies: list[Any] = [POLICY.LatestN(keep)]
   if keep_best:
     policies.append(POLICY.BestN(get_metric_fn=goodness, n=1))
