@@ -35,6 +35,9 @@ def test_digits_are_the_real_ones_in_a_stratified_split():
 
   whole = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
   assert sorted(map(bytes, seen)) == sorted(map(bytes, whole))
+  known = sources.all_digits()
+  np.testing.assert_array_equal(known.images[..., 0], whole)
+  np.testing.assert_array_equal(known.labels, load_digits().target)
 
 
 def test_batches_are_a_function_of_seed_and_step():
