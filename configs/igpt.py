@@ -19,7 +19,8 @@ pictures (1.228 nats), where the entropy of the colours is 2.92; probes of block
 0.903, 0.914, 0.922; digits that a person reads. Fine-tuned on all labels, 300 steps, 3 min: 0.900
 of the test pictures, 0.922 after 200 of the steps (one seed). `cifar10_small`, 600 steps, 18 min:
 2.47 bits of 5.77, probes 0.360, 0.389, 0.407, 0.414 of 2,000 pictures. Everything else: not run;
-`s` compiles for one H100 (37 GB with config.model.scan=True, attention by cuDNN).
+`s` compiles with config.model.scan=True for one H100 (37 GB, attention by cuDNN) and, with
+config.model.remat=blocks too, for v5e:2x2 (5.3 GB a chip; 38 without, which it has not).
 """
 
 from vit_jax import defaults
