@@ -71,9 +71,12 @@ def running(asked, host='127.0.0.1', token=''):
       connection.close()
       return answer.status, answer.headers, content
 
-    yield ask
-    server.should_exit = True
-    thread.join(30)
+    ask.port = port
+    try:
+      yield ask
+    finally:
+      server.should_exit = True
+      thread.join(30)
     assert not thread.is_alive()
 
 
