@@ -50,6 +50,7 @@ setuptools.setup(
     'tfds': ['tensorflow>=2.19'],
     'torch': ['timm>=1.0.20,<2', 'torch>=2.6,<=2.13.0', 'torchvision', 'transformers>=5,<6'],
     'hub': ['huggingface-hub>=0.30'],
+    'page': ['starlette>=0.40,<2', 'uvicorn>=0.30,<1'],
     'notebooks': ['ipykernel>=6.29', 'nbclient>=0.10'],
     'benchmark': ['tensorflow>=2.19', 'timm>=1.0.20,<2', 'torch>=2.6,<=2.13.0'],
     'test': [
@@ -58,7 +59,10 @@ setuptools.setup(
       'nbclient>=0.10',
       'pytest>=8.3',
       'pytest-xdist>=3.6',
+      'starlette>=0.40,<2',
+      'uvicorn>=0.30,<1',
     ],
+    'browser': ['selenium>=4.20,<5'],
     'dev': ['build>=1.2', 'basedpyright>=1.31', 'ruff>=0.12'],
   },
 )

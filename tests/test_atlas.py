@@ -13,7 +13,7 @@ from test_interpret import pixels, write
 
 from vit_jax import predict
 from vit_jax.interpret import __main__ as command
-from vit_jax.interpret import atlas, factors
+from vit_jax.interpret import atlas, factors, pages, shares
 
 SMALL = dict(image_size=(16, 24), variant='mu/4', depth=3)
 # As much of a browser as the script of the page touches.
@@ -95,7 +95,7 @@ def test_the_page_is_alone(page):
   assert not re.search(r'(src|href)=["\'](?!data:)|https?://|url\(|import\(|fetch\(', text)
   assert '<meta name="viewport" content="width=device-width' in text and 'lang="en"' in text
   assert text.count('aria-') > 5 and 'onkeydown' in text and 'onpointerdown' in text
-  assert atlas.MARK not in text
+  assert pages.MARK not in text
 
 
 def test_the_script_shows_what_the_model_computes(page):
@@ -131,7 +131,7 @@ def test_readouts_weigh_what_they_read(page):
   predictor, seen, _ = page
   tokens = predictor(seen, ('tokens',))['tokens']
   found = {name: np.asarray(jax.jit(f)(predictor.params, tokens))
-           for name, f in atlas.weighed(predictor).items()}  # fmt: skip
+           for name, f in shares.weighed(predictor).items()}  # fmt: skip
   assert next(iter(found)) == 'class_token'
   np.testing.assert_array_equal(found['class_token'], np.eye(26)[[0, 0]])
   np.testing.assert_allclose(found['mean_all'], 1 / 26, rtol=1e-5)
@@ -143,7 +143,7 @@ def test_readouts_weigh_what_they_read(page):
 def test_what_does_not_fit_is_said(page, tmp_path):
   predictor, seen, _ = page
   with pytest.raises(ValueError, match=r'2 images.* MB at least.*--megabytes='):
-    atlas.atlas(predictor, seen, ['a', 'b'], 0.01)
+    atlas.Atlas(predictor).content(seen, ['a', 'b'], 0.01)
   folder = write(tmp_path / 'bit', 'bit', image_size=(32, 64), variant='R8x1')
   Image.fromarray(seen[0]).save(tmp_path / 'a.png')
   with pytest.raises(SystemExit, match='a bit has no blocks of tokens on one grid'):
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_said(page, tmp_path):
 def test_without_a_single_classifier_the_page_says_so(tmp_path):
   section = dict(variant='Ti/16-distilled', width=32, depth=1, num_heads=2)
   predictor = predict.load(write(tmp_path, 'deit', image_size=(48, 32), **section))
-  found = atlas.atlas(predictor, pixels(predictor, 1), ['a'], 10.0)
+  found = atlas.Atlas(predictor).content(pixels(predictor, 1), ['a'], 10.0)
   assert found['classes'] == [] and 'top' not in found['images'][0]
   assert found['native'] == found['readouts'][0] == 'class_and_distillation'
 

@@ -132,23 +132,10 @@ def everything(teacher, **more):
 
 
 def test_everything_at_once_resumes_exactly(teacher, tmp_path, monkeypatch):
-  config = everything(teacher)
-  train.train(config, tmp_path / 'whole')
-  config.total_steps = 4
-  train.train(config, tmp_path / 'parts')
-  config = everything(teacher, total_steps=6)
-  train.train(config, tmp_path / 'parts')
-  whole, parts = (np.load(tmp_path / f'{x}/model/weights.npz') for x in ('whole', 'parts'))
-  assert len(whole.files) > 20
-  # The cooling down looks at the end of the run, so that four steps of six are others: see below.
-  rows = [(tmp_path / f'{x}/metrics.jsonl').read_text().splitlines() for x in ('whole', 'parts')]
-  assert json.loads(rows[0][0])['train/loss'] == json.loads(rows[1][0])['train/loss']
-  last = json.loads(rows[0][-1])
+  train.train(everything(teacher), tmp_path / 'whole')
+  last = json.loads((tmp_path / 'whole/metrics.jsonl').read_text().splitlines()[-1])
   assert {'test/accuracy_class_token', 'test/accuracy_distillation_token'} <= last.keys()
   assert {'validation/similarity_0', 'validation/similarity_1'} <= last.keys()
-
-  def stop(self):
-    return self.steps == 4
 
   from vit_jax.runtime import interruption
 
@@ -159,14 +146,14 @@ def test_everything_at_once_resumes_exactly(teacher, tmp_path, monkeypatch):
 
     def requested(self):
       self.steps += 1
-      return stop(self)
+      return self.steps == 4
 
   with monkeypatch.context() as patch:
     patch.setattr(train, 'Interruption', Stops)
     train.train(everything(teacher), tmp_path / 'stopped')
   train.train(everything(teacher), tmp_path / 'stopped')
-  stopped = np.load(tmp_path / 'stopped/model/weights.npz')
-  assert any(not np.array_equal(parts[name], whole[name]) for name in whole.files)
+  whole, stopped = (np.load(tmp_path / f'{x}/model/weights.npz') for x in ('whole', 'stopped'))
+  assert len(whole.files) > 20
   for name in whole.files:
     np.testing.assert_array_equal(stopped[name], whole[name], err_msg=name)
 

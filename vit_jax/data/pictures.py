@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import io
+import math
 import pathlib
 import struct
 import warnings
@@ -15,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from vit_jax.data import jpeg
 
 Picture = str | pathlib.Path | bytes | np.ndarray | Image.Image
+NPY = b'\x93NUMPY'  # how a file of one array begins
 # Pillow's modes by number of channels; with any other number a picture must be an array.
 MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 # By EXIF orientation; 1 is upright.
@@ -32,7 +34,10 @@ BROKEN = (
   OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error,
   zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-
+# What strangers may send: formats that browsers have and phones make, and none that runs another
+# program to be read, as EPS does.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+SLIMMEST = 100  # times as long as wide: a crop enlarges the shorter side and the other with it
 
 # Such metadata are ignored, as the picture can be read.
 warnings.filterwarnings('ignore', 'Corrupt EXIF data', UserWarning)
@@ -40,6 +45,10 @@ warnings.filterwarnings('ignore', 'Corrupt EXIF data', UserWarning)
 
 class Damaged(ValueError):
   """A picture that cannot be read; says why, and which file where that is known."""
+
+
+class TooLarge(Damaged):
+  """A picture of more pixels than are wanted."""
 
 
 @functools.cache
@@ -95,7 +104,7 @@ def decode(data: bytes) -> Image.Image | np.ndarray:
     Damaged: not an image, or a broken one.
   """
   try:
-    if data.startswith(b'\x93NUMPY'):
+    if data.startswith(NPY):
       return np.load(io.BytesIO(data), allow_pickle=False)
     image = Image.open(io.BytesIO(data))
     image.load()
@@ -104,6 +113,48 @@ def decode(data: bytes) -> Image.Image | np.ndarray:
   except BROKEN as error:
     raise Damaged(f'damaged image ({error})') from None
   return upright(image)
+
+
+def check_size(data: bytes, most: int) -> None:
+  """Refuses a file's content by what its header says, before anything is decoded.
+
+  Args:
+    most: pixels.
+
+  Raises:
+    TooLarge: it would have more pixels, or is so slim that a crop of it would.
+    Damaged: none of FORMATS, and no array of pixels.
+  """
+  try:
+    width, height = _npy_size(data) if data.startswith(NPY) else _size(data)
+  except UnidentifiedImageError:
+    raise Damaged(f'not a picture of a known format: {", ".join(FORMATS)}, or .npy') from None
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    raise TooLarge(f'more than the {most:,} pixels that are allowed') from None
+  except BROKEN as error:
+    raise Damaged(f'damaged image ({error})') from None
+  if width * height > most:
+    raise TooLarge(f'{width} x {height} pixels, more than the {most:,} that are allowed')
+  if not max(width, height) <= SLIMMEST * min(width, height):
+    raise TooLarge(f'{width} x {height} pixels: one side is more than {SLIMMEST} times the other')
+
+
+def _size(data: bytes) -> tuple[int, int]:
+  """(width, height) as Pillow reads it from the header."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('error', Image.DecompressionBombWarning)
+    return Image.open(io.BytesIO(data), formats=FORMATS).size
+
+
+def _npy_size(data: bytes) -> tuple[int, int]:
+  """(width, height) of an array, which must have as many bytes as its header claims."""
+  file = io.BytesIO(data)
+  read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+  shape, _, kind = read[np.lib.format.read_magic(file)[0]](file)
+  size = math.prod(shape) * kind.itemsize
+  if len(shape) != 3 or not size or size != len(data) - file.tell():
+    raise ValueError(f'an array {shape} of {kind} in {len(data)} bytes is no picture')
+  return shape[1], shape[0]
 
 
 def upright(image: Image.Image) -> Image.Image:

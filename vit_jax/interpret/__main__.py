@@ -5,12 +5,14 @@
   python -m vit_jax.interpret batch --config=RECIPE [--config.KEY=VALUE ...] --out=DIR
   python -m vit_jax.interpret masked RUN [IMAGES...] --out=DIR
   python -m vit_jax.interpret atlas CHECKPOINT [IMAGES...] --out=DIR
+  python -m vit_jax.interpret serve CHECKPOINT [--host=127.0.0.1] [--port=8765] [--token=WORD]
 
 WHAT is one of those below; `WHAT --help` shows its options, `vit_jax/interpret/README.md` what each
 is. CHECKPOINT is a run, a weight file or an address. Without IMAGES test pictures of its data are
 taken. `compare` draws several checkpoints on one scale; the folder of a sweep stands for a run of
-each setting that it chose. `batch` shows what training sees, `masked`
-what a run of masked patch prediction hides and predicts; `atlas` is a page to walk through.
+each setting that it chose. `batch` shows what training sees, `masked` what a run of masked patch
+prediction hides and predicts; `atlas` is a page to walk through, `serve` one on which pictures are
+dropped.
 """
 
 import argparse
@@ -37,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     'batch': write_batch,
     'compare': write_comparison,
     'masked': write_masked,
+    'serve': serve_page,
   }
   try:
     commands.get(words[0] if words else '', write_pictures)(words)
@@ -74,6 +77,13 @@ def write_atlas(words: list[str]) -> None:
     predictor, options.checkpoint, options.images, options.count, atlas.IMAGES
   )  # fmt: skip
   print(atlas.write(predictor, chosen, options))
+
+
+def serve_page(words: list[str]) -> None:
+  """Answers to pictures that are dropped on a page of this machine, until Ctrl-C."""
+  from vit_jax.interpret import serve  # What it serves with is an extra.
+
+  serve.serve(serve.parse(words))
 
 
 def write_pictures(words: list[str]) -> None:
@@ -148,7 +158,7 @@ def what_of(words: list[str]) -> str:
     ).parse_args(words)
     raise ValueError(
       'say what to look at: '
-      + ', '.join([*interpret.PICTURES, 'compare', 'batch', 'masked', 'atlas'])
+      + ', '.join([*interpret.PICTURES, 'compare', 'batch', 'masked', 'atlas', 'serve'])
     )
   check_choice('picture', words[0], interpret.PICTURES)
   return words[0]

@@ -11,7 +11,6 @@ depth; choose a readout and see what it weighs. Attention and similarity are kep
 import argparse
 import base64
 from collections.abc import Callable
-import importlib.resources
 import io
 import json
 import pathlib
@@ -23,10 +22,9 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.evaluation import token_health
-from vit_jax.interpret import factors
+from vit_jax.interpret import factors, pages, shares
 from vit_jax.interpret.images import Named
 from vit_jax.interpret.lens import lens
-from vit_jax.models import readout as readouts
 from vit_jax.predict import Predictor
 from vit_jax.runtime import atomic
 
@@ -35,7 +33,6 @@ SIDE = 336  # pixels of the longer side of a picture in the page, at most
 OTHER = 1000  # bytes of the numbers and words of an image beside its arrays
 TOP = 3  # classes that are told of each token and depth
 SIMILAR = 16  # numbers that a token's direction is kept in
-MARK = '/*DATA*/null'  # where the data go in atlas.html
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -61,55 +58,67 @@ def write(predictor: Predictor, chosen: Named, options: argparse.Namespace) -> p
     ValueError: the model has no patches, or the page would be too large.
   """
   seen = np.stack([predictor.preprocess(picture) for _, picture in chosen])
-  content = atlas(predictor, seen, [name for name, _ in chosen], options.megabytes)
-  about = {'checkpoint': str(options.checkpoint)} | content
-  text = template().replace(MARK, json.dumps(about).replace('</', '<\\/'))
+  names = [name for name, _ in chosen]
+  text = Atlas(predictor).page(seen, names, str(options.checkpoint), options.megabytes)
   options.out.mkdir(parents=True, exist_ok=True)
   path = options.out / 'atlas.html'
   atomic.write_text(path, text)
   return path
 
 
-def template() -> str:
-  """The page without data."""
-  files = importlib.resources.files('vit_jax.interpret')
-  return files.joinpath('atlas.html').read_text(encoding='utf-8')
+class Atlas:
+  """The page of a model: what it measures is prepared once, so that many pages compile once.
 
-
-def atlas(
-  predictor: Predictor, seen: np.ndarray, names: list[str], megabytes: float
-) -> dict[str, Any]:
-  """What the page shows of images, as JSON; arrays in base64.
-
-  Args:
-    seen: uint8 `n H W C`, as the model sees them.
-    megabytes: that the page may have, in 1e6 bytes.
+  Raises:
+    ValueError: the model has no patches.
   """
-  model = predictor.model
-  name = predictor.passport.model['name']
-  depths = token_health.depths_of(model, token_health.shapes_of(predictor), name)
-  weigh = weighed(predictor)
-  program = measures(predictor, seen, depths, weigh)
-  one = jax.ShapeDtypeStruct((1, *seen.shape[1:]), seen.dtype)
-  shapes = jax.eval_shape(program, predictor.params, one)
-  pictures = [picture(image) for image in seen]
-  around = len(template()) + len(json.dumps([pictures, names, predictor.class_names]))
-  rank = rank_of(shapes, len(seen), around, megabytes)
-  images = []
-  for name, shown, image in zip(
-    names, pictures, seen, strict=True
-  ):  # Attention of one image at a time.
-    found = predictor.stream(image[None], program, 1)
-    own = packed({key: x[0] for key, x in found.items()}, rank)
-    images.append({'name': name, 'picture': shown} | own)
-  attention = shapes.get('attention')
-  return {
-    'grid': list(model.grid or ()), 'prefix': list(model.prefix), 'depths': len(depths),
-    'heads': attention.shape[2] if attention is not None else 0, 'rank': rank,
-    'similar': min(SIMILAR, *shapes['tokens'].shape[2:]), 'top': min(TOP, model.num_classes),
-    'classes': list(predictor.class_names) if 'top' in shapes else [],
-    'readouts': [*weigh], 'native': predictor.passport.readout, 'images': images,
-  }  # fmt: skip
+
+  def __init__(self, predictor: Predictor):
+    model = predictor.model
+    name = predictor.passport.model['name']
+    self._predictor = predictor
+    self._depths = token_health.depths_of(model, token_health.shapes_of(predictor), name)
+    self._weigh = shares.weighed(predictor)
+    self._program = measures(predictor, self._depths, self._weigh)
+    one = jax.ShapeDtypeStruct((1, *model.image_size, model.channels), np.uint8)
+    self._shapes = jax.eval_shape(self._program, predictor.params, one)
+
+  def page(self, seen: np.ndarray, names: list[str], checkpoint: str, megabytes: float) -> str:
+    """The page of images; arguments and errors as those of `content`."""
+    about = {'checkpoint': checkpoint} | self.content(seen, names, megabytes)
+    return pages.filled('atlas.html', about)
+
+  def content(self, seen: np.ndarray, names: list[str], megabytes: float) -> dict[str, Any]:
+    """What the page shows of images, as JSON; arrays in base64.
+
+    Args:
+      seen: uint8 `n H W C`, as the model sees them.
+      megabytes: that the page may have, in 1e6 bytes.
+
+    Raises:
+      ValueError: it would be larger.
+    """
+    predictor, model, shapes = self._predictor, self._predictor.model, self._shapes
+    shown = [picture(image) for image in seen]
+    words = json.dumps([shown, names, predictor.class_names])
+    rank = rank_of(shapes, len(seen), len(pages.template('atlas.html')) + len(words), megabytes)
+    images = [
+      {'name': name, 'picture': one} | self._measured(image, rank)
+      for name, one, image in zip(names, shown, seen, strict=True)
+    ]
+    attention = shapes.get('attention')
+    return {
+      'grid': list(model.grid or ()), 'prefix': list(model.prefix), 'depths': len(self._depths),
+      'heads': attention.shape[2] if attention is not None else 0, 'rank': rank,
+      'similar': min(SIMILAR, *shapes['tokens'].shape[2:]), 'top': min(TOP, model.num_classes),
+      'classes': list(predictor.class_names) if 'top' in shapes else [],
+      'readouts': [*self._weigh], 'native': predictor.passport.readout, 'images': images,
+    }  # fmt: skip
+
+  def _measured(self, image: np.ndarray, rank: int) -> dict[str, Any]:
+    """The arrays of one image: attention of one at a time is in memory."""
+    found = self._predictor.stream(image[None], self._program, 1)
+    return packed({key: x[0] for key, x in found.items()}, rank)
 
 
 def rank_of(shapes: dict[str, Any], count: int, around: int, megabytes: float) -> int:
@@ -134,23 +143,22 @@ def rank_of(shapes: dict[str, Any], count: int, around: int, megabytes: float) -
   left = (megabytes * 1e6 - around) / count - fixed
   if left < max(one, 1):
     need = (count * (fixed + one) + around) / 1e6
+    remedy = 'give fewer (--count), or ' if count > 1 else 'give '
     raise ValueError(
-      f'{count} images of this model need {need:.1f} MB at least: give fewer (--count), or '
+      f'{count} images of this model need {need:.1f} MB at least: {remedy}'
       f'--megabytes={np.ceil(need):.0f}'
     )
   return int(min(most, left // one)) if one else 1
 
 
 def measures(
-  predictor: Predictor,
-  seen: np.ndarray,
-  depths: tuple[str, ...],
-  weigh: dict[str, Callable[[Any, Any], Any]],
+  predictor: Predictor, depths: tuple[str, ...], weigh: dict[str, Callable[[Any, Any], Any]]
 ) -> Callable[..., dict[str, Any]]:
   """`(params, images) -> arrays B ...` of all that the page shows of each depth."""
   model = predictor.model
+  grey = np.zeros((1, *model.image_size, model.channels), np.uint8)
   try:
-    look = lens(predictor, seen)
+    look = lens(predictor, grey)
   except ValueError:
     look = None  # The page says that there is no single classifier.
 
@@ -175,41 +183,6 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
   own = jnp.take_along_axis(found['lens'], answer[:, None, None, None], -1)[..., 0]
   return {'top': top, 'probability': probability, 'own': own, 'answer': answer,
           'sure': found['answer'].max(-1)}  # fmt: skip
-
-
-def weighed(predictor: Predictor) -> dict[str, Callable[[Any, Any], Any]]:
-  """What each readout weighs, `(params, tokens B T D) -> B T`: the model's own, and all unlearned.
-
-  The weight of a token is its share of the gradient of the sum of all features, in absolute values:
-  1/N each for a mean, the share of channels whose maximum it has for a maximum.
-  """
-  model, section = predictor.model, predictor.passport.model
-  found, native = {}, predictor.passport.readout
-  shape = token_health.shapes_of(predictor)['tokens'].shape
-  x = jax.ShapeDtypeStruct(shape, jnp.float32)
-  for name in readouts.READOUTS:
-    fits = readouts.fits(name, model.prefix) and not readouts.class_of(name).numbered
-    if not fits or name == native:
-      continue
-    module = readouts.build(name, section, prefix=model.prefix, grid=model.grid or (1, 1))
-    read, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
-    if read.ndim == 2 and not jax.tree.leaves(variables):
-      found[name] = share_of(lambda params, x, module=module: module.apply({}, x))
-  if native and native != 'none':
-    own = lambda params, x: model.apply({'params': params}, x, method='read')[1]['features']  # noqa: E731
-    found = {native: share_of(own)} | found
-  return found
-
-
-def share_of(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-  """The share of each token in what is read, by the gradient."""
-
-  def share(params, tokens):
-    gradient = jax.grad(lambda x: read(params, x).sum())(tokens)
-    size = jnp.abs(gradient).sum(-1)
-    return size / jnp.maximum(size.sum(-1, keepdims=True), 1e-30)
-
-  return share
 
 
 def packed(found: dict[str, Any], rank: int) -> dict[str, Any]:

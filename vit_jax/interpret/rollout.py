@@ -10,7 +10,7 @@ over the patches. `gradients.py` says what `--weighted=gradient` puts in the pla
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -112,16 +112,23 @@ def plain(
   predictor: Predictor, images: np.ndarray, blocks: list[Attending], query: Query, residual: float
 ) -> Float[np.ndarray, 'N L T']:
   """The query's row of the product after each layer; rows sum to 1."""
+  return predictor.measure(images, rows_of(predictor.model, blocks, query, residual))
+
+
+def rows_of(
+  model: Any, blocks: list[Attending], query: Query, residual: float
+) -> Callable[[dict[str, Any]], Any]:
+  """`outputs by name -> B L T`, which `plain` measures."""
 
   def rows(outputs):
     product, found = None, []
     for one in blocks:
-      weights = predictor.model.attention_map(outputs, one.block).mean(1)
+      weights = model.attention_map(outputs, one.block).mean(1)
       product = layer(weights, residual, product)
       found.append(query.of(product, one.grid))
     return jnp.stack(found, 1)
 
-  return predictor.measure(images, rows)
+  return rows
 
 
 def weighted(
