@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import tukey_hsd
 
 from vit_jax import defaults
-from vit_jax.explore import budget, results, runs, told
+from vit_jax.explore import budget, results, runs, sweep, told
 from vit_jax.runtime import provenance
 
 COMMAND = 'python -m vit_jax.main --config=configs/a.py:b --config.seed=1'
@@ -163,3 +163,12 @@ def test_pairs_are_told_apart_beyond_their_seeds():
   assert told.smallest(scores) == pytest.approx(4.339 * 0.01 / 3**0.5, rel=1e-3)
   assert '2.7 points' in rest.text  # 1.96 sqrt(0.92 0.08 / 400)
   assert not told.blocks(['a'], scores[:1]) and not told.blocks(['a', 'b'], [scores[0][:1]] * 2)
+
+
+def test_a_choice_at_the_edge_of_what_was_tried_is_said():
+  rows = [
+    {'setting': name, 'rate': rate, 'chosen': rate == best, 'validation': 0.5}
+    for name, best in (('a', 2), ('b', 3)) for rate in (1, 2, 3)
+  ]  # fmt: skip
+  assert sweep.explain(rows, ('rate',)).endswith('At the edge of what was tried: b (3).')
+  assert 'edge' not in sweep.explain(rows[:3], ('rate',))

@@ -211,9 +211,20 @@ def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
   if used and rows[0]['validation'] is not None:
     return (
       f'{", ".join(used)}: chosen for each setting by validation accuracy; test examples had no '
-      'say. Rows that were not chosen stand below.'
+      'say. Rows that were not chosen stand below.' + at_an_edge(rows, used)
     )
   return 'No validation split (config.data.validation_fraction=0), so nothing was chosen.'
+
+
+def at_an_edge(rows: list[dict[str, Any]], used: list[str]) -> str:
+  """Which settings chose the least or the most of what was tried, and might want more."""
+  told = []
+  for key in used:
+    tried = {row[key] for row in rows if isinstance(row[key], int | float)}
+    edges = {min(tried), max(tried)} if len(tried) > 2 else set()
+    told += [f'{row["setting"]} ({row[key]:g})' for row in rows
+             if row['chosen'] and row[key] in edges]  # fmt: skip
+  return f' At the edge of what was tried: {", ".join(told)}.' * bool(told)
 
 
 def table(rows: list[dict[str, Any]], keys: list[str]) -> page.Table:
