@@ -157,8 +157,9 @@ def test_a_patch_that_is_pointed_at(atlas, tmp_path):
 
 
 def test_views_and_readouts(atlas, tmp_path):
-  from_select = pytest.importorskip('selenium.webdriver.support.select').Select
   with browsing(atlas, DESK, tmp_path) as page:
+    from selenium.webdriver.support.select import Select
+
     for name, words in {
       'Attention': 'attention from it, block 3, mean of heads',
       'Norm': 'norm of every token, after block 3 of 3',
@@ -167,7 +168,7 @@ def test_views_and_readouts(atlas, tmp_path):
     }.items():
       press(page, name)
       assert words in page.text('what')
-    from_select(page.find_element('id', 'readout')).select_by_visible_text('mean')
+    Select(page.find_element('id', 'readout')).select_by_visible_text('mean')
     assert 'what mean reads; its own is 0.0417. Outside the map: class token 0.0000' in page.text(
       'what'
     )
@@ -179,8 +180,9 @@ def test_views_and_readouts(atlas, tmp_path):
 
 
 def test_the_atlas_by_keys_alone(atlas, tmp_path):
-  keys = pytest.importorskip('selenium.webdriver.common.keys').Keys
   with browsing(atlas, DESK, tmp_path) as page:
+    from selenium.webdriver.common.keys import Keys
+
     reached = []
     for _ in range(12):
       page.tab()
@@ -189,15 +191,15 @@ def test_the_atlas_by_keys_alone(atlas, tmp_path):
     assert {'map', 'class token', 'Similarity', 'Readout', 'depth'} <= {*reached}
     canvas = page.find_element('id', 'map')
     for key, words in [
-      (keys.ARROW_LEFT, 'patch 14 (row 4, column 2)'),
-      (keys.ARROW_UP, 'patch 10 (row 3, column 2)'),
-      (keys.ARROW_DOWN, 'patch 14 (row 4, column 2)'),
+      (Keys.ARROW_LEFT, 'patch 14 (row 4, column 2)'),
+      (Keys.ARROW_UP, 'patch 10 (row 3, column 2)'),
+      (Keys.ARROW_DOWN, 'patch 14 (row 4, column 2)'),
     ]:
       canvas.send_keys(key)
       assert page.text('said').startswith(words)
     canvas.send_keys('2')
     assert 'block 3, mean of heads' in page.text('what')
-    canvas.send_keys(keys.PAGE_DOWN, ']')
+    canvas.send_keys(Keys.PAGE_DOWN, ']')
     assert 'block 2, head 1' in page.text('what')
     assert page.text('depthName') == 'after block 2 of 3'
 

@@ -22,7 +22,6 @@ HEADERS = {
   'x-content-type-options': 'nosniff',
   'referrer-policy': 'no-referrer',  # The token may stand in the address.
   'cross-origin-resource-policy': 'same-origin',
-  'cross-origin-opener-policy': 'same-origin',
   'cache-control': 'no-store',
 }
 

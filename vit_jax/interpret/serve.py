@@ -38,7 +38,9 @@ def parse(words: list[str]) -> argparse.Namespace:
   parser.add_argument('checkpoint', help='a run, a weight file, or an address')
   parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0: all of this machine, by token')
   parser.add_argument('--port', type=int, default=PORT, help='0: any that is free')
-  parser.add_argument('--token', default='', help='that every request must bring; else made')
+  parser.add_argument(
+    '--token', default='', help='that every request must bring; made where it is needed'
+  )
   normal = Limits()
   say = {
     'file_megabytes': 'the most that the file of a picture has',
@@ -107,9 +109,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address(access: Access, port: int) -> str:
   """The address that a person opens, with the token."""
-  host = socket.gethostname() if access.host in ('0.0.0.0', '::') else access.host
+  host = reached_at() if access.host in ('0.0.0.0', '::') else access.host
   place = f'[{host}]' if ':' in host else host
   return f'http://{place}:{port}/' + (f'?token={access.token}' if access.token else '')
+
+
+def reached_at() -> str:
+  """The address under which other machines reach this one, else its name."""
+  with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    try:
+      probe.connect(('192.0.2.1', 9))  # Chooses a way out; nothing is sent.
+    except OSError:
+      return socket.gethostname()
+    return probe.getsockname()[0]
 
 
 class Site:
