@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import tukey_hsd
 
 from vit_jax import defaults
-from vit_jax.explore import budget, results, runs, sweep, told
+from vit_jax.explore import budget, results, runs, series, sweep, told
 from vit_jax.runtime import provenance
 
 COMMAND = 'python -m vit_jax.main --config=configs/a.py:b --config.seed=1'
@@ -65,7 +65,7 @@ def test_a_sweep_tells_what_was_chosen(tmp_path):
   found = results.gather(tmp_path / 'w')
   assert found['data'] == 'folder'
   assert [row['setting'] for row in found['settings']] == ['x'] and found['runs'] == 1
-  assert results.accuracy(found) == 'x 90.0 % (88.0 to 92.0), 3 runs'
+  assert results.accuracy(found) == '90.0 % (88.0 to 92.0), 3 runs'
 
 
 def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):
@@ -172,3 +172,14 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_said():
   ]  # fmt: skip
   assert sweep.explain(rows, ('rate',)).endswith('At the edge of what was tried: b (3).')
   assert 'edge' not in sweep.explain(rows[:3], ('rate',))
+
+
+def test_settings_have_names_that_tell_them_apart():
+  keys = ['model.readout', 'model.depth', 'model.width']
+  rows = [
+    {'model.readout': 'mean', 'model.depth': 2}, {'model.readout': 'mean', 'model.width': 2},
+    {'model.readout': 'max'},
+  ]  # fmt: skip
+  found = [series.name_of(row, keys, rows) for row in rows]
+  assert found == ['mean, depth=2', 'mean, width=2', 'max']
+  assert series.name_of({}, keys, [{}, *rows]) == 'base'

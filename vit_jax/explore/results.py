@@ -117,11 +117,12 @@ def accuracy(result: Result) -> str:
   """What a row says: a number, or those of a sweep from the best to the worst."""
   if 'metrics' in result:
     return f'{100 * result["metrics"]["test/accuracy"]:.1f} %'
-  told = [f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in result['settings']]
-  if len(told) == 1:  # Of one setting, over its seeds.
-    row = result['settings'][0]
-    return f'{told[0]} ({100 * row["low"]:.1f} to {100 * row["high"]:.1f}), {row["runs"]} runs'
-  return ', '.join(told)
+  settings = result['settings']
+  if len(settings) == 1:  # Over its seeds.
+    (row,) = settings
+    low, mean, high = (100 * row[key] for key in ('low', 'accuracy', 'high'))
+    return f'{mean:.1f} % ({low:.1f} to {high:.1f}), {row["runs"]} runs'
+  return ', '.join(f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in settings)
 
 
 def table(folder: pathlib.Path) -> str:

@@ -37,11 +37,21 @@ def blocks(records: Records, keys: list[str], folder: pathlib.Path) -> list[page
   return made
 
 
+def name_of(row: dict[str, Any], keys: list[str], rows: Records) -> str:
+  """A setting in a few words: values that all rows have as they are, others with their key."""
+  words = [
+    str(row[key]) if all(other.get(key) is not None for other in rows)
+    else f'{key.rpartition(".")[2]}={row[key]}'
+    for key in keys if row.get(key) is not None
+  ]  # fmt: skip
+  return ', '.join(words) or 'base'
+
+
 def by_setting(records: Records, keys: list[str]) -> dict[str, dict[str, float]]:
   """The mean over seeds of every other number of the test split, by setting."""
   groups: dict[str, Records] = {}
   for record in records:
-    setting = ', '.join(str(record[key]) for key in keys if record.get(key) is not None)
+    setting = name_of(record, keys, records)
     groups.setdefault(setting, []).append(record)
   return {
     setting: {name: float(np.mean([m[name] for m in members if name in m]))

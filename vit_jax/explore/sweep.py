@@ -194,14 +194,11 @@ def choose(
   groups: dict[tuple, list[dict[str, Any]]] = {}
   for row in rows:
     groups.setdefault(tuple(row[key] for key in compared), []).append(row)
-  for values, members in groups.items():
+  for members in groups.values():
     judged = [row['validation'] for row in members if row['validation'] is not None]
     for row in members:
       row['chosen'] = not judged or row['validation'] == max(judged)
-      shown = dict(zip(compared, values, strict=True)) if judged and compared else {
-        key: row[key] for key in keys
-      }  # fmt: skip
-      row['setting'] = ', '.join(str(x) for x in shown.values() if x is not None) or 'all'
+      row['setting'] = series.name_of(row, compared if judged and compared else keys, rows)
   return sorted(rows, key=lambda row: (not row['chosen'], -(row['accuracy'] or 0)))
 
 
@@ -235,7 +232,8 @@ def table(rows: list[dict[str, Any]], keys: list[str]) -> page.Table:
     return '' if x is None else f'{x:.2%}'
 
   return page.Table(header, [
-    [*(str(row[key]) for key in keys), 'yes' if row['chosen'] else '', percent(row['accuracy']),
+    [*('' if row[key] is None else str(row[key]) for key in keys),
+     'yes' if row['chosen'] else '', percent(row['accuracy']),
      f'{row["low"]:.1%} to {row["high"]:.1%}' if row['runs'] > 1 else '',
      f'{row["runs"]}' + f', {row["failed"]} failed' * bool(row['failed']),
      percent(row['validation'])]

@@ -41,7 +41,7 @@ def blocks(
   for i in np.argsort(-means, kind='stable'):
     below = [names[j] for j in range(len(names)) if apart[i, j] and means[i] > means[j]]
     same = [names[j] for j in range(len(names)) if j != i and not apart[i, j]]
-    rows.append([names[i], f'{means[i]:.1%}', ', '.join(below), ', '.join(same)])
+    rows.append([names[i], f'{means[i]:.1%}', '; '.join(below), '; '.join(same)])
   made.append(page.Table(('setting', 'test accuracy', 'clearly above', 'not told from'), rows))
   return [*made, page.Text(cannot(float(means.max()), examples))]
 
