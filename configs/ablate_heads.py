@@ -7,10 +7,10 @@ before it, as in pre-training; each over learning rates, three seeds. The paper:
 as well, at different rates. Pictures: accuracy and 5-shot accuracy against the rate. On the digits;
 `cifar10` takes 5,000 pictures of it, with --config.data.data_dir=D.
 
-The digits, 48 runs, 26 min of one core beside other work (0.8.0), test accuracy in %, the linear head
-before the other: at 3e-4 the class token 69.9 and 64.9, the mean 70.7 and 63.0; at 1e-3 86.9 and
-83.3, 86.9 and 83.9; at 3e-3 94.2 and 93.5, 93.9 and 92.8; at 1e-2 96.1 and 94.9, 95.1 and 94.5. At
-no rate are the readouts told apart (5.9 points would be); at 3e-4 the linear heads are above the
+The digits, 48 runs, 26 min of one core beside other work (0.8.0), test accuracy in %, the linear
+head before the other: at 3e-4 the class token 69.9 and 64.9, the mean 70.7 and 63.0; at 1e-3 86.9
+and 83.3, 86.9 and 83.9; at 3e-3 94.2 and 93.5, 93.9 and 92.8; at 1e-2 96.1 and 94.9, 95.1 and 94.5.
+At no rate are the readouts told apart (5.9 points would be); at 3e-4 the linear heads are above the
 mean's other one. The paper's different rates are not seen. `cifar10`: not run.
 """
 

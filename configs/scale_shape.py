@@ -7,12 +7,12 @@ seeds each. Pictures: accuracy and 5-shot accuracy against the compute of the tr
 digits; `cifar10` takes 5,000 pictures of it, with --config.data.data_dir=D. The paper's base has 8
 blocks of width 1,024, its patches 32 pixels, on JFT-300M; this one 4 blocks of 64.
 
-The digits, 45 runs, 45 min of one core beside other work (0.8.0), test accuracy in %: the base 92.3;
-depth 1, 2 and 8: 91.5, 93.3, 91.1; width 16, 32 and 128: 82.3, 89.4, 91.3; MLP 32, 64 and 256: 91.4,
-91.9, 92.8; all three: 72.5, 89.6, 91.8; patches of 1 and 4 pixels instead of 2: 70.3, 97.2.
-Differences below 5.3 points are not told by three seeds: width and the patch matter, depth and MLP
-are not told apart. As in the paper the width costs most where it is missing; there smaller patches
-help, here larger ones do, in 300 steps. `cifar10`: not run.
+The digits, 45 runs, 45 min of one core beside other work (0.8.0), test accuracy in %: the base
+92.3; depth 1, 2 and 8: 91.5, 93.3, 91.1; width 16, 32 and 128: 82.3, 89.4, 91.3; MLP 32, 64 and
+256: 91.4, 91.9, 92.8; all three: 72.5, 89.6, 91.8; patches of 1 and 4 pixels instead of 2: 70.3,
+97.2. Differences below 5.3 points are not told by three seeds: width and the patch matter, depth
+and MLP are not told apart. As in the paper the width costs most where it is missing; there smaller
+patches help, here larger ones do, in 300 steps. `cifar10`: not run.
 """
 
 from vit_jax import defaults

@@ -114,12 +114,12 @@ def test_a_budget_becomes_steps(tmp_path):
 
 def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
   config = defaults.complete(small_config(run='sweep'), {})
-  (first,) = runs.plan(config, [{'total_steps': 'seconds:1'}], tmp_path)
+  (first,) = runs.plan(config, [{'total_steps': 'seconds:1000'}], tmp_path)
   models = json.loads((tmp_path / 'reports/models.json').read_text())
   (record,) = models.values()
-  assert first.config.total_steps == round(record['images_per_second']['train_step'] / 16)
+  assert first.config.total_steps == round(1000 * record['images_per_second']['train_step'] / 16)
   monkeypatch.setattr(budget.counted, 'record', None)  # It is not asked again.
-  (again,) = runs.plan(config, [{'total_steps': 'seconds:1'}], tmp_path)
+  (again,) = runs.plan(config, [{'total_steps': 'seconds:1000'}], tmp_path)
   assert again.config.total_steps == first.config.total_steps
 
 
