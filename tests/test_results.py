@@ -11,7 +11,7 @@ from scipy.stats import tukey_hsd
 
 from vit_jax import defaults
 from vit_jax.explore import budget, results, runs, series, sweep, told
-from vit_jax.runtime import provenance
+from vit_jax.runtime import memory, provenance
 
 COMMAND = 'python -m vit_jax.main --config=configs/a.py:b --config.seed=1'
 
@@ -114,6 +114,10 @@ def test_a_budget_becomes_steps(tmp_path):
 
 def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
   config = defaults.complete(small_config(run='sweep'), {})
+  monkeypatch.setattr(memory, 'resident', lambda: 10**15)
+  with pytest.raises(ValueError, match=r'vit:mu/4 could not be timed .* GB, which are not free'):
+    runs.plan(config, [{'total_steps': 'seconds:1000'}], tmp_path)
+  monkeypatch.setattr(memory, 'resident', lambda: 0)
   (first,) = runs.plan(config, [{'total_steps': 'seconds:1000'}], tmp_path)
   models = json.loads((tmp_path / 'reports/models.json').read_text())
   (record,) = models.values()

@@ -42,7 +42,7 @@ class Models:
       ValueError: several processes would each measure another speed.
     """
     key = signature(config)
-    if key in self.known and (self.known[key]['images_per_second'] or not timed):
+    if key in self.known and (not timed or is_timed(self.known[key])):
       return self.known[key]
     if timed and distributed.several():
       raise ValueError(
@@ -72,13 +72,31 @@ class Models:
     except ValueError:
       raise ValueError(f'total_steps {words!r} of sweep(): no number behind the colon') from None
     found = self.record(config, timed=kind == 'seconds')
-    each = found['train_flops']['three_forward'] if kind == 'flops' else (
-      1 / found['images_per_second']['train_step']
-    )  # fmt: skip
+    each = found['train_flops']['three_forward'] if kind == 'flops' else seconds_of(found)
     steps = round(amount / (each * config.batch_size))
     if steps < 1:
       raise ValueError(f'total_steps {words!r} of sweep() allows {title(config)} no step')
     return steps
+
+
+def is_timed(found: Record) -> bool:
+  """Whether a record has the speed of its model."""
+  return bool((found['images_per_second'] or {}).get('train_step'))
+
+
+def seconds_of(found: Record) -> float:
+  """Seconds of training that an image takes on this machine.
+
+  Raises:
+    ValueError: too little memory was free for a step.
+  """
+  speed = found['images_per_second']['train_step']
+  if speed is None:
+    raise ValueError(
+      f'{found["model"]} could not be timed for its budget: a step of {found["batch_size"]} takes '
+      f'{found["memory_gb"]["total"]:.3g} GB, which are not free; take a smaller config.batch_size'
+    )
+  return 1 / speed
 
 
 def is_budget(value: Any) -> bool:
