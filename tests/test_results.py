@@ -66,6 +66,10 @@ def test_a_sweep_tells_what_was_chosen(tmp_path):
   assert found['data'] == 'folder'
   assert [row['setting'] for row in found['settings']] == ['x'] and found['runs'] == 1
   assert results.accuracy(found) == '90.0 % (88.0 to 92.0), 3 runs'
+  many = [{'setting': f'setting {i:03}', 'accuracy': 1 - i / 100} for i in range(20)]
+  assert results.accuracy({'settings': many[:2]}) == 'setting 000 100.0 %; setting 001 99.0 %'
+  told = 'setting 000 100.0 %, to setting 019 81.0 %: 20 settings'
+  assert results.accuracy({'settings': many}) == told
 
 
 def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):

@@ -25,6 +25,7 @@ BEGIN, END = (
   '<!-- end -->',
 )
 HIDDEN = ('--workdir', '--config.data.data_dir', '--config.data.path')  # of a machine, not a result
+LONG = 200  # letters of a sweep's settings in a row; of more the best and the worst stand there
 KEPT = ('test', 'validation')
 Result = dict[str, Any]
 
@@ -114,7 +115,7 @@ def line(result: Result) -> tuple[str, ...]:
 
 
 def accuracy(result: Result) -> str:
-  """What a row says: a number, or those of a sweep from the best to the worst."""
+  """What a row says: a number, or those of a sweep's settings, from the best to the worst."""
   if 'metrics' in result:
     return f'{100 * result["metrics"]["test/accuracy"]:.1f} %'
   settings = result['settings']
@@ -122,7 +123,9 @@ def accuracy(result: Result) -> str:
     (row,) = settings
     low, mean, high = (100 * row[key] for key in ('low', 'accuracy', 'high'))
     return f'{mean:.1f} % ({low:.1f} to {high:.1f}), {row["runs"]} runs'
-  return ', '.join(f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in settings)
+  told = [f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in settings]
+  whole = '; '.join(told)
+  return whole if len(whole) < LONG else f'{told[0]}, to {told[-1]}: {len(told)} settings'
 
 
 def table(folder: pathlib.Path) -> str:
