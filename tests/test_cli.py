@@ -69,9 +69,11 @@ def test_train_writes_the_workdir_and_says_what_it_does(finished):
 
 def test_starting_a_finished_run_is_a_no_op(quick, finished):
   workdir, _ = finished
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*')}
   done = quick(RECIPE, f'--workdir={workdir}', *SMALL)
   assert done.returncode == 0
   assert 'is finished: step 6 of 6' in done.stderr
+  assert {path: path.stat().st_mtime_ns for path in workdir.rglob('*')} == before
 
 
 @pytest.mark.parametrize('batch_size', [7, 256])

@@ -74,10 +74,10 @@ def run(argv: list[str], words: list[str]) -> None:
   check_mode(config)
   if FLAGS.target is None:  # Else nothing runs here.
     start(config)
-  begun = time.monotonic()
+  begun = time.time()
   {'train': run_one, 'explore': run_explore, 'sweep': run_sweep}[config.run](config, workdir, words)
   if FLAGS.mode == 'train' and distributed.is_first():
-    provenance.note(workdir, words, time.monotonic() - begun)
+    provenance.note(workdir, words, begun)
 
 
 def check_mode(config: Config) -> None:

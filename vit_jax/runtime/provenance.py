@@ -8,6 +8,7 @@ import pathlib
 import platform
 import shlex
 import subprocess
+import time
 from typing import Any
 
 import vit_jax
@@ -17,19 +18,21 @@ NAME = 'commands.json'
 PACKAGES = ('jax', 'flax', 'optax', 'numpy')
 
 
-def note(folder: pathlib.Path, words: list[str], seconds: float) -> None:
-  """Adds a command that has ended to `folder/commands.json`.
+def note(folder: pathlib.Path, words: list[str], begun: float) -> None:
+  """Adds a command that has ended to `folder/commands.json`, if it wrote anything there.
 
   Args:
     words: of the command line, the program first.
-    seconds: that it took.
+    begun: when it was started, in seconds as `time.time()` tells them.
   """
+  if not any(is_newer(path, begun) for path in folder.rglob('*')):
+    return  # Of a finished run nothing changes.
   import jax
 
   told = {
     'command': shlex.join(['python', '-m', 'vit_jax.main', *words[1:]]),
     'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'seconds': round(seconds, 1),
+    'seconds': round(time.time() - begun, 1),
     'version': vit_jax.__version__,
     'commit': commit(),
     'python': platform.python_version(),
@@ -39,6 +42,14 @@ def note(folder: pathlib.Path, words: list[str], seconds: float) -> None:
     'processes': jax.process_count(),
   }
   atomic.write_text(folder / NAME, json.dumps([*read(folder), told], indent=2) + '\n')
+
+
+def is_newer(path: pathlib.Path, begun: float) -> bool:
+  """Whether a file was written since; not if it is gone by now."""
+  try:
+    return path.is_file() and path.stat().st_mtime > begun
+  except FileNotFoundError:
+    return False
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
