@@ -12,6 +12,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from typing import NoReturn
 import urllib.request
 
 from conftest import ROOT
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore')]
 CHROMIUM, DRIVER = pathlib.Path('/usr/bin/chromium'), pathlib.Path('/usr/bin/chromedriver')
 FLAGS = (
   'headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-sync',
-  'disable-background-networking', 'disable-component-update',
+  'disable-background-networking', 'disable-component-update', 'disable-dev-shm-usage',
 )  # fmt: skip
 DESK, PHONE = (1200, 900), (360, 740)
 DROP = """
@@ -50,6 +51,11 @@ return arguments[0].getBoundingClientRect().toJSON();
 LOADED = "return document.getElementById('%s').naturalWidth"
 
 
+def give_up(reason) -> NoReturn:
+  """Fails where a browser is required, and skips elsewhere."""
+  (pytest.fail if os.environ.get('VIT_JAX_REQUIRE_BROWSER') else pytest.skip)(reason)
+
+
 @contextlib.contextmanager
 def browsing(address, size, folder):
   """Chromium at an address; says afterwards that nothing else was asked and nothing complained.
@@ -61,9 +67,9 @@ def browsing(address, size, folder):
   missing = [str(path) for path in (CHROMIUM, DRIVER) if not path.exists()]
   missing += [] if importlib.util.find_spec('selenium') else ['selenium (the extra browser)']
   if missing:
-    message = f'needs {", ".join(missing)}'
-    (pytest.fail if os.environ.get('VIT_JAX_REQUIRE_BROWSER') else pytest.skip)(message)
+    give_up(f'needs {", ".join(missing)}')
   from selenium import webdriver
+  from selenium.common.exceptions import WebDriverException
   from selenium.webdriver.chrome.service import Service
   from selenium.webdriver.support.wait import WebDriverWait
 
@@ -75,9 +81,12 @@ def browsing(address, size, folder):
   if size == PHONE:
     metrics = {'width': size[0], 'height': size[1], 'pixelRatio': 2.0, 'touch': True}
     options.add_experimental_option('mobileEmulation', {'deviceMetrics': metrics})
-  driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+  try:
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+  except WebDriverException as error:
+    give_up(f'Chromium does not start here: {error.msg}')
   driver.text = lambda name: driver.find_element('id', name).text
-  driver.wait = lambda condition: WebDriverWait(driver, 20).until(lambda _: condition())
+  driver.wait = lambda condition: WebDriverWait(driver, 60).until(lambda _: condition())
   driver.tab = lambda: webdriver.ActionChains(driver).send_keys('\ue004').perform()
   driver.complaints = ()
   try:
