@@ -33,8 +33,8 @@ KINDS = {
 SEEDS = 3
 
 
-def get_config(what='stages', data='digits'):
-  check(what, data)
+def get_config(words='stages'):
+  _, data = parse(words)
   config = defaults.get_config()
   config.run = 'sweep'
   config.data.image_size = (32, 32)
@@ -52,15 +52,22 @@ def get_config(what='stages', data='digits'):
   return config
 
 
-def check(what, data):
-  """Raises a ValueError for words that name no ablation."""
+def parse(words):
+  """'stages,cifar10' -> what is changed, and the data.
+
+  Raises:
+    ValueError: no such ablation.
+  """
+  what, _, data = words.partition(',')
+  data = data or 'digits'
   if what not in KINDS or data not in ('digits', 'cifar10'):
     raise ValueError(
-      f'configs/ablate_sasa.py:{what},{data}: choose {", ".join(KINDS)}, and digits or cifar10'
+      f'configs/ablate_sasa.py:{words}: choose {", ".join(KINDS)}, then digits or cifar10'
     )
+  return what, data
 
 
-def sweep(what='stages', data='digits'):
+def sweep(words='stages'):
   """Every row of an ablation with each seed."""
-  check(what, data)
+  what, _ = parse(words)
   return [row | {'seed': seed} for row in KINDS[what] for seed in range(SEEDS)]

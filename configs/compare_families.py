@@ -5,7 +5,7 @@ python -m vit_jax.main --config=configs/compare_families.py:compute --workdir=W
 python -m vit_jax.main --config=configs/compare_families.py:time --workdir=W
 
 ViT, DeiT (its recipe's mixing instead of a teacher), Swin, SASA, Cordonnier, Axial-ViT, a hybrid,
-BiT and iGPT, of 300,000 to 360,000 parameters. `parameters` gives each as many steps, `compute` as
+BiT and iGPT, of 300,000 to 361,000 parameters. `parameters` gives each as many steps, `compute` as
 many floating point operations, `time` as many seconds of this machine, as it measures them. Three
 learning rates for each family, of which validation chooses; three seeds. The digits are enlarged to
 32 x 32, where a patch has 8 x 8 pixels; iGPT, whose tokens are pixels, sees them at 8 x 8. With
@@ -16,7 +16,7 @@ The page has accuracy with intervals over seeds, what can and what cannot be tol
 accuracy, calibration error, and of each model size, arithmetic, memory and speed; pictures of
 accuracy against compute and against speed.
 
-Not run.
+Not run as a whole.
 """
 
 from vit_jax import defaults
@@ -56,17 +56,24 @@ def families(data):
   }  # fmt: skip
 
 
-def check(budget, data):
-  """Raises a ValueError for words that name no comparison."""
+def parse(words):
+  """'compute,cifar10' -> budget and data.
+
+  Raises:
+    ValueError: no such comparison.
+  """
+  budget, _, data = words.partition(',')
+  data = data or 'digits'
   if data not in BUDGETS or budget not in ('parameters', *BUDGETS[data]):
     raise ValueError(
-      f'configs/compare_families.py:{budget},{data}: choose parameters, compute or time, and '
-      'digits or cifar10'
+      f'configs/compare_families.py:{words}: choose parameters, compute or time, then digits or '
+      'cifar10'
     )
+  return budget, data
 
 
-def get_config(budget='parameters', data='digits'):
-  check(budget, data)
+def get_config(words='parameters'):
+  _, data = parse(words)
   config = defaults.get_config()
   config.run = 'sweep'
   config.data.image_size = (32, 32)
@@ -86,9 +93,9 @@ def get_config(budget='parameters', data='digits'):
   return config
 
 
-def sweep(budget='parameters', data='digits'):
+def sweep(words='parameters'):
   """Every family and learning rate with each seed."""
-  check(budget, data)
+  budget, data = parse(words)
   steps = {'total_steps': BUDGETS[data][budget]} if budget in BUDGETS[data] else {}
   return [
     {'label': name, 'optimizer.learning_rate': rate} | settings | steps | {'seed': seed}

@@ -31,6 +31,22 @@ def test_every_run_of_a_recipe_can_be(name, count, tmp_path):
   assert 1 <= len(lines) <= 6 and all(isinstance(line, str) for line in lines)
 
 
+@pytest.mark.parametrize(
+  ('name', 'count'),
+  [('ablate_sasa.py:kernel,cifar10', 9), ('compare_families.py:parameters,cifar10', 81)],
+)
+def test_words_behind_a_colon_name_a_comparison_and_its_data(name, count, tmp_path):
+  module, words = recipe.open_recipe(f'{ROOT}/configs/{name}')
+  config = defaults.complete(module.get_config(*words), {})
+  assert config.data.dataset == 'cifar10'
+  planned = runs.plan(config, module.sweep(*words), tmp_path, getattr(module, 'TUNED', ()))
+  assert len(planned) == count
+  kinds = {run.config.model.name for run in planned}
+  assert len(kinds) == {9: 1, 81: 9}[count]
+  with pytest.raises(ValueError, match=r'nothing,cifar10: choose'):
+    module.get_config('nothing,cifar10')
+
+
 @pytest.mark.parametrize('name', [name.removesuffix('.py') for name in RECIPES if ':' not in name])
 def test_a_recipe_without_its_data_says_so(name):
   module, _ = recipe.open_recipe(f'{ROOT}/configs/{name}.py')
