@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 from conftest import ROOT
+import interface
 import numpy as np
 import pytest
 
@@ -83,3 +84,25 @@ def test_a_config_of_a_later_version_is_named(old):
   path.write_text(json.dumps(there | {'tomorrow': 1}))
   with pytest.raises(ValueError, match=r"config\.json.*'tomorrow'"):
     checkpoint.check_owner(workdir, defaults.upgrade(there))
+
+
+def gone(promised, now):
+  """Names of an earlier version that this one lacks."""
+  return [
+    f'{key}: {name}' for key, names in promised.items() for name in names
+    if name not in now.get(key, ())
+  ]  # fmt: skip
+
+
+PROMISED = sorted((ROOT / 'tests/fixtures').glob('interface_*.json'))
+
+
+@pytest.mark.parametrize('path', PROMISED, ids=lambda path: path.stem)
+def test_nothing_that_a_version_promised_is_gone(path):
+  """Flags, config keys and names; an old one that is renamed must still be understood."""
+  promised, now = json.loads(path.read_text()), interface.interface()
+  assert gone(promised, now) == []
+  assert sum(map(len, promised.values())) > 800
+  flags, keys = 'python -m vit_jax.main', 'config.optimizer (adamw)'
+  less = now | {flags: now[flags][1:], keys: [key for key in now[keys] if key != 'decay']}
+  assert gone(promised, less) == [f'{keys}: decay', f'{flags}: {now[flags][0]}']
