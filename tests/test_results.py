@@ -66,9 +66,21 @@ def test_a_sweep_tells_what_was_chosen(tmp_path):
     writer = csv.DictWriter(file, [*rows[0]])
     writer.writeheader()
     writer.writerows(rows)
+  seeds = [{'setting': 'x', 'chosen': True, 'test/accuracy': 0.9, 'test/fewshot_5': 0.5 + i / 10}
+           for i in range(2)]  # fmt: skip
+  seeds += [{'setting': 'y', 'chosen': False, 'test/fewshot_5': 0.0}]
+  (tmp_path / 'w/reports/sweep.json').write_text(json.dumps(seeds))
+  model = {
+    'model': 'vit:mu/4', 'image_size': [8, 8], 'parameters': 5, 'batch_size': 4, 'memory_gb': None,
+    'train_flops': {'three_forward': 2.5e6}, 'images_per_second': {'forward': 9.6, 'train': None},
+  }  # fmt: skip
+  (tmp_path / 'w/reports/models.json').write_text(json.dumps({'key': model}))
   found = results.gather(tmp_path / 'w')
   assert found['data'] == 'folder'
   assert [row['setting'] for row in found['settings']] == ['x'] and found['runs'] == 1
+  assert found['settings'][0]['test/fewshot_5'] == 0.55
+  (row,) = found['models']
+  assert row['training_mflops'] == 2.5 and row['images_per_second'] == {'forward': 10}
   assert results.accuracy(found) == '90.0 % (88.0 to 92.0), 3 runs'
   many = [{'setting': f'setting {i:03}', 'accuracy': 1 - i / 100} for i in range(20)]
   assert results.accuracy({'settings': many[:2]}) == 'setting 000 100.0 %; setting 001 99.0 %'

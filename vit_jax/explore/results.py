@@ -16,7 +16,10 @@ import shlex
 import sys
 from typing import Any
 
+import numpy as np
+
 from vit_jax import metrics
+from vit_jax.explore import series
 from vit_jax.runtime import atomic, provenance
 
 FOLDER = pathlib.Path('configs/results')
@@ -45,7 +48,10 @@ def gather(workdir: pathlib.Path, data: str | None = None) -> Result:
   last = commands[-1]
   about = {key: last[key] for key in ('version', 'commit', 'python', 'packages', 'device', 'cores')}
   first = workdir if (workdir / 'config.json').exists() else next((workdir / 'runs').iterdir())
-  about |= {'command': portable(last['command']), 'data': data or name_of(read_config(first))}
+  about |= {
+    'command': portable(last['command']),
+    'data': data or name_of(read_json(first / 'config.json')),
+  }
   about['seconds'] = round(sum(one['seconds'] for one in commands), 1)
   return about | (
     of_sweep(workdir) if (workdir / 'reports/sweep.csv').exists() else of_run(workdir)
@@ -64,9 +70,9 @@ def portable(command: str) -> str:
   return shlex.join(kept)
 
 
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """The config of a run."""
-  return json.loads((workdir / 'config.json').read_text())
+def read_json(path: pathlib.Path) -> Any:
+  """What a JSON file holds, such as the `config.json` of a run."""
+  return json.loads(path.read_text())
 
 
 def name_of(config: dict[str, Any]) -> str:
@@ -76,7 +82,7 @@ def name_of(config: dict[str, Any]) -> str:
 
 def of_run(workdir: pathlib.Path) -> Result:
   """The config of a run and the numbers of its last step."""
-  config = read_config(workdir)
+  config = read_json(workdir / 'config.json')
   rows = metrics.read(workdir / 'metrics.jsonl')
   if not rows or rows[-1]['step'] < config['total_steps']:
     raise ValueError(f'{workdir} is not finished: the same command goes on')
@@ -90,12 +96,38 @@ def of_sweep(workdir: pathlib.Path) -> Result:
   with (workdir / 'reports/sweep.csv').open(newline='') as file:
     rows = [row for row in csv.DictReader(file) if row['chosen'] == 'True' and row['accuracy']]
   numbers = ('accuracy', 'low', 'high')
+  records = read_json(workdir / 'reports/sweep.json')
   settings = [
     {'setting': row['setting'], 'runs': int(row['runs'])}
     | {key: round(float(row[key]), 4) for key in numbers}
+    | also([one for one in records if one['chosen'] and one['setting'] == row['setting']])
     for row in rows
   ]
-  return {'settings': settings, 'runs': len([*(workdir / 'runs').iterdir()])}
+  found = {'settings': settings, 'runs': len([*(workdir / 'runs').iterdir()])}
+  path = workdir / 'reports/models.json'
+  return found | ({'models': [*map(model_of, read_json(path).values())]} if path.exists() else {})
+
+
+def also(records: list[dict[str, Any]]) -> Result:
+  """Means over seeds of what else a setting's runs measured on the test split."""
+  names = {name: 0 for one in records for name in one if name.startswith('test/')}
+  return {
+    name: round(float(np.mean([one[name] for one in records if name in one])), 4)
+    for name in names if name not in series.SHOWN
+  }  # fmt: skip
+
+
+def model_of(record: dict[str, Any]) -> Result:
+  """Size, arithmetic of an image, memory of a batch and speed, of a record of `budget.py`."""
+  speed = record['images_per_second'] or {}
+  memory = record['memory_gb'] or {}
+  return {
+    'model': record['model'], 'image_size': record['image_size'],
+    'parameters': record['parameters'], 'batch_size': record['batch_size'],
+    'training_mflops': round(record['train_flops']['three_forward'] / 1e6, 1),
+    'train_step_mb': round(1e3 * memory['train_step'], 1) if memory else None,
+    'images_per_second': {key: round(x) for key, x in speed.items() if x},
+  }  # fmt: skip
 
 
 HEADER = ('command', 'data', 'test accuracy', 'cost', 'version')
@@ -137,7 +169,7 @@ def table(folder: pathlib.Path) -> str:
   paths = sorted(folder.glob('*.json'))
   if not paths:
     raise ValueError(f'no result in {folder}: write one from a finished run with W --name=NAME')
-  rows = [HEADER, ('---',) * len(HEADER), *(line(json.loads(path.read_text())) for path in paths)]
+  rows = [HEADER, ('---',) * len(HEADER), *(line(read_json(path)) for path in paths)]
   return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
 
 
