@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax import data
+from vit_jax.data import tfds
 
 
 def build(data_dir, dataset='cifar10', **overrides):
@@ -40,6 +41,16 @@ def test_labels_are_those_of_the_files():
   assert np.bincount(labels).tolist() == [1000] * 10
 
 
+def test_a_label_that_is_no_class_is_named():
+  """ImageNet's test split has -1 everywhere, which no training may read as a class."""
+  rows = [{'image': b'', 'label': label} for label in (0, 2, -1)]
+  examples = type('Rows', (list,), {'__getitems__': lambda self, at: [self[i] for i in at]})(rows)
+  split = tfds.Prepared(examples, np.arange(3), 'imagenet2012 test', 'image', 'label', 3)
+  assert split.read(np.array([1, 0]))[1].tolist() == [2, 0]
+  with pytest.raises(ValueError, match=r'imagenet2012 test: the label -1 is not in 0..2.*test_split'):
+    split.read(np.arange(3))
+
+
 def test_slices_of_splits():
   dataset = build(real_data('tfds'), train_split='train[:10%]', test_split='test[5000:]')
   assert [len(dataset.splits[name]) for name in ('train', 'test')] == [5000, 5000]
@@ -54,6 +65,7 @@ def test_slices_of_splits():
     (dict(label_key='id'), 'label_key=id: cifar10 has no class names'),
     (dict(dataset='mnist'), 'mnist in .*not prepared.*tfds build mnist.*array_record'),
     (dict(data_dir='/nowhere'), 'data_dir=/nowhere is not a folder'),
+    (dict(dataset='cifar10:9.9.9'), 'dataset=cifar10:9.9.9: .*9.9.9'),
   ],
 )
 def test_what_cannot_be_read_is_named(options, message):

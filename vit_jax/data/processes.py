@@ -24,7 +24,8 @@ _make: list[Make] = []  # In a process of a pool: what it was started for.
 def begin(make: Make) -> None:
   """Readies a process of a pool: it ends with the one that started it, and by nothing else."""
   _make[:] = [make]
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first one says when.
+  for one in (signal.SIGINT, signal.SIGTERM):  # They may go to all; the first one says when.
+    signal.signal(one, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   if parent is not None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -7,7 +7,7 @@ import importlib.util
 import pathlib
 from typing import Protocol, SupportsIndex, runtime_checkable
 
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 import numpy as np
 
 from vit_jax.data.pictures import Picture
@@ -96,6 +96,19 @@ def multi_hot(
       raise ValueError(f'the labels {listed} are not all in 0..{num_classes - 1}')
     row[listed] = 1
   return rows
+
+
+def classes(labels: Sequence[SupportsIndex], num_classes: int) -> Int32[np.ndarray, 'B']:
+  """Labels, one a picture, as int32.
+
+  Raises:
+    ValueError: a class that is not in 0..num_classes - 1.
+  """
+  found = np.array([int(label) for label in labels], np.int32)
+  outside = found[(found < 0) | (found >= num_classes)]
+  if len(outside):
+    raise ValueError(f'the label {outside[0]} is not in 0..{num_classes - 1}')
+  return found
 
 
 def digits(

@@ -52,7 +52,11 @@ def open_folder(
   write_whole()
   policies: list[Any] = [POLICY.LatestN(keep)]
   if keep_best:
-    policies.append(POLICY.BestN(get_metric_fn=goodness, n=1))
+    # What an interruption saved has no metrics; all of these would stay else.
+    best = POLICY.BestN(
+      get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
+    )
+    policies.append(best)
   options = ocp.CheckpointManagerOptions(
     preservation_policy=POLICY.AnyPreservationPolicy(policies),
     best_fn=goodness,

@@ -9,6 +9,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from typing import Any
 
 import jax
@@ -167,10 +168,13 @@ def here() -> Target:
     reserved = 'the memory of this machine, of which other programs take a part too'
     return Target('here', devices, memory.installed(), reserved, None, count)
   known = next((kind for kind in TARGETS.values() if kind.kind == first.device_kind), None)
-  stats = first.memory_stats() or {}
+  # Only a device of this process tells; the first of all may belong to another.
+  stats = jax.local_devices()[0].memory_stats() or {}
   limit, reserved = usable(first.platform, known.memory if known else 0)
   each = jax.local_device_count() if first.platform == 'gpu' else count
   limit = stats.get('bytes_limit', limit)
+  if not limit:
+    limit, reserved = sys.maxsize, 'how much memory such a device has is not known'
   return Target('here', devices, limit, reserved, known.peaks if known else None, each)
 
 
