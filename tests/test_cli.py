@@ -240,6 +240,12 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
     (('--config.total_steps=0',), ('config.total_steps=0 must be at least 1',)),
     (('--config.log_every=-1',), ('config.log_every=-1 must be at least 0',)),
     (('--config.ema_decay=1.5',), ('config.ema_decay=1.5 must be in [0, 1)',)),
+    (('--config.seed=-1',), ('config.seed=-1 must be in 0..2**32 - 1',)),
+    (('--config.resample=bicubc',), ("did you mean 'bicubic'",)),
+    (
+      ('--config.objective.mixup=0.2', '--config.accumulation_steps=16'),
+      ('leaves no second picture to mix one with',),
+    ),
     (('--config.model.readout=patch', '--config.model.patch_index=9'), ('2 x 2 patches',)),
     (('--config.model.variant=mu/3',), ('do not divide images of 8 x 8',)),
     (('--config.model.num_heads=5',), ('must divide width=32',)),

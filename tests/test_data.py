@@ -70,6 +70,8 @@ def test_processes_make_the_batches_of_threads():
     for key, value in threads.batch_at(step, batch_size=7, seed=3).items():
       np.testing.assert_array_equal(batch[key], value)
       assert batch[key].dtype == value.dtype
+    for worker in processes.pool.workers._processes:  # As `timeout` and SLURM tell a whole group.
+      os.kill(worker, signal.SIGTERM)
   os.kill(next(iter(processes.pool.workers._processes)), signal.SIGKILL)
   with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
     processes.batch_at(3, batch_size=7, seed=3)
@@ -147,7 +149,12 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     (dict(validation_fraction=0.0001), 'validation_fraction=0.0001 cannot split'),
     (dict(channels=0), 'channels=0'),
     (dict(mean=(0.1, 0.2)), 'mean needs 1'),
-    (dict(std=(0.0,)), 'std must not be 0'),
+    (dict(std=(0.0,)), 'std above 0: pixel values are divided'),
+    (dict(mean=(float('nan'),)), 'must be numbers'),
+    (dict(split_seed=-1), 'split_seed=-1 must be in'),
+    (dict(scale=3.0), r'scale=3.0 must be in \[0, 1\)'),
+    (dict(rotate=float('nan')), 'rotate=nan must be 0 or more'),
+    (dict(crop_area=(0.5,)), r'crop_area=\(0.5,\) must be \(smallest, largest\)'),
     (dict(resize='bilinaer'), "did you mean 'bilinear'"),
   ],
 )

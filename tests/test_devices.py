@@ -46,6 +46,30 @@ def test_the_rule(prepared, count, rows, pixels, fsdp, expected):
 
 
 @pytest.mark.parametrize(
+  ('kind', 'told', 'room'),
+  [
+    ('NVIDIA H100', {'bytes_limit': 60_000_000_000}, 60e9),
+    ('NVIDIA H100 80GB HBM3', None, targets.TARGETS['h100'].memory * 0.75),
+    ('Tomorrow 1', None, sys.maxsize),  # Nothing is known, so nothing is refused.
+  ],
+)
+def test_memory_is_told_by_a_device_of_this_process(monkeypatch, kind, told, room):
+  """The first of all devices is another process's everywhere but in the first."""
+
+  def elsewhere():
+    raise RuntimeError('MemoryStats is only supported for addressable PjRt devices')
+
+  common = dict(platform='gpu', device_kind=kind)
+  first = types.SimpleNamespace(**common, memory_stats=elsewhere)
+  own = types.SimpleNamespace(**common, memory_stats=lambda: told)
+  monkeypatch.delenv('XLA_CLIENT_MEM_FRACTION', raising=False)
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+  monkeypatch.setattr(jax, 'devices', lambda: [first, own])
+  monkeypatch.setattr(jax, 'local_devices', lambda: [own])
+  assert targets.room_here([first, own]) == pytest.approx(room, abs=1)
+
+
+@pytest.mark.parametrize(
   ('room', 'batch_size', 'expected'), [(1e9, 16, 8), (1e9, 12, 6), (1e3, 16, 1)]
 )
 def test_copies_of_the_state_must_fit(monkeypatch, tmp_path, room, batch_size, expected):

@@ -1,5 +1,6 @@
 """Image folders and archives of them: layouts, splits, checks of every file, downloads."""
 
+from concurrent import futures
 import hashlib
 import http.server
 import io
@@ -249,6 +250,15 @@ def test_download_goes_on_is_checked_and_is_kept(server):
   assert Server.asked == [0, 1000]
   build(server, sha256=right.upper())  # From the cache.
   assert Server.asked == [0, 1000]
+
+
+def test_several_that_want_one_file_fetch_it_once(server):
+  """As all processes of a run do at its start."""
+  right = hashlib.sha256(Server.content).hexdigest()
+  with futures.ThreadPoolExecutor(4) as pool:
+    found = [pool.submit(fetch.folder, server, right) for _ in range(4)]
+  assert len({one.result() for one in found}) == 1
+  assert Server.asked == [0]
 
 
 def test_an_address_needs_its_hash_and_shows_it(server):

@@ -11,6 +11,7 @@ from peers import need
 import pytest
 
 from vit_jax import defaults, experiment, metrics, optim, step, train
+from vit_jax.optim import checks
 from vit_jax.runtime import stacked
 from vit_jax.runtime.sharding import AXES
 
@@ -169,6 +170,31 @@ def test_adafactor_refuses_what_is_no_share():
     make_optimizer('adafactor', beta2_cap=1.0)
   with pytest.raises(ValueError, match=r'config\.optimizer\.decay_rate=-0\.8 must be above 0'):
     make_optimizer('adafactor', decay_rate=-0.8)
+
+
+@pytest.mark.parametrize(
+  ('name', 'keys', 'words'),
+  [
+    ('sgd', dict(clip_norm=-1.0), 'clip_norm=-1.0 must be a number of at least 0'),  # Ascends.
+    ('sgd', dict(learning_rate=float('nan')), 'learning_rate=nan must be a number'),
+    ('sgd', dict(weight_decay=-0.1), 'weight_decay=-0.1'),
+    ('sgd', dict(final_fraction=-5.0), 'final_fraction=-5.0'),
+    ('sgd', dict(momentum=1.5), r'momentum=1.5 must be in \[0, 1\)'),
+    ('adam', dict(b2=1.0), r'b2=1.0 must be in \[0, 1\)'),
+    ('adamw', dict(epsilon=0.0), 'epsilon=0.0 must be above 0'),
+    ('adamw', dict(decay_pattern='*kernel'), r"decay_pattern: '\*kernel' is no regular expression"),
+    ('adamw', dict(multipliers=(('*head', 1.0),)), r"multipliers: '\*head' is no regular"),
+    ('adamw', dict(multipliers=(('head/.*', -1.0),)), "multipliers: 'head/.*'=-1.0 must be"),
+  ],
+)
+def test_what_no_optimizer_can_work_with_is_refused(name, keys, words):
+  with pytest.raises(ValueError, match=f'config.optimizer.{words}'):
+    make_optimizer(name, **keys)
+
+
+def test_multipliers_that_are_no_pairs_show_how_they_are_written():
+  with pytest.raises(ValueError, match=r'multipliers=.* must be pairs.* with a comma behind it'):
+    checks.check_multipliers(('head/.*', 1.0))
 
 
 def test_blocks_in_a_stack_are_treated_each_by_itself():

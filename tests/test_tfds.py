@@ -47,7 +47,7 @@ def test_a_label_that_is_no_class_is_named():
   examples = type('Rows', (list,), {'__getitems__': lambda self, at: [self[i] for i in at]})(rows)
   split = tfds.Prepared(examples, np.arange(3), 'imagenet2012 test', 'image', 'label', 3)
   assert split.read(np.array([1, 0]))[1].tolist() == [2, 0]
-  with pytest.raises(ValueError, match=r'imagenet2012 test: the label -1 is not in 0..2.*test_split'):
+  with pytest.raises(ValueError, match=r'test: the label -1 is not in 0..2.*test_split=validation'):
     split.read(np.arange(3))
 
 

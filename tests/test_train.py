@@ -186,6 +186,16 @@ def test_the_best_checkpoint_is_kept_and_used(trained):
   assert scores[passport['step']] == scores[best]
 
 
+def test_what_interruptions_saved_goes_as_other_checkpoints_do(tmp_path):
+  """They have no metrics, and the best is chosen by one: neither keeps them."""
+  with checkpoint.Checkpoints(tmp_path, 2, 'max:validation/accuracy') as kept:
+    for at in range(1, 7):
+      scores = {'validation/accuracy': 1 / at} if at in (1, 2) else None
+      kept.save(at, {'step': jnp.array(at)}, {}, scores)
+    kept.wait()
+  assert {int(path.name) for path in (tmp_path / 'checkpoints').iterdir()} == {1, 5, 6}
+
+
 def test_the_step_compiles_once(tmp_path, caplog):
   jax.config.update('jax_log_compiles', True)
   try:
@@ -302,6 +312,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
   )  # fmt: skip
   with pytest.raises(FloatingPointError, match=r'step \d+: .* not finite'):
     train.train(config, tmp_path)
+  last = (tmp_path / 'metrics.jsonl').read_text().splitlines()[-1]
+  told = json.loads(last, parse_constant=pytest.fail)  # JSON has no NaN.
+  lost = [key for key in told if told[key] is None]
+  assert lost and all(np.isnan(metrics.read(tmp_path / 'metrics.jsonl')[-1][key]) for key in lost)
   state = final_state(config, tmp_path)
   assert 1 <= state.step < 20
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))

@@ -604,6 +604,35 @@ def check_key(config: Config, key: str) -> None:
   check_choice('config key', key, sorted(flatten(config.to_dict())))
 
 
+def check_numbers(config: Config) -> None:
+  """Raises a ValueError for counts and shares that cannot be."""
+  for key in ('total_steps', 'batch_size', 'accumulation_steps'):
+    if config[key] < 1:
+      raise ValueError(f'config.{key}={config[key]} must be at least 1')
+  if not 0 <= config.seed < 2**32:
+    raise ValueError(f'config.seed={config.seed} must be in 0..2**32 - 1')
+  mixes = any(config.objective.get(key) for key in ('mixup', 'cutmix'))
+  if mixes and config.batch_size // config.accumulation_steps < 2:
+    raise ValueError(
+      f'config.batch_size={config.batch_size} in {config.accumulation_steps} parts '
+      '(config.accumulation_steps) leaves no second picture to mix one with: take larger parts, or '
+      'set config.objective.mixup and cutmix to 0'
+    )
+  for key in ('log_every', 'eval_every', 'checkpoint_every'):
+    if config[key] < 0:
+      raise ValueError(f'config.{key}={config[key]} must be at least 0 (0: never)')
+  if not 0 <= config.ema_decay < 1:
+    raise ValueError(f'config.ema_decay={config.ema_decay} must be in [0, 1)')
+  if config.ema_start < 0:
+    raise ValueError(f'config.ema_start={config.ema_start} must be at least 0, a step')
+  for key in ('ema_start', 'ema_warmup'):
+    if config[key] and not config.ema_decay:
+      raise ValueError(
+        f'config.{key}={config[key]} does nothing without an average; set config.ema_decay, 0.9999 '
+        'say, or leave it out'
+      )
+
+
 def flatten(content: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """{'a': {'b': 1}} -> {'a.b': 1}; what is empty stays as it is."""
   flat: dict[str, Any] = {}

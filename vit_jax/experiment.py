@@ -13,7 +13,9 @@ import optax
 from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
 from vit_jax.data import palette
 from vit_jax.defaults import Config
+from vit_jax.formats import resample
 from vit_jax.runtime import devices, sharding
+from vit_jax.runtime.choices import check_choice
 from vit_jax.weights import Passport, Source
 
 
@@ -73,7 +75,8 @@ def build(
   """
   if chosen is None:
     check_platform(config.platform)
-  check_numbers(config)
+  defaults.check_numbers(config)
+  check_choice('config.resample', config.resample, resample.METHODS)
   own = weights.passport_of_run(workdir) if workdir else None
   source = weights.open_source(config.init_from) if config.init_from and not own else None
   known = own or (source.passport if source else None)
@@ -203,26 +206,6 @@ def build_evaluators(
     forward=weights.make_forward(model, dataset.preprocess), passport=passport, data=dataset,
     mesh=mesh,
   )  # fmt: skip
-
-
-def check_numbers(config: Config) -> None:
-  """Raises a ValueError for counts and shares that cannot be."""
-  for key in ('total_steps', 'batch_size', 'accumulation_steps'):
-    if config[key] < 1:
-      raise ValueError(f'config.{key}={config[key]} must be at least 1')
-  for key in ('log_every', 'eval_every', 'checkpoint_every'):
-    if config[key] < 0:
-      raise ValueError(f'config.{key}={config[key]} must be at least 0 (0: never)')
-  if not 0 <= config.ema_decay < 1:
-    raise ValueError(f'config.ema_decay={config.ema_decay} must be in [0, 1)')
-  if config.ema_start < 0:
-    raise ValueError(f'config.ema_start={config.ema_start} must be at least 0, a step')
-  for key in ('ema_start', 'ema_warmup'):
-    if config[key] and not config.ema_decay:
-      raise ValueError(
-        f'config.{key}={config[key]} does nothing without an average; set config.ema_decay, 0.9999 '
-        'say, or leave it out'
-      )
 
 
 def data_section(config: Config, known: Passport | None) -> dict[str, Any]:

@@ -18,11 +18,19 @@ from vit_jax.runtime.progress import clock
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics file; a half-written last line is left out."""
+  """The lines of a metrics file; a half-written last line is left out; null is NaN."""
   if not path.exists():
     return []
   lines = path.read_text().split('\n')
-  return [json.loads(line) for line in lines[:-1] if line]
+  return [
+    {key: math.nan if value is None else value for key, value in json.loads(line).items()}
+    for line in lines[:-1] if line
+  ]  # fmt: skip
+
+
+def line_of(row: dict[str, Any]) -> str:
+  """A line of a metrics file. JSON has no NaN, with which a run that diverges ends: it is null."""
+  return json.dumps({key: x if math.isfinite(x) else None for key, x in row.items()}) + '\n'
 
 
 class Writer:
@@ -38,13 +46,13 @@ class Writer:
     path = workdir / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
     whole = path.with_suffix('.partial')
-    whole.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+    whole.write_text(''.join(map(line_of, kept)))
     whole.replace(path)
     self._file = path.open('a')
     self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    self._file.write(line_of({'step': step, **values}))
     self._file.flush()
     for key, value in values.items():
       self._events.add_scalar(key, value, step)

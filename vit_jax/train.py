@@ -45,7 +45,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     first = step = int(state.step) if state else 0
     if first >= config.total_steps:
       logging.info('%s is finished: step %d of %d', workdir, first, config.total_steps)
-      if not weights.has_current_model(workdir):  # Killed after its last checkpoint.
+      # Killed after its last checkpoint. Asked together: process 0 may be writing it already.
+      if not distributed.all_agree(weights.has_current_model(workdir)):
         finish(config, workdir, first)
       return
     room = targets.room_here([*exp.mesh.devices.flat])

@@ -148,6 +148,8 @@ def build(name: str, **section) -> Dataset:
     ValueError: a value that is impossible; FileNotFoundError: no such data.
   """
   check_choice('config.data.name', name, DATASETS)
+  if not 0 <= section.get('split_seed', 0) < 2**32:
+    raise ValueError(f'config.data.split_seed={section["split_seed"]} must be in 0..2**32 - 1')
   section = decide(name, section)
   preprocess, augment = take(Preprocess, section), take(Augment, section)
   whole = Dataset({}, (), preprocess, augment, **given(section))  # Checked before it is loaded.

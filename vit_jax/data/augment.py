@@ -77,16 +77,19 @@ class Augment:
     check_choice('config.data.crop_resize', self.crop_resize, FILTERS)
     check_choice('config.data.crop_border', self.crop_border, BORDERS)
     for key, largest in (('crop_area', 1.0), ('crop_ratio', math.inf)):
-      low, high = getattr(self, key)
-      if not 0 < low <= high <= largest:
+      bounds = getattr(self, key)
+      if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= largest:
         raise ValueError(
           f'config.data.{key}={getattr(self, key)} must be (smallest, largest), above 0'
           + (' and at most 1' if largest == 1 else '')
         )
     if self.crop_padding < 0:
       raise ValueError(f'config.data.crop_padding={self.crop_padding} must not be negative')
-    if not 0 <= self.colour_jitter < math.inf:
-      raise ValueError(f'config.data.colour_jitter={self.colour_jitter} must be 0 or more')
+    for key in ('colour_jitter', 'rotate', 'shear', 'translate'):
+      if not 0 <= getattr(self, key) < math.inf:
+        raise ValueError(f'config.data.{key}={getattr(self, key)} must be 0 or more')
+    if not 0 <= self.scale < 1:
+      raise ValueError(f'config.data.scale={self.scale} must be in [0, 1): sizes change by 1 +- it')
     _ = self.operations  # Its settings are checked as it is built.
 
   @functools.cached_property

@@ -4,6 +4,7 @@ These settings travel with the weights, so `predict` sees what training saw.
 """
 
 import dataclasses
+import math
 import pathlib
 
 from jax import numpy as jnp
@@ -54,8 +55,11 @@ class Preprocess:
     for key in ('mean', 'std'):
       if len(getattr(self, key)) not in (1, self.channels):
         raise ValueError(f'config.data.{key} needs 1 or {self.channels} numbers')
-    if 0 in self.std:
-      raise ValueError('config.data.std must not be 0: pixel values are divided by it')
+    if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+      raise ValueError(
+        f'config.data.mean={self.mean} and std={self.std} must be numbers, and std above 0: pixel '
+        'values are divided by it'
+      )
     check_choice('config.data.resize', self.resize, FILTERS)
     check_choice('config.data.fit', self.fit, FITS)
     if self.resize_small is not None and self.resize_small < min(self.image_size):
@@ -73,7 +77,7 @@ class Preprocess:
     if isinstance(picture, Image.Image):
       picture = pictures.upright(picture)
     pixels = pictures.read(picture, self.channels)
-    if self.fit == 'squash' or pixels.shape[:2] == self.image_size:
+    if self.fit == 'squash':
       return resize(pixels, self.image_size, self.resize)
     height, width = self.image_size
     small = self.resize_small or round(min(height, width) / 0.875)

@@ -1,9 +1,9 @@
 """TFDS sets that are prepared as array_record: random access without TensorFlow."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 

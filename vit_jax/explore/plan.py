@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 import jax
 
-from vit_jax import checkpoint, data, experiment, weights
+from vit_jax import checkpoint, data, defaults, experiment, weights
 from vit_jax.defaults import Config
 from vit_jax.explore import estimate, plan_page
 from vit_jax.explore.alternatives import find_largest, make_table, try_remedies
@@ -71,7 +71,7 @@ def open_run(
   Raises:
     ValueError: it asks for more devices than the target has, or cannot be on these.
   """
-  experiment.check_numbers(config)
+  defaults.check_numbers(config)
   known = weights.passport_of_run(workdir)
   if known is None and config.init_from:
     known = weights.open_source(config.init_from).passport

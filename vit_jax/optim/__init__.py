@@ -10,6 +10,7 @@ from typing import Any
 import optax
 
 from vit_jax.optim import rules
+from vit_jax.optim.checks import check_multipliers, check_numbers, check_pattern
 from vit_jax.optim.names import (
   Multipliers,
   by_depth,
@@ -72,6 +73,12 @@ def build(
   """
   check_choice('config.optimizer.name', name, OPTIMIZERS)
   check_choice('config.optimizer.decay', decay, DECAYS)
+  check_numbers(
+    learning_rate=learning_rate, clip_norm=clip_norm, weight_decay=weight_decay,
+    final_fraction=final_fraction,
+  )  # fmt: skip
+  check_pattern('decay_pattern', decay_pattern)
+  check_multipliers(multipliers)
   multipliers = (*multipliers, *by_depth(train, layer_decay, groups))
   scheduled = functools.partial(
     make_schedule, schedule, total_steps=total_steps, warmup_steps=warmup_steps,

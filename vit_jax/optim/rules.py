@@ -8,10 +8,12 @@ from jax import numpy as jnp
 import optax
 
 from vit_jax.optim.blocks import each_block
+from vit_jax.optim.checks import check_shares
 
 
 def sgd(*, momentum: float, nesterov: bool, momentum_dtype: str) -> optax.GradientTransformation:
   """SGD with momentum, as torch's: the trace is `momentum * trace + gradient`."""
+  check_shares(momentum=momentum)
   return optax.trace(momentum, nesterov, jnp.dtype(momentum_dtype))
 
 
@@ -19,6 +21,9 @@ def adam(
   *, b1: float, b2: float, epsilon: float, momentum_dtype: str
 ) -> optax.GradientTransformation:
   """Adam (arXiv:1412.6980), of AdamW (arXiv:1711.05101) too: they differ in their decay."""
+  check_shares(b1=b1, b2=b2)
+  if epsilon <= 0:
+    raise ValueError(f'config.optimizer.epsilon={epsilon} must be above 0: it is divided by')
   return optax.scale_by_adam(b1, b2, epsilon, mu_dtype=jnp.dtype(momentum_dtype))
 
 
@@ -65,10 +70,3 @@ def adafactor(
   return optax.chain(
     each_block(optax.chain(scale, clip)), average if momentum else optax.identity()
   )
-
-
-def check_shares(**shares: float) -> None:
-  """Raises a ValueError for a weight from step to step that is not in [0, 1)."""
-  for key, value in shares.items():
-    if not 0 <= value < 1:
-      raise ValueError(f'config.optimizer.{key}={value} must be in [0, 1)')

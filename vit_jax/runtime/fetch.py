@@ -1,22 +1,25 @@
-"""Data sets and weights from elsewhere: download with a hash, unpack safely, keep in a cache."""
+"""Data sets and weights from elsewhere: download with a hash, keep in a cache."""
 
 from collections.abc import Iterator
+import contextlib
 import hashlib
 import os
 import pathlib
 import re
-import shutil
-import tarfile
 from urllib import error as url_error
 from urllib import parse, request
-import zipfile
 
+from vit_jax.runtime import archives
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
 
+try:
+  import fcntl
+except ImportError:  # Windows has no such locks.
+  fcntl = None
+
 BLOCK = 2**20  # bytes
 TIMEOUT = 60  # seconds without a byte
-ARCHIVES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 
 
 def cache_folder() -> pathlib.Path:
@@ -35,17 +38,22 @@ def folder(path: str, sha256: str | None) -> pathlib.Path:
   """
   if is_address(path):
     archive = download(path, sha256)
-    return unpack(archive, hash_of(archive))
+    return archives.unpack(archive, unpacked(hash_of(archive)))
   local = pathlib.Path(path).expanduser()
   if not local.exists():
     raise FileNotFoundError(f'{path} does not exist')
   if local.is_dir():
     return local
-  if not is_archive(local):
-    raise ValueError(f'{path} is neither a folder nor an archive ({" ".join(ARCHIVES)})')
+  if not archives.is_archive(local):
+    raise ValueError(f'{path} is neither a folder nor an archive ({" ".join(archives.ENDINGS)})')
   found = hash_of(local)
   check_hash(path, found, sha256)
-  return unpack(local, found)
+  return archives.unpack(local, unpacked(found))
+
+
+def unpacked(sha256: str) -> pathlib.Path:
+  """Where the cache has what an archive holds."""
+  return cache_folder() / 'unpacked' / sha256[:16].lower()
 
 
 HUB = 'https://huggingface.co'
@@ -98,6 +106,19 @@ def hub_folder(name: str) -> pathlib.Path:
   if (target / 'complete').exists():
     return target
   target.mkdir(parents=True, exist_ok=True)
+  with alone(target / 'fetching'):
+    if not (target / 'complete').exists():
+      fetch_model(base, name, target)
+  return target
+
+
+def fetch_model(base: str, name: str, target: pathlib.Path) -> None:
+  """Fetches the files of a model on a hub into a folder, each as far as it is not there.
+
+  Raises:
+    ValueError: it cannot be reached, or is another file than the hub tells.
+  """
+  owner, _, revision = name.partition('@')
   for file in HUB_FILES:
     partial = target / f'{file}.partial'
     try:
@@ -116,15 +137,24 @@ def hub_folder(name: str) -> pathlib.Path:
     check_hash(f'hf://{name}: {file}', found, told)
     partial.replace(target / file)
   (target / 'complete').touch()
-  return target
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path) -> Iterator[None]:
+  """A context in which no other process of this machine has the same path: the others wait.
+
+  All processes of a run start with the same download, and would write into one file.
+  """
+  if fcntl is None:
+    yield
+    return
+  with path.with_name(f'{path.name}.lock').open('w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def is_address(path: str) -> bool:
   return path.startswith(('http://', 'https://'))
-
-
-def is_archive(path: pathlib.Path) -> bool:
-  return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def hash_of(path: pathlib.Path) -> str:
@@ -152,18 +182,21 @@ def download(address: str, sha256: str | None) -> pathlib.Path:
       return known
   downloads.mkdir(parents=True, exist_ok=True)
   partial = downloads / f'{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}.partial'
-  try:
-    receive(address, partial)
-  except (OSError, url_error.URLError) as error:
-    raise ValueError(f'{address}: {error}; what arrived is kept, try again to go on') from None
-  found = hash_of(partial)
-  try:
-    check_hash(address, found, sha256)
-  except ValueError:
-    partial.unlink()
-    raise
-  target = downloads / f'{found[:16]}-{name}'
-  partial.replace(target)
+  with alone(partial):
+    if sha256 and (target := downloads / f'{sha256[:16].lower()}-{name}').exists():
+      return target  # Another process was faster.
+    try:
+      receive(address, partial)
+    except (OSError, url_error.URLError) as error:
+      raise ValueError(f'{address}: {error}; what arrived is kept, try again to go on') from None
+    found = hash_of(partial)
+    try:
+      check_hash(address, found, sha256)
+    except ValueError:
+      partial.unlink()
+      raise
+    target = downloads / f'{found[:16]}-{name}'
+    partial.replace(target)
   if not sha256:
     raise ValueError(
       f'{address} was fetched; an address needs the hash of its file, so that every run sees the '
@@ -214,50 +247,3 @@ def copy(source, target) -> Iterator[int]:
   while block := source.read(BLOCK):
     target.write(block)
     yield len(block)
-
-
-def unpack(archive: pathlib.Path, sha256: str) -> pathlib.Path:
-  """The folder that an archive holds, unpacked once into the cache.
-
-  Raises:
-    ValueError: not an archive, a damaged one, or one with a path that leads outside.
-  """
-  target = cache_folder() / 'unpacked' / sha256[:16].lower()
-  if not target.exists():
-    partial = target.with_name(f'{target.name}.{os.getpid()}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-      extract(archive, partial)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
-      shutil.rmtree(partial)
-      raise ValueError(f'{archive}: cannot be unpacked ({error})') from None
-    except ValueError:
-      shutil.rmtree(partial)
-      raise
-    if target.exists():  # Another process was faster.
-      shutil.rmtree(partial)
-    else:
-      partial.rename(target)
-  inside = [path for path in target.iterdir() if path.name != '__MACOSX']
-  return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
-
-
-def extract(archive: pathlib.Path, target: pathlib.Path) -> None:
-  """Unpacks a zip or tar file; nothing is written before every path has been looked at."""
-  if zipfile.is_zipfile(archive):
-    with zipfile.ZipFile(archive) as file:
-      for name in file.namelist():
-        parts = pathlib.PurePosixPath(name.replace('\\', '/'))
-        if parts.is_absolute() or '..' in parts.parts or ':' in name.split('/')[0]:
-          raise ValueError(f'{archive}: {name!r} leads outside the archive; not unpacked')
-      file.extractall(target)
-  elif tarfile.is_tarfile(archive):
-    with tarfile.open(archive) as file:
-      try:
-        members = [tarfile.data_filter(member, str(target)) for member in file]
-      except tarfile.FilterError as error:
-        raise ValueError(f'{archive}: {error}; not unpacked') from None
-      file.extractall(target, members, filter='data')
-  else:
-    raise ValueError(f'{archive} is not an archive ({" ".join(ARCHIVES)})')

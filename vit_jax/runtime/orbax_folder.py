@@ -53,9 +53,7 @@ def open_folder(
   policies: list[Any] = [POLICY.LatestN(keep)]
   if keep_best:
     # What an interruption saved has no metrics; all of these would stay else.
-    best = POLICY.BestN(
-      get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False
-    )
+    best = POLICY.BestN(get_metric_fn=goodness, n=1, keep_checkpoints_without_metrics=False)
     policies.append(best)
   options = ocp.CheckpointManagerOptions(
     preservation_policy=POLICY.AnyPreservationPolicy(policies),
