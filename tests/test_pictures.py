@@ -204,7 +204,7 @@ def test_any_number_of_channels(tmp_path):
     five(Image.new('RGB', (4, 4)))
 
 
-@pytest.mark.parametrize('size', [(40, 60), (60, 40), (33, 33), (500, 375)])
+@pytest.mark.parametrize('size', [(40, 60), (60, 40), (33, 33), (500, 375), (28, 28), (32, 32)])
 @pytest.mark.parametrize('name', ['bilinear', 'bicubic'])
 def test_centre_crop_is_torchvisions(size, name):
   """Resize(256 / 224 of the side), CenterCrop: int() of the longer side, round() of the offset."""
