@@ -37,11 +37,11 @@ def fake_png(width, height):
   return b'\x89PNG\r\n\x1a\n' + whole + struct.pack('>I', 99) + b'IDAT'
 
 
-def encoded(kind='PNG', size=(30, 20), seed=0):
+def encoded(kind='PNG', size=(30, 20), seed=0, **options):
   """A random picture's file."""
   pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
   content = io.BytesIO()
-  Image.fromarray(pixels).save(content, kind)
+  Image.fromarray(pixels).save(content, kind, **options)
   return content.getvalue()
 
 
@@ -200,6 +200,7 @@ BOMB = fake_png(60_000, 60_000)  # A header alone: whoever decodes it says that 
   [
     (b'', 400, 'no picture was sent'),
     (b'hello', 400, 'not a picture of a known format: BMP, GIF, JPEG'),
+    (encoded('TIFF'), 400, 'not a picture of a known format'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 400, 'not a picture of a known format'),
     (encoded()[:300], 400, 'damaged image'),
     (encoded('JPEG')[:60], 400, 'damaged image|not a picture'),
@@ -221,11 +222,25 @@ def test_what_is_no_picture_is_refused(asked, data, status, message):
   assert asked.add(encoded(), 1)['classes']
 
 
-@pytest.mark.parametrize('kind', ['BMP', 'GIF', 'JPEG', 'PPM', 'TIFF', 'WEBP', 'MPO'])
+@pytest.mark.parametrize('kind', ['BMP', 'GIF', 'JPEG', 'PPM', 'WEBP', 'MPO', 'NPY'])
 def test_formats_of_browsers_and_phones_are_read(asked, kind):
-  assert kind == 'MPO' or kind in pictures.FORMATS
-  assert len(asked.add(encoded(kind), 5)['classes']) == 3
-  assert asked.add(array(PIXELS), 5)['classes']
+  """As every other command reads them, and turned once where they ask for it."""
+  assert kind in (*pictures.FORMATS, 'MPO', 'NPY')
+  turned = Image.Exif()
+  turned[0x0112] = 6
+  data = array(PIXELS) if kind == 'NPY' else encoded(kind, exif=turned)
+  np.testing.assert_array_equal(asked.seen(data), asked.predictor.preprocess(data))
+  assert len(asked.add(data, 5)['classes']) == 3
+
+
+def test_what_was_measured_is_decoded(asked, monkeypatch):
+  """No other format that the file has too: here one that any file has, and that comes first."""
+  data = encoded()
+  expected = asked.predictor.preprocess(data)
+  monkeypatch.setattr(Image, 'ID', ['ANY', *Image.ID])
+  monkeypatch.setitem(Image.OPEN, 'ANY', (lambda *_: Image.new('L', (512, 512)), None))
+  assert Image.open(io.BytesIO(data)).size == (512, 512)
+  np.testing.assert_array_equal(asked.seen(data), expected)
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,7 @@ class Live:
     if not data:
       raise Refused(400, 'no picture was sent: the body of the request is its file')
     try:
-      pictures.check_size(data, self.limits.pixels)
-      return self.predictor.preprocess(data)
+      return self.predictor.preprocess(pictures.decode_within(data, self.limits.pixels))
     except pictures.TooLarge as error:
       raise Refused(413, str(error)) from None
     except (ValueError, OSError) as error:
