@@ -357,6 +357,29 @@ def test_the_model_is_asked_by_one_request_at_a_time(asked, monkeypatch):
   assert most == [1, 1, 1, 1]
 
 
+def test_who_may_not_ask_keeps_no_one_waiting(asked):
+  with running(asked, token=TOKEN) as ask, contextlib.ExitStack() as silent:
+    for _ in range(access.BUSY + 8):
+      silent.enter_context(socket.create_connection(('127.0.0.1', ask.port)))
+    assert ask('GET', '/')[0] == 401
+    assert ask('GET', f'/?token={TOKEN}')[0] == 200
+
+
+def test_more_than_can_be_answered_are_told(asked, monkeypatch):
+  monkeypatch.setattr(access, 'BUSY', 1)
+  inside, done = threading.Event(), threading.Event()
+  monkeypatch.setattr(asked, 'add', lambda *_: inside.set() or {'waited': done.wait(60)})
+  with running(asked) as ask, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    first = pool.submit(ask, 'POST', '/pictures', b'x')
+    assert inside.wait(60)
+    status, headers, body = ask('GET', '/')
+    done.set()
+    assert status == 503 and '1 requests are being answered' in json.loads(body)['error']
+    assert headers['x-content-type-options'] == 'nosniff'
+    assert json.loads(first.result()[2]) == {'waited': True}
+    assert ask('GET', '/')[0] == 200
+
+
 # The command.
 
 
