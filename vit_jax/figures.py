@@ -148,10 +148,11 @@ def draw_patches(figure: Any, image: np.ndarray, patch_size: int) -> None:
 
 
 def show(axis: Any, image: np.ndarray) -> None:
-  """A uint8 picture, grey or RGB, on axes without ticks."""
+  """A uint8 picture on axes without ticks: RGB, RGBA, or in grey the mean of other channels."""
   axis.axis('off')
-  grey = image.shape[-1] == 1
-  axis.imshow(image[..., 0] if grey else image, cmap='gray' if grey else None, vmin=0, vmax=255)
+  coloured = image.shape[-1] in (3, 4)
+  shown, colours = (image, None) if coloured else (image.mean(-1), 'gray')
+  axis.imshow(shown, cmap=colours, vmin=0, vmax=255)
 
 
 def by_block(values: Sequence[float], label: str, title: str) -> Any:
