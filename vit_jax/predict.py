@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 import numpy as np
-from PIL import Image
 
 from vit_jax import weights
 from vit_jax.data import preprocess
@@ -60,7 +59,7 @@ class Predictor:
     unknown = set(outputs) - set(self.output_names)
     if unknown:
       raise ValueError(f'unknown outputs {sorted(unknown)}; choose from {self.output_names}')
-    return self._run(self._chosen(tuple(outputs)), self._batch(images))
+    return self._run(self._chosen(tuple(outputs)), self.preprocess.batch(images))
 
   def measure(self, images, function: Callable[[dict[str, Any]], Any], batch_size: int = 8) -> Any:
     """What `function` makes of the named outputs of any number of images, in batches.
@@ -91,7 +90,7 @@ class Predictor:
       raise ValueError('no images to measure')
     size = min(batch_size, len(images))
     parts = [images[start : start + size] for start in range(0, len(images), size)]
-    rows = [self._run(program, self._batch(part), size) for part in parts]
+    rows = [self._run(program, self.preprocess.batch(part), size) for part in parts]
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
 
   def computed(self, **execution) -> 'Predictor':
@@ -133,20 +132,6 @@ class Predictor:
     placed = jax.device_put(batch, sharding.batch_sharding(mesh))
     found = jax.device_get(self._compiled(mesh, program)(params, placed))
     return jax.tree.map(lambda x: x[:rows], found)
-
-  def _batch(self, images) -> np.ndarray:
-    if isinstance(images, str | pathlib.Path | Image.Image):
-      images = [images]
-    if isinstance(images, list | tuple):
-      return np.stack([self.preprocess(image) for image in images])
-    images = np.asarray(images)
-    if images.ndim != 4:
-      raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
-    if images.dtype == np.uint8:
-      return np.stack([self.preprocess(image) for image in images])
-    if not np.issubdtype(images.dtype, np.floating):
-      raise ValueError(f'images must be uint8 (0 to 255) or normalised floats, not {images.dtype}')
-    return images.astype(np.float32)
 
   def top(self, probabilities: np.ndarray, count: int) -> list[dict[str, Any]]:
     """The `count` likeliest classes of one image."""
