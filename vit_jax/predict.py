@@ -97,11 +97,26 @@ class Predictor:
     """The same weights, computed in another way, such as remat='blocks'."""
     return Predictor(self.params, self.passport, **self.execution | execution)
 
-  @functools.cached_property
+  @property
   def output_names(self) -> list[str]:
     """Everything that the model returns by name."""
+    return list(self._shapes)
+
+  @functools.cached_property
+  def _shapes(self) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, *self.model.image_size, self.model.channels), jnp.float32)
-    return list(jax.eval_shape(self._named, self.params, image))
+    return jax.eval_shape(self._named, self.params, image)
+
+  def check_answers(self) -> None:
+    """Refuses weights that do not say of an image which class it is.
+
+    Raises:
+      ValueError: they have no head, or give several answers an image.
+    """
+    if not self.class_names:
+      raise ValueError('these weights have no head, so they know no classes')
+    if self._shapes['logits'].ndim != 2:
+      raise ValueError('these weights give several answers an image, not one')
 
   def _named(self, params, images):
     logits, named = self.forward(params, images)
@@ -215,8 +230,10 @@ def write_predictions(
   predictor: Predictor, paths: list[pathlib.Path], options: argparse.Namespace
 ) -> list[str]:
   """Prints each file's likeliest classes; returns what is wrong with the rest."""
-  if not predictor.class_names:
-    raise ValueError(f'{options.model} has no head, so it knows no classes; use --features')
+  try:
+    predictor.check_answers()
+  except ValueError as error:
+    raise ValueError(f'{options.model}: {error}; use --features') from None
   show, broken = show_json if options.json else show_row, []
   names = ('probabilities',)
   for path, row in outputs_of_files(predictor, paths, options.batch_size, names, broken):
