@@ -3,10 +3,27 @@
 import argparse
 import pathlib
 
+import numpy as np
 import pytest
 import test_interpret
 
 from vit_jax import predict
+from vit_jax.interpret import __main__ as interpret_command
+
+LOOK = ('rollout', 'compare rollout', 'atlas', 'masked', 'batch')
+
+
+@pytest.fixture(scope='module')
+def predictor(tmp_path_factory):
+  """A random ViT."""
+  folder = tmp_path_factory.mktemp('vit')
+  return predict.load(test_interpret.write(folder, 'vit', (8, 8), variant='mu/4', depth=2))
+
+
+def options_of(**given):
+  """What predict is told."""
+  normal = dict(model='runs/a', layers='last', tokens='all', batch_size=2)
+  return argparse.Namespace(**normal | given)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +37,28 @@ def test_what_does_not_answer_is_said(tmp_path, monkeypatch, section, reason):
   if not section:
     monkeypatch.setattr(test_interpret, 'CLASSES', [])
   folder = test_interpret.write(tmp_path, 'vit', (8, 8), variant='mu/4', depth=1, **section)
-  options = argparse.Namespace(model='runs/a')
   with pytest.raises(ValueError, match=f'runs/a: these weights .*{reason}'):
-    predict.write_predictions(predict.load(folder), [pathlib.Path('a.png')], options)
+    predict.write_predictions(predict.load(folder), [pathlib.Path('a.png')], options_of())
+
+
+def test_features_take_the_place_of_a_file_at_once(predictor, tmp_path, monkeypatch):
+  """After an error the old file is there; where there can be none, nothing is computed."""
+  out = tmp_path / 'new/x.npz'
+  broken = predict.write_features(predictor, [tmp_path / 'none.png'], options_of(out=out))
+  assert len(broken) == 1 and np.load(out)['paths'].size == 0
+  before = out.read_bytes()
+  monkeypatch.setattr(predict, 'outputs_of_files', lambda *_: (1 / 0 for _ in 'a'))
+  for place, error in ((out, ZeroDivisionError), (out / 'y.npz', OSError), (tmp_path, ValueError)):
+    with pytest.raises(error):
+      predict.write_features(predictor, [], options_of(out=place))
+  assert [*tmp_path.rglob('*')] == [out.parent, out] and out.read_bytes() == before
+
+
+@pytest.mark.parametrize('what', LOOK)
+def test_a_file_is_no_folder_for_pictures(tmp_path, capsys, what):
+  """It is said before any checkpoint is read: there is none."""
+  (tmp_path / 'x').write_text('words')
+  for out in (tmp_path / 'x', tmp_path / 'x/y/z'):
+    with pytest.raises(SystemExit):
+      interpret_command.main([*what.split(), 'runs/a', 'runs/b', f'--out={out}'])
+    assert f'{tmp_path / "x"} is a file: give a folder' in capsys.readouterr().err

@@ -20,7 +20,7 @@ from vit_jax import weights
 from vit_jax.data import preprocess
 from vit_jax.models import tokens
 from vit_jax.objectives.classification import probabilities
-from vit_jax.runtime import compilation, devices, memory, sharding
+from vit_jax.runtime import atomic, compilation, devices, memory, sharding
 from vit_jax.runtime.progress import track
 
 Outputs = dict[str, np.ndarray]
@@ -206,6 +206,8 @@ def write_features(
   """
   if not options.out:
     raise ValueError('--features needs --out=FILE.npz')
+  if options.out.is_dir():
+    raise ValueError(f'--out={options.out} is a folder: give a file')
   if 'tokens' not in predictor.output_names:
     names, wanted = ('features',), None
   else:
@@ -213,15 +215,15 @@ def write_features(
   found: dict[str, list] = {name: [] for name in ('paths', *names)}
   broken: list[str] = []
   rows = outputs_of_files(predictor, paths, options.batch_size, names, broken)
-  for path, outputs in track(rows, len(paths), 'computing features', 'pictures'):
-    found['paths'].append(str(path))
-    for name in names:
-      x = outputs[name]
-      found[name].append(
-        x if wanted is None else tokens.choose(predictor.model, x[None], wanted)[0]
-      )
-  arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
-  with open(options.out, 'wb') as file:
+  with atomic.replacing(options.out) as partial, open(partial, 'wb') as file:  # Before the work.
+    for path, outputs in track(rows, len(paths), 'computing features', 'pictures'):
+      found['paths'].append(str(path))
+      for name in names:
+        x = outputs[name]
+        found[name].append(
+          x if wanted is None else tokens.choose(predictor.model, x[None], wanted)[0]
+        )
+    arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
     np.savez(file, **arrays)
   return broken
 
@@ -263,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--features', action='store_true', help='write tokens instead, to --out')
   parser.add_argument('--layers', default='last', help='last, all, or blocks from 1: 1,2,12')
   parser.add_argument('--tokens', default='all', help='all, class, patches, mean, or patches: 1,2')
-  parser.add_argument('--out', metavar='FILE.npz')
+  parser.add_argument('--out', type=pathlib.Path, metavar='FILE.npz')
   options = parser.parse_args(arguments)
   if options.top < 1 or options.batch_size < 1:
     parser.error('--top and --batch_size must be at least 1')
