@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import test_interpret
 
-from vit_jax import predict
+from vit_jax import convert, predict
+from vit_jax.convert import __main__ as convert_command
 from vit_jax.interpret import __main__ as interpret_command
 
 LOOK = ('rollout', 'compare rollout', 'atlas', 'masked', 'batch')
@@ -22,7 +23,7 @@ def predictor(tmp_path_factory):
 
 def options_of(**given):
   """What predict is told."""
-  normal = dict(model='runs/a', layers='last', tokens='all', batch_size=2)
+  normal = dict(model='runs/a', layers=None, tokens=None, batch_size=2)
   return argparse.Namespace(**normal | given)
 
 
@@ -62,3 +63,47 @@ def test_a_file_is_no_folder_for_pictures(tmp_path, capsys, what):
     with pytest.raises(SystemExit):
       interpret_command.main([*what.split(), 'runs/a', 'runs/b', f'--out={out}'])
     assert f'{tmp_path / "x"} is a file: give a folder' in capsys.readouterr().err
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    ('--layers=99 --tokens=zzz --out=x', '--layers, --tokens, --out would be ignored without'),
+    ('--layers=', '--layers would be ignored without --features'),
+    ('--features --out=x --json', '--json would be ignored with --features'),
+    ('--features --out=x --top=5', '--top would be ignored with --features'),
+    ('--top=0', 'must be at least 1'),
+  ],
+)
+def test_predict_ignores_no_option(words, message, capsys):
+  with pytest.raises(SystemExit) as caught:
+    predict.main(['runs/none', 'a.png', *words.split()])
+  assert message in capsys.readouterr().err + str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    ('a b --prune --check', '--check would be ignored with --prune'),
+    ('a b --prune --accept_loss', '--accept_loss would be ignored with --prune'),
+    ('a b --to=torch --json', '--json would be ignored without --check or --inspect'),
+    ('--inspect=a --to=torch --check', '--to, --check would be ignored with --inspect'),
+    ('b --inspect=a', 'takes no SRC and DST'),
+  ],
+)
+def test_convert_ignores_no_option(words, message, capsys, monkeypatch):
+  monkeypatch.setattr(convert, 'convert', lambda *_: 1 / 0)
+  with pytest.raises(SystemExit) as caught:
+    convert_command.main(words.split())
+  assert message in capsys.readouterr().err + str(caught.value)
+
+
+def test_a_model_without_tokens_has_none_to_choose(predictor, tmp_path, monkeypatch):
+  monkeypatch.setattr(predict.Predictor, 'output_names', ['features'])
+  options = options_of(layers='1', out=tmp_path / 'x.npz')
+  with pytest.raises(ValueError, match=r'--layers would be ignored with runs/a, which names no'):
+    predict.write_features(predictor, [], options)
+  assert not options.out.exists()

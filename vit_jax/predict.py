@@ -21,9 +21,11 @@ from vit_jax.data import preprocess
 from vit_jax.models import tokens
 from vit_jax.objectives.classification import probabilities
 from vit_jax.runtime import atomic, compilation, devices, memory, sharding
+from vit_jax.runtime.choices import check_used
 from vit_jax.runtime.progress import track
 
 Outputs = dict[str, np.ndarray]
+TOP = 5
 
 
 class Predictor:
@@ -209,9 +211,12 @@ def write_features(
   if options.out.is_dir():
     raise ValueError(f'--out={options.out} is a folder: give a file')
   if 'tokens' not in predictor.output_names:
+    check_used(options, ('layers', 'tokens'), f'with {options.model}, which names no tokens')
     names, wanted = ('features',), None
   else:
-    names, wanted = tokens.layer_names(predictor.output_names, options.layers), options.tokens
+    layers = 'last' if options.layers is None else options.layers
+    names = tokens.layer_names(predictor.output_names, layers)
+    wanted = 'all' if options.tokens is None else options.tokens
   found: dict[str, list] = {name: [] for name in ('paths', *names)}
   broken: list[str] = []
   rows = outputs_of_files(predictor, paths, options.batch_size, names, broken)
@@ -239,7 +244,7 @@ def write_predictions(
   show, broken = show_json if options.json else show_row, []
   names = ('probabilities',)
   for path, row in outputs_of_files(predictor, paths, options.batch_size, names, broken):
-    show(path, predictor.top(row['probabilities'], options.top))
+    show(path, predictor.top(row['probabilities'], options.top or TOP))
   return broken
 
 
@@ -260,19 +265,23 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('model', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='+', help='image files, or folders of them')
   parser.add_argument('--json', action='store_true', help='one JSON object a line')
-  parser.add_argument('--top', type=int, default=5, help='classes shown for each image')
+  parser.add_argument('--top', type=int, help=f'classes shown for each image (else {TOP})')
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--features', action='store_true', help='write tokens instead, to --out')
-  parser.add_argument('--layers', default='last', help='last, all, or blocks from 1: 1,2,12')
-  parser.add_argument('--tokens', default='all', help='all, class, patches, mean, or patches: 1,2')
+  parser.add_argument('--layers', help='last (else), all, or blocks from 1: 1,2,12')
+  parser.add_argument('--tokens', help='all (else), class, patches, mean, or patches: 1,2')
   parser.add_argument('--out', type=pathlib.Path, metavar='FILE.npz')
   options = parser.parse_args(arguments)
-  if options.top < 1 or options.batch_size < 1:
+  if min(1 if options.top is None else options.top, options.batch_size) < 1:
     parser.error('--top and --batch_size must be at least 1')
-  memory.keep_freed(options.batch_size * memory.LARGE)
-  compilation.keep()
-  devices.prepare()
   try:
+    if options.features:
+      check_used(options, ('json', 'top'), 'with --features')
+    else:
+      check_used(options, ('layers', 'tokens', 'out'), 'without --features')
+    memory.keep_freed(options.batch_size * memory.LARGE)
+    compilation.keep()
+    devices.prepare()
     predictor = load(options.model)
     paths = preprocess.find_images(options.images)
     broken = (write_features if options.features else write_predictions)(predictor, paths, options)
