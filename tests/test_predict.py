@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from conftest import ROOT
 import numpy as np
 import pytest
 import test_interpret
@@ -63,6 +64,19 @@ def test_a_file_is_no_folder_for_pictures(tmp_path, capsys, what):
     with pytest.raises(SystemExit):
       interpret_command.main([*what.split(), 'runs/a', 'runs/b', f'--out={out}'])
     assert f'{tmp_path / "x"} is a file: give a folder' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('images', [[], np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3))])
+def test_no_images_are_said(predictor, images):
+  with pytest.raises(ValueError, match='there are no images: give at least one'):
+    predictor(images)
+
+
+@pytest.mark.parametrize('count', [0, -1])
+def test_a_batch_of_no_pictures_is_refused(tmp_path, count):
+  words = [f'--config={ROOT}/configs/vit_digits.py', f'--out={tmp_path}', f'--count={count}']
+  with pytest.raises(SystemExit, match=f'--count={count} must be at least 1'):
+    interpret_command.main(['batch', *words])
 
 
 # Options.

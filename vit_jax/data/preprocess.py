@@ -93,16 +93,17 @@ class Preprocess:
       images: an array of uint8, of any size; or of floats, which are normalised already.
 
     Raises:
-      ValueError: an unreadable picture, or another array.
+      ValueError: an unreadable picture, none, or another array.
     """
     if isinstance(images, str | pathlib.Path | Image.Image):
       images = [images]
-    if isinstance(images, list | tuple):
-      return np.stack([self(image) for image in images])
-    images = np.asarray(images)
-    if images.ndim != 4:
-      raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
-    if images.dtype == np.uint8:
+    if not isinstance(images, list | tuple):
+      images = np.asarray(images)
+      if images.ndim != 4:
+        raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
+    if not len(images):
+      raise ValueError('there are no images: give at least one')
+    if isinstance(images, list | tuple) or images.dtype == np.uint8:
       return np.stack([self(image) for image in images])
     if not np.issubdtype(images.dtype, np.floating):
       raise ValueError(f'images must be uint8 (0 to 255) or normalised floats, not {images.dtype}')

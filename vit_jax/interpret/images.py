@@ -31,8 +31,7 @@ def named(
   Raises:
     ValueError, OSError: there are none, or they cannot be read.
   """
-  if count is not None and count < 1:
-    raise ValueError(f'--count={count} must be at least 1')
+  check_count(count)
   if paths:
     return by_name([(path.stem, path) for path in preprocess.find_images([*paths])[:count]])
   if not predictor.passport.origin.get('data'):
@@ -45,6 +44,12 @@ def named(
     pictures, _ = source.read(np.array([index]))
     found.append((f'test_{index}', pictures[0]))
   return found
+
+
+def check_count(count: int | None) -> None:
+  """Raises a ValueError for fewer images than one; None: the number was not given."""
+  if count is not None and count < 1:
+    raise ValueError(f'--count={count} must be at least 1')
 
 
 def own_data(predictor: Predictor, what: str) -> data.Dataset:
