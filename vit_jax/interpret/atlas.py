@@ -142,7 +142,7 @@ def rank_of(shapes: dict[str, Any], count: int, around: int, megabytes: float) -
     _, blocks, heads, _, keys = shapes['attention'].shape
     one, most = 4 / 3 * blocks * heads * (2 * keys + 4), min(factors.MOST, keys)
   left = (megabytes * 1e6 - around) / count - fixed
-  if left < max(one, 1):
+  if not left >= max(one, 1):  # Nor for megabytes that are no number.
     need = (count * (fixed + one) + around) / 1e6
     remedy = 'give fewer (--count), or ' if count > 1 else 'give '
     raise ValueError(
