@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import types
 
 from conftest import ROOT
 import numpy as np
@@ -11,6 +12,8 @@ import test_interpret
 from vit_jax import convert, predict
 from vit_jax.convert import __main__ as convert_command
 from vit_jax.interpret import __main__ as interpret_command
+from vit_jax.interpret import attention, query
+from vit_jax.models import tokens
 
 LOOK = ('rollout', 'compare rollout', 'atlas', 'masked', 'batch')
 
@@ -121,3 +124,21 @@ def test_a_model_without_tokens_has_none_to_choose(predictor, tmp_path, monkeypa
   with pytest.raises(ValueError, match=r'--layers would be ignored with runs/a, which names no'):
     predict.write_features(predictor, [], options)
   assert not options.out.exists()
+
+
+@pytest.mark.parametrize('word', ['²', '1,²', '①'])
+def test_numbers_are_digits(word):
+  """What Python's `isdigit` takes, and `int` does not, is refused by name."""
+  model = types.SimpleNamespace(prefix=(), grid=(2, 2))
+  blocks = [query.Attending(0, 2, (2, 2))]
+  for read, key in (
+    (lambda: tokens.layer_names(['block_0/tokens', 'tokens'], word), '--layers'),
+    (lambda: tokens.layer_names(['block_0/tokens'], f'mean:{word}', means=True), '--layers'),
+    (lambda: tokens.choose(model, np.zeros((1, 4, 3)), word), '--tokens'),
+    (lambda: attention.heads_of(word, blocks), '--heads'),
+    (lambda: query.query_of(model, word, (2, 2)), '--query'),
+  ):
+    with pytest.raises(ValueError, match=f'{key}=.*{word}: '):
+      read()
+  for name in (f'patch_{word}', 'patch_--1'):
+    tokens.check_patch(name, (2, 2))  # No number of a patch: others say that there is no such name.
