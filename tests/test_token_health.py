@@ -1,5 +1,7 @@
 """Health of tokens against NumPy, and pictures of it: lens, knock-outs, probes, the report."""
 
+import dataclasses
+
 from conftest import small_config
 import jax
 from jax import numpy as jnp
@@ -137,6 +139,23 @@ def test_knock_outs_replace_what_they_say(model):
       cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
       given = found.numbers['cosine_of_features'][kind][method]
       assert given == pytest.approx(cosine.mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize('kind', ['softmax', 'sigmoid'])
+def test_the_probability_that_is_kept_is_the_models(model, kind):
+  """Of a sigmoid head, softmax is no probability."""
+  predictor, rng = model[0], np.random.default_rng(0)
+  passport = dataclasses.replace(predictor.passport, predictions=kind)
+  logits = rng.normal(0, 2, (2, 5, 3)).astype(np.float32)
+  features = rng.normal(size=(2, 5, 8)).astype(np.float32)
+  before, after = ((jnp.asarray(x), jnp.asarray(y)) for x, y in zip(logits, features, strict=True))
+  found = knockouts.compare(predict.Predictor(predictor.params, passport), before, after)
+  e = np.exp(logits)
+  shares = e / e.sum(-1, keepdims=True) if kind == 'softmax' else e / (1 + e)
+  answer = logits[0].argmax(-1)
+  expected = [share[np.arange(5), answer] for share in shares]
+  np.testing.assert_allclose(found['kept'], expected[1] / expected[0], rtol=1e-5)
+  np.testing.assert_array_equal(found['same'], logits[1].argmax(-1) == answer)
 
 
 def test_masks_of_patches_are_apart():
