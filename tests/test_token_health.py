@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_interpret import pixels, write
 
-from vit_jax import data, figures, interpret, predict
+from vit_jax import data, figures, interpret, predict, weights
 from vit_jax.evaluation import token_health, token_pictures
 from vit_jax.explore import token_section
 from vit_jax.interpret import knockouts, lens, token_probes
@@ -195,6 +195,20 @@ def test_probes_of_a_run(trained):
   assert found.numbers['n_test'] == 200
   figure = interpret.draw('token_probes', [found])
   assert len(figure.get_axes() or figure.subfigs[0].get_axes()) == 1
+
+
+def test_probes_need_no_head_but_the_classes_of_their_data(trained):
+  params, passport = weights.load(trained)
+  other = dataclasses.replace(passport, class_names=[*'abcdefghij'])
+  with pytest.raises(ValueError, match=r'tells 10 classes \(a, b'):
+    interpret.measure('token_probes', predict.Predictor(params, other), examples=20)
+  tokens = {key: value for key, value in params.items() if key != 'head'}
+  bare = dataclasses.replace(passport, class_names=[], model=passport.model | {'num_classes': 0})
+  headless = predict.Predictor(tokens, bare)
+  (found,) = interpret.measure('token_probes', headless, examples=20)
+  assert found.numbers['n_test'] == 20
+  with pytest.raises(ValueError, match='these weights know of no classes'):
+    interpret.measure('shift', headless)
 
 
 def test_the_report_has_a_section(trained, tmp_path):
