@@ -311,6 +311,8 @@ def test_the_server_survives_what_it_refuses(asked, monkeypatch):
       (413, '0.1 MB that are allowed', ask('POST', '/pictures', iter([bytes(most)] * 3))),
       (415, '--data-binary', ask('POST', '/pictures', b'', content_type='multipart/form-data')),
       (400, 'whole number', ask('POST', '/pictures?top=x', encoded())),
+      (400, 'whole number from 1 on', ask('POST', '/pictures?top=0', encoded())),
+      (400, 'whole number from 1 on', ask('POST', '/pictures?top=-5', encoded())),
       (404, 'no such picture', ask('GET', '/pictures/none/atlas')),
       (404, 'Not Found', ask('GET', '/pictures/..%2f..%2fetc%2fpasswd/atlas')),
       (404, 'Not Found', ask('GET', '/static/serve.py')),

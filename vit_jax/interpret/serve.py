@@ -140,9 +140,11 @@ class Site:
   async def add(self, request: Any) -> Any:
     """JSON of a picture, whose file is the body; `?top=5` classes of it."""
     try:
-      top = max(1, int(request.query_params.get('top', 5)))
+      top = int(request.query_params.get('top', 5))
     except ValueError:
-      raise Refused(400, '?top= must be a whole number') from None
+      top = 0
+    if top < 1:
+      raise Refused(400, '?top= must be a whole number from 1 on')
     data = await body_of(request, self._live.limits.size)
     return self._responses.JSONResponse(await self.ask(self._live.add, data, top))
 
