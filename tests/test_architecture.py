@@ -1,6 +1,7 @@
 """The house keeps its floors: imports run down only, heavy packages load where they are used."""
 
 import ast
+import fnmatch
 import re
 import subprocess
 import sys
@@ -123,3 +124,16 @@ def test_the_train_loop_stays_short():
   tree = ast.parse((PACKAGE / 'train.py').read_text())
   loop = next(node for node in tree.body if getattr(node, 'name', '') == 'train')
   assert loop.end_lineno - loop.lineno < 80
+
+
+@pytest.mark.parametrize(
+  'folder',
+  ['tests', 'tests/fixtures', 'notebooks', 'benchmarks', 'configs', 'configs/results'],
+)
+def test_the_source_archive_has_what_its_tests_need(folder):
+  lines = [line.split() for line in (ROOT / 'MANIFEST.in').read_text().splitlines()]
+  wanted = {name: patterns for command, name, *patterns in lines if command == 'recursive-include'}
+  files = [path.name for path in (ROOT / folder).iterdir() if path.is_file()]
+  patterns = wanted[folder.partition('/')[0]]
+  left = {name for name in files if not any(fnmatch.fnmatch(name, x) for x in patterns)}
+  assert files and not {name for name in left if not name.startswith('.')}

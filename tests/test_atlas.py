@@ -142,8 +142,9 @@ def test_readouts_weigh_what_they_read(page):
 
 def test_what_does_not_fit_is_said(page, tmp_path):
   predictor, seen, _ = page
-  with pytest.raises(ValueError, match=r'2 images.* MB at least.*--megabytes='):
-    atlas.Atlas(predictor).content(seen, ['a', 'b'], 0.01)
+  for megabytes in (0.01, float('nan')):
+    with pytest.raises(ValueError, match=r'2 images.* MB at least.*--megabytes='):
+      atlas.Atlas(predictor).content(seen, ['a', 'b'], megabytes)
   folder = write(tmp_path / 'bit', 'bit', image_size=(32, 64), variant='R8x1')
   Image.fromarray(seen[0]).save(tmp_path / 'a.png')
   with pytest.raises(SystemExit, match='a bit has no blocks of tokens on one grid'):

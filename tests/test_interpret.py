@@ -691,6 +691,7 @@ def test_without_data_pictures_must_be_given(trained, tmp_path):
     (['filters', '--components=0'], '--components=0 must be at least 1'),
     (['distance', '--count=0'], '--count=0 must be at least 1'),
     (['tokens', '--factor=1'], '--factor=1 must be above 1'),
+    (['tokens', '--factor=nan'], '--factor=nan must be above 1'),
     (['lens', '--target_class=ten'], "unknown --target_class 'ten'"),
     (['knockouts', '--block=2'], '--block=2: give a block from 1 to 1'),
     (['knockouts', '--patches=3'], '--patches=3: give 1 to 2'),

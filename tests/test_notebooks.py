@@ -1,8 +1,12 @@
 """The notebooks run from start to end at small settings, and are stored without outputs."""
 
+import fnmatch
 import importlib.util
 import json
 import os
+import pathlib
+import shutil
+import subprocess
 
 from conftest import ROOT
 import nbclient
@@ -31,6 +35,37 @@ def test_outputs_are_stripped(path):
   cells = [cell for cell in json.loads(path.read_text())['cells'] if cell['cell_type'] == 'code']
   assert not any(cell['outputs'] or cell['execution_count'] for cell in cells)
   assert len(cells) <= 15
+
+
+@pytest.mark.parametrize(
+  ('source', 'device', 'target'),
+  [
+    ('', '', '..'),  # Not '..[]', which pip refuses.
+    ('', '/dev/vfio/vfio', '..'),  # Of any machine with virtual ones.
+    ('', '/dev/accel0', '..[tpu]'),
+    ('', '/dev/vfio/0', '..[tpu]'),
+    ('', 'nvidia-smi', '..[cuda12]'),
+    ('git+https://x.org/y', '', 'vit_jax @ git+https://x.org/y'),
+    ('git+https://x.org/y', 'nvidia-smi', 'vit_jax[cuda12] @ git+https://x.org/y'),
+  ],
+)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
+def test_the_package_is_installed_for_the_machine(path, source, device, target, monkeypatch):
+  ran = []
+  monkeypatch.chdir(path.parent)
+  monkeypatch.delenv('VIT_JAX_SOURCE', raising=False)
+  if source:
+    monkeypatch.setenv('VIT_JAX_SOURCE', source)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(shutil, 'which', lambda name: name == device or None)
+  monkeypatch.setattr(subprocess, 'run', lambda words, check: ran.append(words))
+  monkeypatch.setattr(
+    pathlib.Path, 'glob', lambda self, name: fnmatch.filter([device], f'{self}/{name}')
+  )
+  cells = json.loads(path.read_text())['cells']
+  first = next(cell for cell in cells if cell['cell_type'] == 'code')
+  exec(''.join(first['source']), {})
+  assert [words[-1] for words in ran] == [target]
 
 
 @pytest.mark.slow

@@ -37,11 +37,11 @@ def fake_png(width, height):
   return b'\x89PNG\r\n\x1a\n' + whole + struct.pack('>I', 99) + b'IDAT'
 
 
-def encoded(kind='PNG', size=(30, 20), seed=0):
+def encoded(kind='PNG', size=(30, 20), seed=0, **options):
   """A random picture's file."""
   pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
   content = io.BytesIO()
-  Image.fromarray(pixels).save(content, kind)
+  Image.fromarray(pixels).save(content, kind, **options)
   return content.getvalue()
 
 
@@ -200,6 +200,7 @@ BOMB = fake_png(60_000, 60_000)  # A header alone: whoever decodes it says that 
   [
     (b'', 400, 'no picture was sent'),
     (b'hello', 400, 'not a picture of a known format: BMP, GIF, JPEG'),
+    (encoded('TIFF'), 400, 'not a picture of a known format'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 400, 'not a picture of a known format'),
     (encoded()[:300], 400, 'damaged image'),
     (encoded('JPEG')[:60], 400, 'damaged image|not a picture'),
@@ -221,11 +222,25 @@ def test_what_is_no_picture_is_refused(asked, data, status, message):
   assert asked.add(encoded(), 1)['classes']
 
 
-@pytest.mark.parametrize('kind', ['BMP', 'GIF', 'JPEG', 'PPM', 'TIFF', 'WEBP', 'MPO'])
+@pytest.mark.parametrize('kind', ['BMP', 'GIF', 'JPEG', 'PPM', 'WEBP', 'MPO', 'NPY'])
 def test_formats_of_browsers_and_phones_are_read(asked, kind):
-  assert kind == 'MPO' or kind in pictures.FORMATS
-  assert len(asked.add(encoded(kind), 5)['classes']) == 3
-  assert asked.add(array(PIXELS), 5)['classes']
+  """As every other command reads them, and turned once where they ask for it."""
+  assert kind in (*pictures.FORMATS, 'MPO', 'NPY')
+  turned = Image.Exif()
+  turned[0x0112] = 6
+  data = array(PIXELS) if kind == 'NPY' else encoded(kind, exif=turned)
+  np.testing.assert_array_equal(asked.seen(data), asked.predictor.preprocess(data))
+  assert len(asked.add(data, 5)['classes']) == 3
+
+
+def test_what_was_measured_is_decoded(asked, monkeypatch):
+  """No other format that the file has too: here one that any file has, and that comes first."""
+  data = encoded()
+  expected = asked.predictor.preprocess(data)
+  monkeypatch.setattr(Image, 'ID', ['ANY', *Image.ID])
+  monkeypatch.setitem(Image.OPEN, 'ANY', (lambda *_: Image.new('L', (512, 512)), None))
+  assert Image.open(io.BytesIO(data)).size == (512, 512)
+  np.testing.assert_array_equal(asked.seen(data), expected)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +311,8 @@ def test_the_server_survives_what_it_refuses(asked, monkeypatch):
       (413, '0.1 MB that are allowed', ask('POST', '/pictures', iter([bytes(most)] * 3))),
       (415, '--data-binary', ask('POST', '/pictures', b'', content_type='multipart/form-data')),
       (400, 'whole number', ask('POST', '/pictures?top=x', encoded())),
+      (400, 'whole number from 1 on', ask('POST', '/pictures?top=0', encoded())),
+      (400, 'whole number from 1 on', ask('POST', '/pictures?top=-5', encoded())),
       (404, 'no such picture', ask('GET', '/pictures/none/atlas')),
       (404, 'Not Found', ask('GET', '/pictures/..%2f..%2fetc%2fpasswd/atlas')),
       (404, 'Not Found', ask('GET', '/static/serve.py')),
@@ -340,6 +357,29 @@ def test_the_model_is_asked_by_one_request_at_a_time(asked, monkeypatch):
     found = list(pool.map(lambda n: ask('POST', '/pictures', bytes(n)), range(1, 5)))
   assert [json.loads(body)['classes'] for _, _, body in found] == [1, 2, 3, 4]
   assert most == [1, 1, 1, 1]
+
+
+def test_who_may_not_ask_keeps_no_one_waiting(asked):
+  with running(asked, token=TOKEN) as ask, contextlib.ExitStack() as silent:
+    for _ in range(access.BUSY + 8):
+      silent.enter_context(socket.create_connection(('127.0.0.1', ask.port)))
+    assert ask('GET', '/')[0] == 401
+    assert ask('GET', f'/?token={TOKEN}')[0] == 200
+
+
+def test_more_than_can_be_answered_are_told(asked, monkeypatch):
+  monkeypatch.setattr(access, 'BUSY', 1)
+  inside, done = threading.Event(), threading.Event()
+  monkeypatch.setattr(asked, 'add', lambda *_: inside.set() or {'waited': done.wait(60)})
+  with running(asked) as ask, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    first = pool.submit(ask, 'POST', '/pictures', b'x')
+    assert inside.wait(60)
+    status, headers, body = ask('GET', '/')
+    done.set()
+    assert status == 503 and '1 requests are being answered' in json.loads(body)['error']
+    assert headers['x-content-type-options'] == 'nosniff'
+    assert json.loads(first.result()[2]) == {'waited': True}
+    assert ask('GET', '/')[0] == 200
 
 
 # The command.

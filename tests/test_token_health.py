@@ -1,5 +1,7 @@
 """Health of tokens against NumPy, and pictures of it: lens, knock-outs, probes, the report."""
 
+import dataclasses
+
 from conftest import small_config
 import jax
 from jax import numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from test_interpret import pixels, write
 
-from vit_jax import data, figures, interpret, predict
+from vit_jax import data, figures, interpret, predict, weights
 from vit_jax.evaluation import token_health, token_pictures
 from vit_jax.explore import token_section
 from vit_jax.interpret import knockouts, lens, token_probes
@@ -139,6 +141,23 @@ def test_knock_outs_replace_what_they_say(model):
       assert given == pytest.approx(cosine.mean(), abs=1e-3)
 
 
+@pytest.mark.parametrize('kind', ['softmax', 'sigmoid'])
+def test_the_probability_that_is_kept_is_the_models(model, kind):
+  """Of a sigmoid head, softmax is no probability."""
+  predictor, rng = model[0], np.random.default_rng(0)
+  passport = dataclasses.replace(predictor.passport, predictions=kind)
+  logits = rng.normal(0, 2, (2, 5, 3)).astype(np.float32)
+  features = rng.normal(size=(2, 5, 8)).astype(np.float32)
+  before, after = ((jnp.asarray(x), jnp.asarray(y)) for x, y in zip(logits, features, strict=True))
+  found = knockouts.compare(predict.Predictor(predictor.params, passport), before, after)
+  e = np.exp(logits)
+  shares = e / e.sum(-1, keepdims=True) if kind == 'softmax' else e / (1 + e)
+  answer = logits[0].argmax(-1)
+  expected = [share[np.arange(5), answer] for share in shares]
+  np.testing.assert_allclose(found['kept'], expected[1] / expected[0], rtol=1e-5)
+  np.testing.assert_array_equal(found['same'], logits[1].argmax(-1) == answer)
+
+
 def test_masks_of_patches_are_apart():
   norms = jnp.asarray(np.random.default_rng(0).random((4, 13)))
   kinds = knockouts.kinds_of(('class_token', 'register_1', 'register_2'))
@@ -176,6 +195,20 @@ def test_probes_of_a_run(trained):
   assert found.numbers['n_test'] == 200
   figure = interpret.draw('token_probes', [found])
   assert len(figure.get_axes() or figure.subfigs[0].get_axes()) == 1
+
+
+def test_probes_need_no_head_but_the_classes_of_their_data(trained):
+  params, passport = weights.load(trained)
+  other = dataclasses.replace(passport, class_names=[*'abcdefghij'])
+  with pytest.raises(ValueError, match=r'tells 10 classes \(a, b'):
+    interpret.measure('token_probes', predict.Predictor(params, other), examples=20)
+  tokens = {key: value for key, value in params.items() if key != 'head'}
+  bare = dataclasses.replace(passport, class_names=[], model=passport.model | {'num_classes': 0})
+  headless = predict.Predictor(tokens, bare)
+  (found,) = interpret.measure('token_probes', headless, examples=20)
+  assert found.numbers['n_test'] == 20
+  with pytest.raises(ValueError, match='these weights know of no classes'):
+    interpret.measure('shift', headless)
 
 
 def test_the_report_has_a_section(trained, tmp_path):

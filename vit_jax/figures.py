@@ -39,6 +39,11 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def plain(text: str) -> str:
+  """A text that a person chose, such as a class's name: '$' stands for itself, not for TeX."""
+  return text.replace('$', r'\$')
+
+
 def curves(rows: list[dict[str, Any]]) -> Any:
   """Loss and accuracy of every split, and the learning rate, against the step."""
   panels = {'loss': 'loss', 'accuracy': 'accuracy', 'learning_rate': 'learning rate'}
@@ -81,8 +86,8 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
   axis.set(xlabel='predicted', ylabel='true')
   if len(names) <= 30:
     rotation = 0 if max(map(len, names)) <= 3 else 60
-    axis.set_xticks(range(len(names)), names, rotation=rotation)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_xticks(range(len(names)), map(plain, names), rotation=rotation)
+    axis.set_yticks(range(len(names)), map(plain, names))
     for (row, column), count in np.ndenumerate(counts):
       if count:
         colour = 'white' if shares[row, column] > 0.5 else 'black'
@@ -98,8 +103,8 @@ def gallery(images: Sequence[np.ndarray], titles: Sequence[str], heading: str = 
     axis.axis('off')
   for axis, image, title in zip(axes.flat, images, titles, strict=False):
     show(axis, image)
-    axis.set_title(title, fontsize=8)
-  figure.suptitle(heading, fontsize=10)
+    axis.set_title(plain(title), fontsize=8)
+  figure.suptitle(plain(heading), fontsize=10)
   return figure
 
 
@@ -119,8 +124,8 @@ def pairs(
     row, column = 2 * (i // columns), i % columns
     show(axes[row, column], above)
     show(axes[row + 1, column], below)
-    axes[row, column].set_title(title, fontsize=8)
-  figure.suptitle(heading, fontsize=10)
+    axes[row, column].set_title(plain(title), fontsize=8)
+  figure.suptitle(plain(heading), fontsize=10)
   return figure
 
 
@@ -148,10 +153,11 @@ def draw_patches(figure: Any, image: np.ndarray, patch_size: int) -> None:
 
 
 def show(axis: Any, image: np.ndarray) -> None:
-  """A uint8 picture, grey or RGB, on axes without ticks."""
+  """A uint8 picture on axes without ticks: RGB, RGBA, or in grey the mean of other channels."""
   axis.axis('off')
-  grey = image.shape[-1] == 1
-  axis.imshow(image[..., 0] if grey else image, cmap='gray' if grey else None, vmin=0, vmax=255)
+  coloured = image.shape[-1] in (3, 4)
+  shown, colours = (image, None) if coloured else (image.mean(-1), 'gray')
+  axis.imshow(shown, cmap=colours, vmin=0, vmax=255)
 
 
 def by_block(values: Sequence[float], label: str, title: str) -> Any:

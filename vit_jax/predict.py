@@ -15,16 +15,17 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 import numpy as np
-from PIL import Image
 
 from vit_jax import weights
 from vit_jax.data import preprocess
 from vit_jax.models import tokens
 from vit_jax.objectives.classification import probabilities
-from vit_jax.runtime import compilation, devices, memory, sharding
+from vit_jax.runtime import atomic, compilation, devices, memory, sharding
+from vit_jax.runtime.choices import check_used
 from vit_jax.runtime.progress import track
 
 Outputs = dict[str, np.ndarray]
+TOP = 5
 
 
 class Predictor:
@@ -60,7 +61,7 @@ class Predictor:
     unknown = set(outputs) - set(self.output_names)
     if unknown:
       raise ValueError(f'unknown outputs {sorted(unknown)}; choose from {self.output_names}')
-    return self._run(self._chosen(tuple(outputs)), self._batch(images))
+    return self._run(self._chosen(tuple(outputs)), self.preprocess.batch(images))
 
   def measure(self, images, function: Callable[[dict[str, Any]], Any], batch_size: int = 8) -> Any:
     """What `function` makes of the named outputs of any number of images, in batches.
@@ -91,18 +92,33 @@ class Predictor:
       raise ValueError('no images to measure')
     size = min(batch_size, len(images))
     parts = [images[start : start + size] for start in range(0, len(images), size)]
-    rows = [self._run(program, self._batch(part), size) for part in parts]
+    rows = [self._run(program, self.preprocess.batch(part), size) for part in parts]
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
 
   def computed(self, **execution) -> 'Predictor':
     """The same weights, computed in another way, such as remat='blocks'."""
     return Predictor(self.params, self.passport, **self.execution | execution)
 
-  @functools.cached_property
+  @property
   def output_names(self) -> list[str]:
     """Everything that the model returns by name."""
+    return list(self._shapes)
+
+  @functools.cached_property
+  def _shapes(self) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, *self.model.image_size, self.model.channels), jnp.float32)
-    return list(jax.eval_shape(self._named, self.params, image))
+    return jax.eval_shape(self._named, self.params, image)
+
+  def check_answers(self) -> None:
+    """Refuses weights that do not say of an image which class it is.
+
+    Raises:
+      ValueError: they have no head, or give several answers an image.
+    """
+    if not self.class_names:
+      raise ValueError('these weights have no head, so they know no classes')
+    if self._shapes['logits'].ndim != 2:
+      raise ValueError('these weights give several answers an image, not one')
 
   def _named(self, params, images):
     logits, named = self.forward(params, images)
@@ -133,20 +149,6 @@ class Predictor:
     placed = jax.device_put(batch, sharding.batch_sharding(mesh))
     found = jax.device_get(self._compiled(mesh, program)(params, placed))
     return jax.tree.map(lambda x: x[:rows], found)
-
-  def _batch(self, images) -> np.ndarray:
-    if isinstance(images, str | pathlib.Path | Image.Image):
-      images = [images]
-    if isinstance(images, list | tuple):
-      return np.stack([self.preprocess(image) for image in images])
-    images = np.asarray(images)
-    if images.ndim != 4:
-      raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
-    if images.dtype == np.uint8:
-      return np.stack([self.preprocess(image) for image in images])
-    if not np.issubdtype(images.dtype, np.floating):
-      raise ValueError(f'images must be uint8 (0 to 255) or normalised floats, not {images.dtype}')
-    return images.astype(np.float32)
 
   def top(self, probabilities: np.ndarray, count: int) -> list[dict[str, Any]]:
     """The `count` likeliest classes of one image."""
@@ -206,22 +208,27 @@ def write_features(
   """
   if not options.out:
     raise ValueError('--features needs --out=FILE.npz')
+  if options.out.is_dir():
+    raise ValueError(f'--out={options.out} is a folder: give a file')
   if 'tokens' not in predictor.output_names:
+    check_used(options, ('layers', 'tokens'), f'with {options.model}, which names no tokens')
     names, wanted = ('features',), None
   else:
-    names, wanted = tokens.layer_names(predictor.output_names, options.layers), options.tokens
+    layers = 'last' if options.layers is None else options.layers
+    names = tokens.layer_names(predictor.output_names, layers)
+    wanted = 'all' if options.tokens is None else options.tokens
   found: dict[str, list] = {name: [] for name in ('paths', *names)}
   broken: list[str] = []
   rows = outputs_of_files(predictor, paths, options.batch_size, names, broken)
-  for path, outputs in track(rows, len(paths), 'computing features', 'pictures'):
-    found['paths'].append(str(path))
-    for name in names:
-      x = outputs[name]
-      found[name].append(
-        x if wanted is None else tokens.choose(predictor.model, x[None], wanted)[0]
-      )
-  arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
-  with open(options.out, 'wb') as file:
+  with atomic.replacing(options.out) as partial, open(partial, 'wb') as file:  # Before the work.
+    for path, outputs in track(rows, len(paths), 'computing features', 'pictures'):
+      found['paths'].append(str(path))
+      for name in names:
+        x = outputs[name]
+        found[name].append(
+          x if wanted is None else tokens.choose(predictor.model, x[None], wanted)[0]
+        )
+    arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
     np.savez(file, **arrays)
   return broken
 
@@ -230,12 +237,14 @@ def write_predictions(
   predictor: Predictor, paths: list[pathlib.Path], options: argparse.Namespace
 ) -> list[str]:
   """Prints each file's likeliest classes; returns what is wrong with the rest."""
-  if not predictor.class_names:
-    raise ValueError(f'{options.model} has no head, so it knows no classes; use --features')
+  try:
+    predictor.check_answers()
+  except ValueError as error:
+    raise ValueError(f'{options.model}: {error}; use --features') from None
   show, broken = show_json if options.json else show_row, []
   names = ('probabilities',)
   for path, row in outputs_of_files(predictor, paths, options.batch_size, names, broken):
-    show(path, predictor.top(row['probabilities'], options.top))
+    show(path, predictor.top(row['probabilities'], options.top or TOP))
   return broken
 
 
@@ -256,19 +265,23 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('model', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='+', help='image files, or folders of them')
   parser.add_argument('--json', action='store_true', help='one JSON object a line')
-  parser.add_argument('--top', type=int, default=5, help='classes shown for each image')
+  parser.add_argument('--top', type=int, help=f'classes shown for each image (else {TOP})')
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--features', action='store_true', help='write tokens instead, to --out')
-  parser.add_argument('--layers', default='last', help='last, all, or blocks from 1: 1,2,12')
-  parser.add_argument('--tokens', default='all', help='all, class, patches, mean, or patches: 1,2')
-  parser.add_argument('--out', metavar='FILE.npz')
+  parser.add_argument('--layers', help='last (else), all, or blocks from 1: 1,2,12')
+  parser.add_argument('--tokens', help='all (else), class, patches, mean, or patches: 1,2')
+  parser.add_argument('--out', type=pathlib.Path, metavar='FILE.npz')
   options = parser.parse_args(arguments)
-  if options.top < 1 or options.batch_size < 1:
+  if min(1 if options.top is None else options.top, options.batch_size) < 1:
     parser.error('--top and --batch_size must be at least 1')
-  memory.keep_freed(options.batch_size * memory.LARGE)
-  compilation.keep()
-  devices.prepare()
   try:
+    if options.features:
+      check_used(options, ('json', 'top'), 'with --features')
+    else:
+      check_used(options, ('layers', 'tokens', 'out'), 'without --features')
+    memory.keep_freed(options.batch_size * memory.LARGE)
+    compilation.keep()
+    devices.prepare()
     predictor = load(options.model)
     paths = preprocess.find_images(options.images)
     broken = (write_features if options.features else write_predictions)(predictor, paths, options)

@@ -14,6 +14,7 @@ import sys
 from absl import logging
 
 from vit_jax.convert import TARGETS, check, check_theirs, convert, inspect, pruning
+from vit_jax.runtime.choices import check_used
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
   """Inspects, or converts and checks."""
   if options.inspect:
+    check_used(options, ('to', 'check', 'accept_loss', 'prune'), 'with --inspect')
+    if options.paths:
+      parser.error('--inspect FILE takes no SRC and DST')
     found = inspect(options.inspect)
     width = max(map(len, found))
     print(json.dumps(found) if options.json else
@@ -45,7 +49,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
   if len(options.paths) != 2 or bool(options.to) == options.prune:
     parser.error('give SRC, DST and --to or --prune, or --inspect FILE')
   source, to = options.paths
+  if not options.check:
+    check_used(options, ('json',), 'without --check or --inspect')
   if options.prune:
+    check_used(options, ('check', 'accept_loss'), 'with --prune')
     print(pruning.in_words(pruning.prune(source, to)))
     return
   convert(source, to, options.to, options.accept_loss)

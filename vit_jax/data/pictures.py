@@ -34,9 +34,9 @@ BROKEN = (
   OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error,
   zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-# What strangers may send: formats that browsers have and phones make, and none that runs another
-# program to be read, as EPS does.
-FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+# What strangers may send: formats that browsers have and phones make. None runs another program to
+# be read, as EPS does, or decodes more than the picture, as TIFF does with tiles beyond its edges.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'WEBP')
 SLIMMEST = 100  # times as long as wide: a crop enlarges the shorter side and the other with it
 
 # Such metadata are ignored, as the picture can be read.
@@ -115,46 +115,62 @@ def decode(data: bytes) -> Image.Image | np.ndarray:
   return upright(image)
 
 
-def check_size(data: bytes, most: int) -> None:
-  """Refuses a file's content by what its header says, before anything is decoded.
+def decode_within(data: bytes, most: int) -> Image.Image | np.ndarray:
+  """The picture in a stranger's file, as it lies there, of at most so many pixels.
 
-  Args:
-    most: pixels.
+  What is refused is refused by its header, and what is decoded is what was measured: a file may be
+  of two formats at once, which tell two sizes.
 
   Raises:
     TooLarge: it would have more pixels, or is so slim that a crop of it would.
-    Damaged: none of FORMATS, and no array of pixels.
+    Damaged: none of FORMATS and no array of pixels, or broken.
   """
   try:
-    width, height = _npy_size(data) if data.startswith(NPY) else _size(data)
+    picture = _array(data) if data.startswith(NPY) else _measured(data)
+    if isinstance(picture, np.ndarray):
+      check_size(picture.shape[1], picture.shape[0], most)
+    else:
+      check_size(*picture.size, most)
+      picture.load()
+  except Damaged:
+    raise
   except UnidentifiedImageError:
     raise Damaged(f'not a picture of a known format: {", ".join(FORMATS)}, or .npy') from None
   except (Image.DecompressionBombError, Image.DecompressionBombWarning):
     raise TooLarge(f'more than the {most:,} pixels that are allowed') from None
   except BROKEN as error:
     raise Damaged(f'damaged image ({error})') from None
+  return picture
+
+
+def check_size(width: int, height: int, most: int) -> None:
+  """Refuses more than `most` pixels, and sides of which a crop would make more.
+
+  Raises:
+    TooLarge: so it is.
+  """
   if width * height > most:
     raise TooLarge(f'{width} x {height} pixels, more than the {most:,} that are allowed')
   if not max(width, height) <= SLIMMEST * min(width, height):
     raise TooLarge(f'{width} x {height} pixels: one side is more than {SLIMMEST} times the other')
 
 
-def _size(data: bytes) -> tuple[int, int]:
-  """(width, height) as Pillow reads it from the header."""
+def _measured(data: bytes) -> Image.Image:
+  """A picture of which the header alone was read."""
   with warnings.catch_warnings():
     warnings.simplefilter('error', Image.DecompressionBombWarning)
-    return Image.open(io.BytesIO(data), formats=FORMATS).size
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def _npy_size(data: bytes) -> tuple[int, int]:
-  """(width, height) of an array, which must have as many bytes as its header claims."""
+def _array(data: bytes) -> np.ndarray:
+  """An array of pixels, which must have as many bytes as its header claims."""
   file = io.BytesIO(data)
   read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
   shape, _, kind = read[np.lib.format.read_magic(file)[0]](file)
   size = math.prod(shape) * kind.itemsize
   if len(shape) != 3 or not size or size != len(data) - file.tell():
     raise ValueError(f'an array {shape} of {kind} in {len(data)} bytes is no picture')
-  return shape[1], shape[0]
+  return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -90,6 +90,29 @@ class Preprocess:
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     return resize(pixels, size, self.resize)[top : top + height, left : left + width]
 
+  def batch(self, images) -> Num[np.ndarray, 'B H W C']:
+    """The model's input from a picture, a list of them, or an array `B H W C`.
+
+    Args:
+      images: an array of uint8, of any size; or of floats, which are normalised already.
+
+    Raises:
+      ValueError: an unreadable picture, none, or another array.
+    """
+    if isinstance(images, str | pathlib.Path | Image.Image):
+      images = [images]
+    if not isinstance(images, list | tuple):
+      images = np.asarray(images)
+      if images.ndim != 4:
+        raise ValueError(f'images must be (batch, height, width, channels), not {images.shape}')
+    if not len(images):
+      raise ValueError('there are no images: give at least one')
+    if isinstance(images, list | tuple) or images.dtype == np.uint8:
+      return np.stack([self(image) for image in images])
+    if not np.issubdtype(images.dtype, np.floating):
+      raise ValueError(f'images must be uint8 (0 to 255) or normalised floats, not {images.dtype}')
+    return images.astype(np.float32)
+
   def normalise(self, images: Num[Array, 'B H W C']) -> Float[Array, 'B H W C']:
     """Normalises pixel values of 0..255, of any type: (x / 255 - mean) / std, in float32."""
     mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))

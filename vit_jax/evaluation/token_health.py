@@ -106,7 +106,7 @@ def measure(predictor: Any, images: Any, factor: float = FACTOR) -> Health:
   Raises:
     ValueError: the model has no tokens on a grid, or `factor` is not above 1.
   """
-  if factor <= 1:
+  if not factor > 1:  # Nor for one that is no number.
     raise ValueError(f'--factor={factor:g} must be above 1: times the median norm of patches')
   model = predictor.model
   names = depths_of(model, shapes_of(predictor), predictor.passport.model['name'])

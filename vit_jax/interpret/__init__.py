@@ -92,7 +92,7 @@ def draw(what: str, found: Sequence[Measured], labels: Sequence[str] = ()) -> An
   picture, scale = PICTURES[what], PICTURES[what].scale(found)
   if len(found) > 1 and labels:
     figure = figures.blank(*picture.size(found[0]))
-    if picture.overlay(figure, found, labels):
+    if picture.overlay(figure, found, [figures.plain(label) for label in labels]):
       return figure
   sizes = [picture.size(one) for one in found]
   width = max(width for width, _ in sizes)
@@ -107,7 +107,7 @@ def draw(what: str, found: Sequence[Measured], labels: Sequence[str] = ()) -> An
   parts = figure.subfigures(rows, columns, squeeze=False).flat
   for part, one, lines in zip(parts, found, headings, strict=False):
     if lines:
-      part.suptitle('\n'.join(lines), fontsize=10)
+      part.suptitle(figures.plain('\n'.join(lines)), fontsize=10)
     picture.draw(part, one, scale)
   return figure
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from vit_jax import interpret, predict, recipe
 from vit_jax.interpret import atlas, batch, checkpoints, images, masked
-from vit_jax.interpret.picture import Measured
+from vit_jax.interpret.picture import Measured, folder
 from vit_jax.runtime import atomic
 from vit_jax.runtime.choices import check_choice
 
@@ -51,7 +51,7 @@ def write_batch(words: list[str]) -> None:
   """Draws the first pictures that a recipe trains on."""
   parser = argparse.ArgumentParser('python -m vit_jax.interpret batch', description=batch.__doc__)
   parser.add_argument('what')
-  parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
+  parser.add_argument('--out', required=True, type=folder, metavar='DIR')
   parser.add_argument('--count', type=int, default=16, help='pictures')
   options, rest = parser.parse_known_args(words)
   figure, found = batch.batch(recipe.read(rest), options.count)
@@ -177,7 +177,7 @@ def parser_of(what: str, before: str) -> argparse.ArgumentParser:
     description=first_line(picture),
     allow_abbrev=False,
   )
-  parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
+  parser.add_argument('--out', required=True, type=folder, metavar='DIR')
   picture.add_options(parser)
   return parser
 

@@ -17,6 +17,7 @@ import urllib.parse
 Refusal = tuple[int, str]
 SAFE = ('GET', 'HEAD')  # methods that change nothing
 SHORTEST = 16  # letters of a token that a person chooses
+BUSY = 32  # requests at a time, of those that may ask; more get status 503
 HEADERS = {
   'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
   'x-content-type-options': 'nosniff',
@@ -113,11 +114,12 @@ def given(headers: Mapping[str, str], query: str) -> bytes:
 class Guard:
   """An ASGI application in front of another, which sees what `Access` does not refuse.
 
-  Every answer, of the other's errors too, has HEADERS, but for those that it sets itself.
+  Every answer, of the other's errors too, has HEADERS, but for those that it sets itself. Only who
+  may ask is counted: others cannot keep the server busy.
   """
 
   def __init__(self, application: Any, access: Access):
-    self._application, self._access = application, access
+    self._application, self._access, self._asked = application, access, 0
 
   async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
     """Answers one request."""
@@ -129,13 +131,24 @@ class Guard:
         message = message | {'headers': [*message['headers'], *more]}
       await send(message)
 
-    headers = {key.decode('latin-1'): value.decode('latin-1') for key, value in scope['headers']}
-    query = scope['query_string'].decode('latin-1')
-    refused = self._access.refusal(scope['method'], headers, query)
+    refused = self._refusal(scope)
     if refused is None:
-      await self._application(scope, receive, send_safely)
+      self._asked += 1
+      try:
+        await self._application(scope, receive, send_safely)
+      finally:
+        self._asked -= 1
       return
     body = json.dumps({'error': refused[1]}).encode()
     told = [(b'content-type', b'application/json'), (b'content-length', b'%d' % len(body))]
     await send_safely({'type': 'http.response.start', 'status': refused[0], 'headers': told})
     await send_safely({'type': 'http.response.body', 'body': body})
+
+  def _refusal(self, scope: Any) -> Refusal | None:
+    """As that of `Access`, and where too many ask at a time."""
+    headers = {key.decode('latin-1'): value.decode('latin-1') for key, value in scope['headers']}
+    query = scope['query_string'].decode('latin-1')
+    refused = self._access.refusal(scope['method'], headers, query)
+    if refused is None and self._asked >= BUSY:
+      return 503, f'{BUSY} requests are being answered: ask again in a while'
+    return refused

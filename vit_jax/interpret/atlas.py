@@ -25,6 +25,7 @@ from vit_jax.evaluation import token_health
 from vit_jax.interpret import factors, pages, shares
 from vit_jax.interpret.images import Named
 from vit_jax.interpret.lens import lens
+from vit_jax.interpret.picture import folder
 from vit_jax.predict import Predictor
 from vit_jax.runtime import atomic
 
@@ -45,7 +46,7 @@ def parse(words: list[str]) -> argparse.Namespace:
   parser.add_argument('what')
   parser.add_argument('checkpoint', help='a run, a weight file, or an address')
   parser.add_argument('images', nargs='*', help='image files, or folders of them')
-  parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
+  parser.add_argument('--out', required=True, type=folder, metavar='DIR')
   parser.add_argument('--count', type=int, help='the first so many (else 20 test pictures, or all)')
   parser.add_argument('--megabytes', type=float, default=10.0, help='the most that the page has')
   return parser.parse_intermixed_args(words)
@@ -141,7 +142,7 @@ def rank_of(shapes: dict[str, Any], count: int, around: int, megabytes: float) -
     _, blocks, heads, _, keys = shapes['attention'].shape
     one, most = 4 / 3 * blocks * heads * (2 * keys + 4), min(factors.MOST, keys)
   left = (megabytes * 1e6 - around) / count - fixed
-  if left < max(one, 1):
+  if not left >= max(one, 1):  # Nor for megabytes that are no number.
     need = (count * (fixed + one) + around) / 1e6
     remedy = 'give fewer (--count), or ' if count > 1 else 'give '
     raise ValueError(

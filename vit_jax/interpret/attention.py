@@ -131,6 +131,6 @@ def heads_of(wanted: str, blocks: list[Attending]) -> dict[int, list[int]] | Non
     return {one.block: list(range(one.heads)) for one in blocks}
   least = min(one.heads for one in blocks)
   words = wanted.split(',')
-  if any(not word.isdigit() or not 1 <= int(word) <= least for word in words):
+  if any(not word.isdecimal() or not 1 <= int(word) <= least for word in words):
     raise ValueError(f"--heads={wanted}: give all, mean, or heads from 1 to {least}, such as '1,2'")
   return {one.block: [int(word) - 1 for word in words] for one in blocks}

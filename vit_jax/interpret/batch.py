@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax import experiment, figures, step
 from vit_jax.defaults import Config
+from vit_jax.interpret import images
 
 SHOWN = 4  # classes under a picture: mixing makes two of one label each
 
@@ -19,8 +20,9 @@ def batch(config: Config, count: int) -> tuple[Any, dict[str, Any]]:
   batch are made for these pictures alone.
 
   Raises:
-    ValueError: the config is impossible, or its objective makes no examples.
+    ValueError: the config is impossible, its objective makes no examples, or `count` is below 1.
   """
+  images.check_count(count)
   exp = experiment.build(config)
   if not hasattr(exp.objective, 'examples'):
     raise ValueError(f'config.objective.name={config.objective.name} makes no examples to show')
@@ -30,10 +32,10 @@ def batch(config: Config, count: int) -> tuple[Any, dict[str, Any]]:
   pixels, targets = np.asarray(pixels), np.asarray(targets)
   names = exp.data.class_names
   titles = [caption(row, names) for row in targets]
-  images = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+  shown = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
   heading = f'the first {count} pictures of step 1, seed {config.seed}'
   numbers = {'labels': [labels(row, names) for row in targets], 'seed': config.seed}
-  return figures.gallery(list(images), titles, heading), numbers
+  return figures.gallery(list(shown), titles, heading), numbers
 
 
 def examples(objective: Any, found: dict[str, np.ndarray]) -> Any:

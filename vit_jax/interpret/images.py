@@ -31,8 +31,7 @@ def named(
   Raises:
     ValueError, OSError: there are none, or they cannot be read.
   """
-  if count is not None and count < 1:
-    raise ValueError(f'--count={count} must be at least 1')
+  check_count(count)
   if paths:
     return by_name([(path.stem, path) for path in preprocess.find_images([*paths])[:count]])
   if not predictor.passport.origin.get('data'):
@@ -47,23 +46,32 @@ def named(
   return found
 
 
-def own_data(predictor: Predictor, what: str) -> data.Dataset:
+def check_count(count: int | None) -> None:
+  """Raises a ValueError for fewer images than one; None: the number was not given."""
+  if count is not None and count < 1:
+    raise ValueError(f'--count={count} must be at least 1')
+
+
+def own_data(predictor: Predictor, what: str, head: bool = True) -> data.Dataset:
   """The data that weights were trained on, each picture with one label.
 
   Args:
     what: the picture that is drawn, for the error.
+    head: whether the weights' own classes are asked for, not their tokens alone.
 
   Raises:
-    ValueError: the weights do not say which data are theirs, have no head, or several labels.
+    ValueError: the weights do not say which data are theirs, have no head, tell other classes than
+      the data, or several labels.
   """
-  passport = predictor.passport
-  if not passport.origin.get('data') or not predictor.model.num_classes:
-    lacking = 'data they were trained on' if predictor.model.num_classes else 'classes'
+  passport, headless = predictor.passport, not predictor.model.num_classes
+  if not passport.origin.get('data') or (head and headless):
+    lacking = 'classes' if head and headless else 'data they were trained on'
     raise ValueError(f'{what} needs test data, and these weights know of no {lacking}: give a '
                      'run of vit_jax')  # fmt: skip
   dataset = data.build(**experiment.data_of(passport, None))
   dataset = dataclasses.replace(dataset, preprocess=passport.preprocess)
-  experiment.check_classes('the checkpoint', passport, dataset)
+  if not headless:
+    experiment.check_classes('the checkpoint', passport, dataset)
   if dataset.multi_label:
     raise ValueError(f'{what} needs one label a picture, and these data have several')
   return dataset

@@ -20,6 +20,7 @@ from vit_jax import figures
 from vit_jax.evaluation import token_health
 from vit_jax.evaluation.similarity import cosine
 from vit_jax.interpret.picture import Measured, Picture, rounded
+from vit_jax.objectives.classification import probabilities
 from vit_jax.predict import Predictor
 
 METHODS = ('zero', 'mean', 'noise', 'shuffle')
@@ -177,7 +178,7 @@ def program(
                 'tokens': filled[which % len(METHODS)]}  # fmt: skip
       tree = traverse_util.unflatten_dict({model.replacement(block): change}, sep='/')
       other, found = predictor.forward(params, images, replacements=tree)
-      return compare(model, (logits, named['features']), (other, found['features']))
+      return compare(predictor, (logits, named['features']), (other, found['features']))
 
     found = jax.lax.map(one, jnp.arange(len(chosen) * len(METHODS)))
     return jax.tree.map(lambda x: x.T, found)
@@ -185,14 +186,14 @@ def program(
   return run
 
 
-def compare(model: Any, before: Any, after: Any) -> dict[str, Array]:
+def compare(predictor: Predictor, before: Any, after: Any) -> dict[str, Array]:
   """How alike features `B ...` are; whether the answer is the same, and its probability kept."""
   flat = [x.reshape(len(x), -1) for x in (before[1], after[1])]
   found = {'cosine': cosine(*flat)}
-  if model.num_classes and before[0].ndim == 2:
-    answer = before[0].argmax(-1)
+  if predictor.model.num_classes and before[0].ndim == 2:
+    answer, kind = before[0].argmax(-1), predictor.passport.predictions
     shares = [
-      jnp.take_along_axis(jax.nn.softmax(x), answer[:, None], 1)[:, 0]
+      jnp.take_along_axis(probabilities(x, kind), answer[:, None], 1)[:, 0]
       for x in (before[0], after[0])
     ]
     found |= {'same': after[0].argmax(-1) == answer, 'kept': shares[1] / shares[0]}

@@ -100,7 +100,8 @@ def draw_depths(axis: Any, measured: Measured) -> None:
   shown = list(content['probability_of_prefix'].items())[: len(figures.COLOURS) - 1]
   for (name, values), colour in zip(shown, figures.COLOURS[1:], strict=False):
     axis.plot(depths, values, color=colour, label=f'p({name.replace("_", " ")})')
-  axis.set(xlabel='block (0: the input)', title=f'predicted: {content["predicted"]}')
+  predicted = figures.plain(content['predicted'])
+  axis.set(xlabel='block (0: the input)', title=f'predicted: {predicted}')
   axis.set_ylim(-0.02, 1.02)
   axis.set_xticks(range(0, len(agreement), 1 + len(agreement) // 9))
   axis.grid(alpha=0.3)

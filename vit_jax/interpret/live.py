@@ -10,8 +10,6 @@ import io
 import secrets
 from typing import Any
 
-import jax
-from jax import numpy as jnp
 import numpy as np
 
 from vit_jax import interpret
@@ -145,8 +143,7 @@ class Live:
     if not data:
       raise Refused(400, 'no picture was sent: the body of the request is its file')
     try:
-      pictures.check_size(data, self.limits.pixels)
-      return self.predictor.preprocess(data)
+      return self.predictor.preprocess(pictures.decode_within(data, self.limits.pixels))
     except pictures.TooLarge as error:
       raise Refused(413, str(error)) from None
     except (ValueError, OSError) as error:
@@ -177,13 +174,7 @@ def classes_of(live: Live) -> Callable[[Kept], np.ndarray]:
     ValueError: the model has no classes, or no one answer an image.
   """
   predictor = live.predictor
-  if not predictor.class_names:
-    raise ValueError('these weights have no head, so they know no classes')
-  image = jax.ShapeDtypeStruct((1, *live.predictor.model.image_size, predictor.model.channels),
-                               jnp.float32)  # fmt: skip
-  logits = jax.eval_shape(predictor.forward, predictor.params, image)[0]
-  if logits.ndim != 2:
-    raise ValueError('these weights give several answers an image, not one')
+  predictor.check_answers()
   return lambda kept: predictor(kept.seen[None], ('probabilities',))['probabilities'][0]
 
 

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from vit_jax import defaults, figures, objectives, predict
+from vit_jax.interpret.picture import folder
 from vit_jax.objectives.masked_patches import Corruption, MaskedPatches, pick
 from vit_jax.objectives.patch_targets import cut
 from vit_jax.step import load_params
@@ -37,7 +38,7 @@ def parse(words: list[str]) -> argparse.Namespace:
   parser.add_argument('what')
   parser.add_argument('checkpoint', metavar='RUN', help='the folder of a run')
   parser.add_argument('images', nargs='*', help='image files, or folders of them')
-  parser.add_argument('--out', required=True, type=pathlib.Path, metavar='DIR')
+  parser.add_argument('--out', required=True, type=folder, metavar='DIR')
   parser.add_argument('--count', type=int, help='the first so many images (else 1 without IMAGES)')
   parser.add_argument('--seed', type=int, default=0, help='of what is hidden')
   return parser.parse_intermixed_args(words)

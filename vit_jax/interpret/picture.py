@@ -7,6 +7,7 @@ import abc
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -115,6 +116,15 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(',')]
   except ValueError:
     raise argparse.ArgumentTypeError(f'{text!r}: whole numbers with commas between') from None
+
+
+def folder(text: str) -> pathlib.Path:
+  """The folder of an option `--out`, which need not exist yet: a file in its place is refused."""
+  path = pathlib.Path(text)
+  there = next((place for place in (path, *path.parents) if place.exists()), path)
+  if there.exists() and not there.is_dir():
+    raise argparse.ArgumentTypeError(f'{there} is a file: give a folder')
+  return path
 
 
 def rounded(values: Any, digits: int = 6) -> Any:

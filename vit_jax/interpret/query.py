@@ -44,7 +44,7 @@ class Query:
     """What it is, for a title."""
     if self.name == MEAN:
       return 'the patches (mean)'
-    kind = 'patch' if self.name.isdigit() else 'token'
+    kind = 'patch' if self.name.isdecimal() else 'token'
     return f'patch {self.name}' if kind == 'patch' else f'the {self.name} token'
 
 
@@ -62,7 +62,7 @@ def query_of(model: Any, wanted: str | None, grid: tuple[int, int]) -> Query:
   short = short_names(model.prefix)
   name = wanted or ('class' if 'class' in short else MEAN)
   last = grid[0] * grid[1]
-  if name not in (*short, MEAN) and not (name.isdigit() and 1 <= int(name) <= last):
+  if name not in (*short, MEAN) and not (name.isdecimal() and 1 <= int(name) <= last):
     raise ValueError(
       f'--query={name}: give {", ".join([*short, MEAN])}, or a patch of the grid of {grid[0]} x '
       f'{grid[1]} from 1 (top left) to {last}, row by row'

@@ -23,7 +23,6 @@ from vit_jax.runtime import compilation, optional
 
 PORT = 8765
 READ = 4  # times the allowed bytes are read, so that a browser that sends them sees the answer
-BUSY = 32  # connections at a time; more get status 503
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -79,7 +78,7 @@ def make_server(live: Live, access: Access) -> Any:
   uvicorn = optional.load('uvicorn', 'page')
   config = uvicorn.Config(
     Guard(make_application(live), access), http='h11', ws='none', lifespan='off',
-    log_level='warning', access_log=False, server_header=False, limit_concurrency=BUSY,
+    log_level='warning', access_log=False, server_header=False,
   )  # fmt: skip
   return uvicorn.Server(config)
 
@@ -141,9 +140,11 @@ class Site:
   async def add(self, request: Any) -> Any:
     """JSON of a picture, whose file is the body; `?top=5` classes of it."""
     try:
-      top = max(1, int(request.query_params.get('top', 5)))
+      top = int(request.query_params.get('top', 5))
     except ValueError:
-      raise Refused(400, '?top= must be a whole number') from None
+      top = 0
+    if top < 1:
+      raise Refused(400, '?top= must be a whole number from 1 on')
     data = await body_of(request, self._live.limits.size)
     return self._responses.JSONResponse(await self.ask(self._live.add, data, top))
 

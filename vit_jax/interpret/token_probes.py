@@ -11,9 +11,9 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from vit_jax import data, experiment, figures, metrics
+from vit_jax import figures, metrics
 from vit_jax.evaluation import least_squares, token_health
-from vit_jax.interpret.images import indices
+from vit_jax.interpret.images import indices, own_data
 from vit_jax.interpret.picture import Measured, Picture
 from vit_jax.predict import Predictor
 
@@ -37,7 +37,7 @@ class TokenProbes(Picture):
     if options.examples < 2:
       raise ValueError(f'--examples={options.examples} must be at least 2')
     read = reader(predictor, options.seed)
-    dataset = data_of(predictor)
+    dataset = own_data(predictor, 'token_probes', head=False)
     (train, train_labels), (test, labels) = (
       tokens_of(predictor, dataset, split, options.examples, read) for split in ('train', 'test')
     )
@@ -73,24 +73,6 @@ class TokenProbes(Picture):
     axis.invert_yaxis()
     axis.set_xlabel('accuracy on test (95 %, Wilson)')
     axis.grid(alpha=0.3)
-
-
-def data_of(predictor: Predictor) -> Any:
-  """The data that the weights were trained on.
-
-  Raises:
-    ValueError: nobody says which, or they have several labels a picture.
-  """
-  passport = predictor.passport
-  if not passport.origin.get('data'):
-    raise ValueError(
-      'token_probes needs test data, and these weights know of no data they were trained on: give '
-      'a run of vit_jax'
-    )
-  dataset = data.build(**experiment.data_of(passport, None))
-  if dataset.multi_label:
-    raise ValueError('token_probes needs one label a picture, and these data have several')
-  return dataset
 
 
 def tokens_of(

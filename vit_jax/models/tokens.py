@@ -26,7 +26,7 @@ def layer_names(
   """
   blocks = block_names(output_names)
   word, _, number = layers.partition(':')
-  if means and word == 'mean' and number.isdigit():
+  if means and word == 'mean' and number.isdecimal():
     if not 1 <= int(number) <= len(blocks):
       raise ValueError(
         f'{key}={layers} reads the last {number} blocks, and this model names {len(blocks)}; give '
@@ -40,7 +40,7 @@ def layer_names(
   wanted = list(dict.fromkeys(layers.split(',')))
   if not blocks:
     raise ValueError(f'{key}={layers}: this model names no blocks; give last')
-  if any(not w.isdigit() or not 1 <= int(w) <= len(blocks) for w in wanted):
+  if any(not w.isdecimal() or not 1 <= int(w) <= len(blocks) for w in wanted):
     raise ValueError(
       f"{key}={layers}: give last, all, or blocks from 1 to {len(blocks)}, such as '1,2'"
     )
@@ -127,7 +127,7 @@ def choose(model: Any, x: Any, wanted: str) -> Any:
   if wanted in kinds:
     return kinds[wanted]
   numbers, count = wanted.split(','), patches.shape[1]
-  if any(not n.isdigit() or not 1 <= int(n) <= count for n in numbers):
+  if any(not n.isdecimal() or not 1 <= int(n) <= count for n in numbers):
     height, width = model.grid or (1, count)
     raise ValueError(
       f'--tokens={wanted}: give {", ".join(kinds)}, or patches of the grid of {height} x {width} '
@@ -139,7 +139,7 @@ def choose(model: Any, x: Any, wanted: str) -> Any:
 def check_patch(name: str, grid: tuple[int, int]) -> None:
   """Raises a ValueError that shows the grid, for a patch outside of it."""
   number = name.removeprefix('patch_')
-  if number == name or not number.lstrip('-').isdigit():
+  if number == name or not number.removeprefix('-').isdecimal():
     return
   height, width = grid
   if not 1 <= int(number) <= height * width:

@@ -1,5 +1,6 @@
-"""Refuses a name that is not among the choices, and shows the nearest spelling."""
+"""Refuses what a person may not choose: a name that there is not, an option that has no use."""
 
+import argparse
 from collections.abc import Iterable
 import difflib
 
@@ -16,3 +17,23 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
   near = difflib.get_close_matches(str(value), choices, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
   raise ValueError(f'unknown {what} {value!r}; choose from {", ".join(choices)}{hint}')
+
+
+def check_used(options: argparse.Namespace, names: Iterable[str], when: str) -> None:
+  """Refuses options that were given and would be ignored.
+
+  Args:
+    options: what was parsed; an option that was not given is None or False.
+    names: those that have no use.
+    when: that is so, such as 'without --features'.
+
+  Raises:
+    ValueError: some were given; names them.
+  """
+  given = [
+    f'--{name}'
+    for name in names
+    if getattr(options, name) is not None and getattr(options, name) is not False
+  ]
+  if given:
+    raise ValueError(f'{", ".join(given)} would be ignored {when}: leave out what you do not mean')

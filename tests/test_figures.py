@@ -1,0 +1,55 @@
+"""Figures: pictures of any number of channels, and names of any letters, can be drawn."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from vit_jax import figures, interpret
+from vit_jax.interpret.picture import Measured
+
+
+def drawn(figure):
+  """The pixels of a figure, as its file has them."""
+  content = io.BytesIO()
+  figure.savefig(content, format='png')
+  return np.asarray(Image.open(content))
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 5])
+def test_pictures_of_any_number_of_channels_are_shown(channels):
+  image = np.random.default_rng(0).integers(0, 256, (8, 6, channels), np.uint8)
+  figure = figures.gallery([image], ['a'])
+  drawn(figure)
+  (shown,) = figure.axes[0].images
+  expected = image if channels in (3, 4) else image.mean(-1)
+  np.testing.assert_array_equal(shown.get_array(), expected)
+  assert shown.get_clim() == (0, 255)
+
+
+def test_dollars_in_names_are_no_formulas():
+  names = ['usd_$_5', 'usd_$_10', '${', r'\$']
+  pictures = [np.zeros((4, 4, 3), np.uint8)] * 2
+  title = f'{names[0]} taken for {names[1]}'
+  counts = np.eye(4, dtype=int)
+  measured = Measured({'class_names': names, 'confusion': counts.tolist()}, title)
+  for figure in (
+    figures.gallery(pictures, [title, names[3]], title),
+    figures.pairs(pictures, pictures, [title, names[2]], title),
+    figures.confusion(counts, [*names[:3], title]),
+    interpret.draw('confusion', [measured] * 2, [title, names[2]]),
+  ):
+    drawn(figure)
+
+
+def test_dollars_stand_for_themselves():
+  def pixels(text, **options):
+    figure = figures.blank(3.0, 1.0)
+    figure.text(0.1, 0.5, text, **options)
+    return drawn(figure)
+
+  text = r'a $x$ \$ b'
+  expected = pixels(text, parse_math=False)
+  np.testing.assert_array_equal(pixels(figures.plain(text)), expected)
+  assert (pixels(text) != expected).any()
