@@ -1,6 +1,8 @@
 """The paper's experiments as sweeps: their runs, their pictures, early stopping, small settings."""
 
+import dataclasses
 import json
+import shutil
 import types
 
 from conftest import ROOT, small_config
@@ -101,6 +103,26 @@ def test_early_stopping_counts_the_best_checkpoint(tmp_path):
   assert run.scores() == best
   last = runs.plan(small(tmp_path, best=None)[0], [{'seed': 3}], tmp_path)[0]
   assert last.scores() == judged[6]
+
+
+def test_who_was_killed_before_its_model_was_written_runs_again(trained, tmp_path, monkeypatch):
+  config = small_config(run='sweep', data__validation_fraction=0.2)
+  (run,) = runs.plan(config, [{'seed': 0}], tmp_path)
+  shutil.copytree(trained, run.workdir)
+  started = []
+  monkeypatch.setattr(sweep, 'attempt', started.append)
+  monkeypatch.setattr(sweep, 'write', lambda *_: None)
+  sweep.sweep([run], tmp_path, None)
+  assert not started
+  # As it stood when it was stopped at step 4, and then killed after the last line of its numbers.
+  shutil.rmtree(run.workdir / 'checkpoints/6')
+  path = run.workdir / 'model/model.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'step': 4}))
+  for folder in ('model', 'checkpoints'):  # First with both, then without a model.
+    sweep.sweep([run], tmp_path, None)
+    assert started.pop() == run and run.scores()
+    shutil.rmtree(run.workdir / folder)
+  assert dataclasses.replace(run, kept=False).is_finished  # Of which numbers are all that stays.
 
 
 def test_points_are_means_over_seeds_by_line():

@@ -14,7 +14,7 @@ import re
 import shlex
 from typing import Any
 
-from vit_jax import defaults, metrics
+from vit_jax import checkpoint, defaults, metrics, weights
 from vit_jax.defaults import Config
 from vit_jax.explore import budget
 
@@ -24,7 +24,8 @@ class Run:
   """One run of a sweep; `overrides` are what differs from its config on the command line.
 
   `shown` is what names its setting in the table: the overrides, or its label. A run is finished
-  once its last step says what is `measured` (None: any number of the test split).
+  once its last step says what is `measured` (None: any number of the test split) and its model is
+  there, unless of its folder only the numbers are `kept`.
   """
 
   name: str
@@ -33,6 +34,20 @@ class Run:
   config: Config
   workdir: pathlib.Path
   measured: str | None = None
+  kept: bool = True
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether nothing is left to do: it diverged, or its numbers and its model are there.
+
+    The numbers of the last step are written before its checkpoint: who is killed in between has
+    lost the weights, and only another run brings them back.
+    """
+    if self.failure.exists() or self.scores() is None:
+      return self.failure.exists()
+    newest = checkpoint.newest_passport(self.workdir)
+    is_saved = newest is None or newest['step'] >= self.config.total_steps
+    return not self.kept or (is_saved and weights.has_current_model(self.workdir))
 
   def scores(self) -> dict[str, Any] | None:
     """What the last step says, or that of the best checkpoint where `config.best` is set.

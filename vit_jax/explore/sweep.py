@@ -48,7 +48,7 @@ def sweep(runs: list[Run], workdir: pathlib.Path, recipe: Any) -> None:
     checkpoint.check_owner(run.workdir, run.config.to_dict())
   start, fresh = time.monotonic(), 0
   for number, run in enumerate(runs, 1):
-    if run.scores() or run.failure.exists():
+    if run.is_finished:
       continue
     spent = time.monotonic() - start
     left = clock(spent / fresh * (len(runs) - number + 1)) if fresh else 'unknown'
