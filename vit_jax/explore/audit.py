@@ -95,13 +95,23 @@ def audit_part(
   return Audit(np.stack(by_epoch).transpose(2, 1, 0, 3), last.swapaxes(0, 1), **kept)
 
 
+def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of nine tenths of train, and those of the tenth that chooses.
+
+  Raises:
+    ValueError: a class has too few examples for that.
+  """
+  asked = 'the tenth of config.explore.audit (--config.explore.audit=False does without)'
+  return hold_out(labels, HELD_OUT, seed, asked)
+
+
 def hold_out_tenth(
   lab: Lab, part: Probes, store: dict[str, Tokens], rates: np.ndarray, decays: np.ndarray,
   seeds: list[int], what: str,
 ) -> dict[str, Any]:  # fmt: skip
   """The third rule: what a tenth of train prefers, and what that says of test."""
   train, test, plain = store['train'], store['test'], store.get('train_plain', store['train'])
-  rest, held = hold_out(train.labels, HELD_OUT, lab.config.seed)
+  rest, held = split(train.labels, lab.config.seed)
   tested, rows = np.arange(len(test.labels)), np.arange(len(rates))
   best, epoch, place = np.full(len(rates), -1.0), np.zeros(len(rates), int), np.zeros_like(rows)
   correct, kept = np.zeros((len(rates), len(seeds), len(tested)), bool), np.zeros(len(rates))
