@@ -97,7 +97,7 @@ class NearestNeighbours(Frozen):
         'at least one, not below 0'
       )
     largest, count = max(neighbours), len(subject.data.splits['train'])
-    if largest >= count:
+    if 0 < count <= largest:  # Of a plan's data that are not here nothing is known.
       raise ValueError(
         f'config.evaluation.knn.neighbours={largest} must be below {count}, the training examples'
       )
