@@ -54,6 +54,19 @@ def test_a_run_becomes_a_file_and_a_line_of_the_readme(tmp_path, capsys):
     assert text.startswith('above\n') and text.endswith('\nbelow\n') and 'old' not in text
 
 
+@pytest.mark.parametrize(
+  ('found', 'expected'),
+  [
+    ({'test/loss': 0.51234, 'test/masked_loss': 2.0}, 'loss 0.5123; masked_loss 2'),
+    ({'test/pixel_bits': 1.25}, 'pixel_bits 1.25'),
+    ({'test/bits': 1.25} | {f'test/similarity_{i}': 0.5 for i in range(30)}, 'bits 1.25'),
+    ({'test/accuracy': 0.5, 'test/loss': 1.0}, '50.0 %'),
+  ],
+)
+def test_a_run_without_accuracy_says_what_it_has(found, expected):
+  assert results.accuracy({'metrics': found}) == expected
+
+
 def test_a_sweep_tells_what_was_chosen(tmp_path):
   finished(tmp_path / 'w')
   (tmp_path / 'w/reports').mkdir()
@@ -91,9 +104,12 @@ def test_a_sweep_tells_what_was_chosen(tmp_path):
 def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):
   finished(tmp_path / 'short', total=7)
   (tmp_path / 'empty').mkdir()
+  untold = finished(tmp_path / 'untold')
+  (untold / 'metrics.jsonl').write_text('{"step": 6, "train/loss": 1, "validation/loss": 1}\n')
   cases = [
     ([f'{tmp_path}/short', '--name=a'], 'is not finished'),
     ([f'{tmp_path}/empty', '--name=a'], 'has no commands.json'),
+    ([f'{untold}', '--name=a'], 'ends without a number of the test split'),
     ([f'{tmp_path}/short'], 'belong together'),
     ([f'--folder={tmp_path}/none'], 'no result in'),
   ]

@@ -87,6 +87,8 @@ def of_run(workdir: pathlib.Path) -> Result:
   if not rows or rows[-1]['step'] < config['total_steps']:
     raise ValueError(f'{workdir} is not finished: the same command goes on')
   last = {key: x for key, x in rows[-1].items() if key.partition('/')[0] in KEPT}
+  if not any(key.startswith('test/') for key in last):
+    raise ValueError(f'{workdir} ends without a number of the test split: nothing to tell')
   config['data'] = {key: x for key, x in config['data'].items() if key not in ('data_dir', 'path')}
   return {'metrics': last, 'config': config}
 
@@ -149,7 +151,7 @@ def line(result: Result) -> tuple[str, ...]:
 def accuracy(result: Result) -> str:
   """What a row says: a number, or those of a sweep's settings, from the best to the worst."""
   if 'metrics' in result:
-    return f'{100 * result["metrics"]["test/accuracy"]:.1f} %'
+    return of_metrics(result['metrics'])
   settings = result['settings']
   if len(settings) == 1:  # Over its seeds.
     (row,) = settings
@@ -158,6 +160,15 @@ def accuracy(result: Result) -> str:
   told = [f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in settings]
   whole = '; '.join(told)
   return whole if len(whole) < LONG else f'{told[0]}, to {told[-1]}: {len(told)} settings'
+
+
+def of_metrics(found: dict[str, float]) -> str:
+  """The accuracy of a run; of one that tells no classes what else its test split says."""
+  if 'test/accuracy' in found:
+    return f'{100 * found["test/accuracy"]:.1f} %'
+  rest = {key.removeprefix('test/'): x for key, x in found.items() if key.startswith('test/')}
+  told = [f'{key} {x:.4g}' for key, x in rest.items()]
+  return '; '.join(told if len('; '.join(told)) < LONG else told[:1])
 
 
 def table(folder: pathlib.Path) -> str:
