@@ -54,6 +54,16 @@ def test_a_run_becomes_a_file_and_a_line_of_the_readme(tmp_path, capsys):
     assert text.startswith('above\n') and text.endswith('\nbelow\n') and 'old' not in text
 
 
+def test_values_behind_a_space_stay_in_the_table():
+  kept = "--config configs/a.py --config.optimizer.name sgd '--config.model.readout=a b'"
+  left = '--workdir /home/someone/w -config.data.path=/home/someone/pictures'
+  command = results.portable(f'python -m vit_jax.main {left} {kept}')
+  assert command == f'python -m vit_jax.main {kept}'
+  about = {'seconds': 1.0, 'device': '1 x cpu', 'cores': 2, 'data': 'cats', 'version': '1'}
+  row = results.line(about | {'command': command, 'metrics': {'test/accuracy': 0.5}})
+  assert row[0] == f'`{kept}`'
+
+
 @pytest.mark.parametrize(
   ('found', 'expected'),
   [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import metrics
-from vit_jax.explore import series
+from vit_jax.explore import runs, series
 from vit_jax.runtime import atomic, provenance
 
 FOLDER = pathlib.Path('configs/results')
@@ -27,7 +27,8 @@ BEGIN, END = (
   '<!-- results: python -m vit_jax.explore.results --readme=README.md -->',
   '<!-- end -->',
 )
-HIDDEN = ('--workdir', '--config.data.data_dir', '--config.data.path')  # of a machine, not a result
+HIDDEN = ('workdir', 'config.data.data_dir', 'config.data.path')  # of a machine, not of a result
+PROGRAM = ['python', '-m', 'vit_jax.main']
 LONG = 200  # letters of a sweep's settings in a row; of more the best and the worst stand there
 KEPT = ('test', 'validation')
 Result = dict[str, Any]
@@ -60,14 +61,7 @@ def gather(workdir: pathlib.Path, data: str | None = None) -> Result:
 
 def portable(command: str) -> str:
   """A command without the folders of one machine."""
-  kept, left = [], iter(shlex.split(command))
-  for word in left:
-    name, equals, _ = word.partition('=')
-    if name not in HIDDEN:
-      kept.append(word)
-    elif not equals:
-      next(left, None)  # Its value stands apart.
-  return shlex.join(kept)
+  return shlex.join(runs.without(shlex.split(command), HIDDEN))
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -138,7 +132,7 @@ HEADER = ('command', 'data', 'test accuracy', 'cost', 'version')
 def line(result: Result) -> tuple[str, ...]:
   """A row of the table."""
   words = shlex.split(result['command'])
-  command = ' '.join(word for word in words if word.startswith('--config'))
+  command = shlex.join(words[len(PROGRAM) :] if words[: len(PROGRAM)] == PROGRAM else words)
   cost = f'{result["seconds"] / 60:.0f} min' if result['seconds'] > 120 else (
     f'{result["seconds"]:.0f} s'
   )  # fmt: skip
