@@ -125,6 +125,31 @@ def test_who_was_killed_before_its_model_was_written_runs_again(trained, tmp_pat
   assert dataclasses.replace(run, kept=False).is_finished  # Of which numbers are all that stays.
 
 
+def record(rate, validation, test=0.8):
+  scores = {'failed': True} if validation is None else {
+    'failed': False, 'test/accuracy': test, 'validation/accuracy': validation
+  }  # fmt: skip
+  return {'optimizer.learning_rate': rate} | scores
+
+
+@pytest.mark.parametrize(
+  ('records', 'expected'),
+  [
+    ([record(0.03, 0.9, 0.95), record(0.01, 0.9), record(0.1, 0.8)], 0.01),
+    ([record(1.0, 0.91), record(1.0, None), *2 * [record(0.1, 0.9)]], 0.1),
+    ([record(1.0, 0.91), record(1.0, None), record(0.1, None)], 1.0),
+    ([record('b', 0.9), record('a', 0.9)], 'b'),
+  ],
+)
+def test_one_setting_wins_by_runs_that_ended_then_validation_then_size(records, expected):
+  rate = 'optimizer.learning_rate'
+  records = [one | {'depth': depth} for depth in (1, 2) for one in records]
+  rows = sweep.choose(sweep.settings(records, ['depth', rate]), ['depth', rate], (rate,))
+  assert [(row['depth'], row[rate]) for row in rows if row['chosen']] == [
+    (1, expected), (2, expected)
+  ]  # fmt: skip
+
+
 def test_points_are_means_over_seeds_by_line():
   records = [
     {'overrides': {'a': a, 'kind': kind, 'seed': seed}, 'test/accuracy': a + seed / 10}

@@ -187,19 +187,34 @@ def choose(
 ) -> list[dict[str, Any]]:
   """Marks of each compared setting the tuned values that validation prefers; the best first.
 
-  Of `keys`, those among `tuned` are chosen and all others compared.
-  Without validation every row counts as chosen: test examples never choose.
+  Of `keys`, those among `tuned` are chosen and all others compared. Of each group one row wins: the
+  one of which fewest runs diverged, as those that are left say too much good of it; then by
+  validation; then the smallest values. Without validation every row counts as chosen: test
+  examples never choose.
   """
   compared = [key for key in keys if key not in tuned]
+  used = [key for key in keys if key in tuned]
+  for members in groups_of(rows, compared):
+    judged = [row for row in members if row['validation'] is not None]
+    best = min(judged, key=lambda row: (row['failed'], -row['validation'], *sizes(row, used)),
+               default=None)  # fmt: skip
+    for row in members:
+      row['chosen'] = best is None or row is best
+      row['setting'] = series.name_of(row, compared if judged and compared else keys, rows)
+  return sorted(rows, key=lambda row: (not row['chosen'], -(row['accuracy'] or 0)))
+
+
+def groups_of(rows: list[dict[str, Any]], compared: list[str]) -> list[list[dict[str, Any]]]:
+  """Rows that agree in what is compared, and differ in what is tuned alone."""
   groups: dict[tuple, list[dict[str, Any]]] = {}
   for row in rows:
     groups.setdefault(tuple(row[key] for key in compared), []).append(row)
-  for members in groups.values():
-    judged = [row['validation'] for row in members if row['validation'] is not None]
-    for row in members:
-      row['chosen'] = not judged or row['validation'] == max(judged)
-      row['setting'] = series.name_of(row, compared if judged and compared else keys, rows)
-  return sorted(rows, key=lambda row: (not row['chosen'], -(row['accuracy'] or 0)))
+  return [*groups.values()]
+
+
+def sizes(row: dict[str, Any], used: list[str]) -> list[float]:
+  """The tuned values of a row, by which equals are ordered; what is no number counts as 0."""
+  return [float(row[key]) if isinstance(row[key], int | float) else 0.0 for key in used]
 
 
 def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
