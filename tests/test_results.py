@@ -216,12 +216,29 @@ def test_pairs_are_told_apart_beyond_their_seeds():
 
 
 def test_a_choice_at_the_edge_of_what_was_tried_is_said():
+  """Of what was tried for that setting: b's largest is in the middle of a's."""
+  tried = {'a': (1, 2, 3, 4, 5), 'b': (1, 2, 3)}
   rows = [
-    {'setting': name, 'rate': rate, 'chosen': rate == best, 'validation': 0.5}
-    for name, best in (('a', 2), ('b', 3)) for rate in (1, 2, 3)
+    {'name': name, 'setting': name, 'rate': rate, 'chosen': rate == 3, 'validation': 0.5,
+     'failed': 0}
+    for name, rates in tried.items() for rate in rates
   ]  # fmt: skip
-  assert sweep.explain(rows, ('rate',)).endswith('At the edge of what was tried: b (3).')
-  assert 'edge' not in sweep.explain(rows[:3], ('rate',))
+  keys = ['name', 'rate']
+  assert sweep.explain(rows, keys, ('rate',)).endswith('At the edge of what was tried: b (3).')
+  assert 'edge' not in sweep.explain(rows[:5], keys, ('rate',))
+  assert 'diverged' not in sweep.explain(rows, keys, ('rate',))
+  rows[0]['failed'] = 1
+  assert 'with which fewest runs diverged' in sweep.explain(rows, keys, ('rate',))
+
+
+@pytest.mark.parametrize(
+  ('held', 'tuned', 'expected'),
+  [(0.5, ('rate',), 'chosen for each setting'), (0.5, (), 'nothing for validation to choose'),
+   (0.5, ('other',), 'nothing for validation'), (None, ('rate',), 'No validation accuracy')],
+)  # fmt: skip
+def test_a_sweep_says_who_chose(held, tuned, expected):
+  row = {'setting': 'a', 'rate': 1, 'chosen': True, 'validation': held, 'failed': 0}
+  assert expected in sweep.explain([row], ['rate'], tuned)
 
 
 def test_settings_have_names_that_tell_them_apart():

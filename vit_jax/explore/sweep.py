@@ -92,7 +92,7 @@ def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
     writer.writeheader()
     writer.writerows(rows)
   drawn = [row for row in rows if row['chosen'] and row['runs']]
-  blocks: list[page.Block] = [page.Heading('Sweep', 1), page.Text(explain(rows, tuned))]
+  blocks: list[page.Block] = [page.Heading('Sweep', 1), page.Text(explain(rows, keys, tuned))]
   blocks.append(table(rows, keys))
   if drawn:
     figure = pictures.ranking(
@@ -217,25 +217,29 @@ def sizes(row: dict[str, Any], used: list[str]) -> list[float]:
   return [float(row[key]) if isinstance(row[key], int | float) else 0.0 for key in used]
 
 
-def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
+def explain(rows: list[dict[str, Any]], keys: list[str], tuned: tuple[str, ...]) -> str:
   """What was chosen, and how."""
-  used = [key for key in tuned if key in rows[0]]
-  if used and rows[0]['validation'] is not None:
-    return (
-      f'{", ".join(used)}: chosen for each setting by validation accuracy; test examples had no '
-      'say. Rows that were not chosen stand below.' + at_an_edge(rows, used)
-    )
-  return 'No validation split (config.data.validation_fraction=0), so nothing was chosen.'
+  used = [key for key in keys if key in tuned]
+  if all(row['validation'] is None for row in rows):
+    return 'No validation accuracy (config.data.validation_fraction), so nothing was chosen.'
+  if not used:
+    return 'Every setting is compared: there was nothing for validation to choose.'
+  after = ', of values with which fewest runs diverged' * any(row['failed'] for row in rows)
+  return (
+    f'{", ".join(used)}: chosen for each setting by validation accuracy{after}; test examples had '
+    'no say. Rows that were not chosen stand below.' + at_an_edge(rows, keys, used)
+  )
 
 
-def at_an_edge(rows: list[dict[str, Any]], used: list[str]) -> str:
-  """Which settings chose the least or the most of what was tried, and might want more."""
+def at_an_edge(rows: list[dict[str, Any]], keys: list[str], used: list[str]) -> str:
+  """Which settings chose the least or the most of what was tried for them, and might want more."""
   told = []
-  for key in used:
-    tried = {row[key] for row in rows if isinstance(row[key], int | float)}
-    edges = {min(tried), max(tried)} if len(tried) > 2 else set()
-    told += [f'{row["setting"]} ({row[key]:g})' for row in rows
-             if row['chosen'] and row[key] in edges]  # fmt: skip
+  for members in groups_of(rows, [key for key in keys if key not in used]):
+    for key in used:
+      tried = {row[key] for row in members if isinstance(row[key], int | float)}
+      edges = {min(tried), max(tried)} if len(tried) > 2 else set()
+      told += [f'{row["setting"]} ({row[key]:g})' for row in members
+               if row['chosen'] and row[key] in edges]  # fmt: skip
   return f' At the edge of what was tried: {", ".join(told)}.' * bool(told)
 
 
