@@ -189,9 +189,14 @@ def test_what_is_tuned_stands_beside_a_label(tmp_path):
     {'label': 'a', 'model.depth': 2, 'optimizer.learning_rate': rate, 'seed': 0}
     for rate in (0.1, 0.2)
   ]
-  planned = runs.plan(config, choices, tmp_path, ('optimizer.learning_rate',))
-  assert [run.name for run in planned] == [f'a,learning_rate={x},seed=0' for x in (0.1, 0.2)]
-  assert planned[0].shown == {'label': 'a', 'optimizer.learning_rate': 0.1, 'seed': 0}
+  for tuned in (('optimizer.learning_rate',), None):  # None: the recipe does not say.
+    planned = runs.plan(config, choices, tmp_path, tuned)
+    assert [run.name for run in planned] == [f'a,learning_rate={x},seed=0' for x in (0.1, 0.2)]
+    assert planned[0].shown == {'label': 'a', 'optimizer.learning_rate': 0.1, 'seed': 0}
+  (one,) = runs.plan(config, choices[:1], tmp_path)  # Its label stands for its rate too.
+  assert one.name == 'a,seed=0' and one.shown == {'label': 'a', 'seed': 0}
+  with pytest.raises(ValueError, match='names some runs twice: a,seed=0'):
+    runs.plan(config, choices, tmp_path, ())
 
 
 def test_pairs_are_told_apart_beyond_their_seeds():

@@ -18,6 +18,8 @@ from vit_jax import checkpoint, defaults, metrics, weights
 from vit_jax.defaults import Config
 from vit_jax.explore import budget
 
+TUNED = ('optimizer.learning_rate',)  # what validation chooses where a recipe does not say
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -82,19 +84,19 @@ def plan(
   config: Config,
   choices: list[dict[str, Any]],
   workdir: pathlib.Path,
-  tuned: tuple[str, ...] = (),
+  tuned: tuple[str, ...] | None = None,
 ) -> list[Run]:
   """The runs of a sweep.
 
   Args:
-    tuned: keys that validation chooses, which a label does not stand for.
+    tuned: keys that validation chooses, which a label does not stand for; None: as `kept_of` finds.
 
   Raises:
     ValueError: none, two of the same, or a key or value that does not exist.
   """
   if not choices:
     raise ValueError('sweep() of the recipe names no run')
-  kept = ('label', *tuned, 'seed')
+  kept = kept_of(choices, tuned)
   names = [name_of(overrides, choices, kept) for overrides in choices]
   twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
   if twice:
@@ -112,6 +114,18 @@ def plan(
     runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
                     workdir / 'runs' / name))  # fmt: skip
   return runs
+
+
+def kept_of(choices: list[dict[str, Any]], tuned: tuple[str, ...] | None) -> tuple[str, ...]:
+  """The keys that name a run which has a label: that, what is tuned, and its seed.
+
+  Where a recipe does not say what is tuned, `TUNED` is if labels and seeds leave some runs alike;
+  else a label stands for its learning rate too.
+  """
+  if tuned is None:
+    labelled = [(one['label'], one.get('seed')) for one in choices if 'label' in one]
+    tuned = TUNED if len({*labelled}) < len(labelled) else ()
+  return ('label', *tuned, 'seed')
 
 
 def resolve(value: Any, before: list[Run], choice: dict[str, Any]) -> Any:

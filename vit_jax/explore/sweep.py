@@ -24,7 +24,7 @@ import numpy as np
 from vit_jax import checkpoint, train
 from vit_jax.evaluation import statistics
 from vit_jax.explore import against, budget, page, pictures, series, told
-from vit_jax.explore.runs import Run, commands, plan
+from vit_jax.explore.runs import TUNED, Run, commands, plan
 from vit_jax.runtime import atomic, distributed
 from vit_jax.runtime.progress import clock
 
@@ -78,7 +78,7 @@ def attempt(run: Run) -> None:
 def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
   """The records of all runs, and the settings over their seeds."""
   folder.mkdir(parents=True, exist_ok=True)
-  tuned = getattr(recipe, 'TUNED', ('optimizer.learning_rate',))
+  tuned = getattr(recipe, 'TUNED', TUNED)
   wanted = getattr(recipe, 'PICTURES', ())
   records = [record(run, bool(wanted)) for run in runs]
   keys = [key for key in dict.fromkeys(k for run in runs for k in run.shown) if key != 'seed']
