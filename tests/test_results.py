@@ -158,6 +158,19 @@ def test_a_budget_becomes_steps(tmp_path):
                                            'depth=2,total_steps=flops_1e10']  # fmt: skip
 
 
+def test_a_budget_of_what_starts_from_an_earlier_run(tmp_path):
+  """Which is not there when steps are counted; of what it holds they do not depend."""
+  config = defaults.complete(small_config(run='sweep'), {})
+  taught = {'objective.name': 'distillation', 'objective.teacher': 'run:a'}
+  rows = [{'label': 'a'}, {'label': 'b', 'init_from': 'run:a'}, {'label': 'c'} | taught]
+  planned = runs.plan(config, [row | {'total_steps': 'flops:1e10'} for row in rows], tmp_path)
+  assert len({run.config.total_steps for run in planned}) == 1
+  folder = str(planned[0].workdir)
+  assert planned[1].config.init_from == planned[2].config.objective.teacher == folder
+  with pytest.raises(ValueError, match=r'time of its teacher too, .*/runs/a, which is not trained'):
+    runs.plan(config, [{'label': 'a'}, rows[2] | {'total_steps': 'seconds:1'}], tmp_path)
+
+
 def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
   config = defaults.complete(small_config(run='sweep'), {})
   monkeypatch.setattr(memory, 'resident', lambda: 10**15)
@@ -175,7 +188,13 @@ def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   ('words', 'expected'),
-  [('joules:3', 'kind of budget'), ('flops:much', 'no number'), ('flops:3', 'no step')],
+  [
+    ('joules:3', 'kind of budget'),
+    ('flops:much', 'no finite number'),
+    ('flops:inf', 'no finite'),
+    ('seconds:nan', 'no finite'),
+    ('flops:3', 'no step'),
+  ],
 )
 def test_an_impossible_budget_says_so(tmp_path, words, expected):
   config = defaults.complete(small_config(run='sweep'), {})
