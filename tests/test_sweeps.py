@@ -9,7 +9,7 @@ from conftest import ROOT, small_config
 import pytest
 
 from vit_jax import defaults, recipe
-from vit_jax.explore import against, runs, series, sweep
+from vit_jax.explore import against, page, runs, series, sweep
 
 RECIPES = {
   'ablate_positions.py': 10 * 3,
@@ -164,10 +164,13 @@ def test_points_are_means_over_seeds_by_line():
   assert not against.gather([{'overrides': {}, 'test/accuracy': 1.0}], pair, lambda _: '')
 
 
-def test_few_shots_are_no_series_of_blocks(tmp_path):
-  records = [
-    {'kind': 'a', 'test/fewshot_1': 0.5, 'test/similarity_0': 0.1, 'test/similarity_1': 0.9}
-  ]
-  made = series.blocks(records, ['kind'], tmp_path)
+@pytest.mark.parametrize(
+  'others',
+  [('fewshot_1',), ('knn_10_0', 'knn_10_0.07'), ('knn_10_0', 'knn_10_2'), ('knn_10_0', 'knn_10_1')],
+)
+def test_shots_and_temperatures_are_no_series_of_blocks(tmp_path, others):
+  record = {'kind': 'a', 'test/similarity_0': 0.1, 'test/similarity_1': 0.9}
+  made = series.blocks([record | {f'test/{x}': 0.5 for x in others}], ['kind'], tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['similarity.png']
-  assert any('fewshot_1' in str(block) for block in made)
+  (table,) = [block for block in made if isinstance(block, page.Table)]
+  assert table.header == ['setting', *others]
