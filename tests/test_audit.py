@@ -141,6 +141,16 @@ def test_an_audit_is_kept(audited, tmp_path):
     np.testing.assert_array_equal(getattr(again, field.name), getattr(audit_, field.name))
 
 
+def test_controls_alone_are_audited_too(audited):
+  built, *_, whole = audited
+  (last,) = [one for one in built.candidates if one.control]
+  alone = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
+  alone = {key: value if key == 'tenth' else value[-1:] for key, value in alone.items()}
+  rules = audit.judge(dataclasses.replace(built, candidates=(last,)), audit.Audit(**alone))
+  assert [rule.mean['accuracy'] for rule in rules] == [float(rule.accuracy[0]) for rule in rules]
+  assert audit.counted(built) == [0, 1, 2]
+
+
 def test_every_report_has_its_section(trained, tmp_path):
   """One rate of one seed and one readout will do; without the audit there is no section."""
   config = exploration(trained, learning_rates=(1e-2,), seeds=1, readouts=('mean', 'patch_2'))

@@ -142,7 +142,7 @@ class Rule:
     optimism: how much of it the choice makes.
     gain: less what our rule reports.
     optimism_interval, gain_interval: 95 %, `R 2`.
-    mean: the same numbers of the mean over all readouts that are no controls.
+    mean: the same numbers of the mean over those that are `counted`.
   """
 
   name: str
@@ -166,16 +166,22 @@ def judge(lab: Lab, audit: Audit) -> list[Rule]:
     'rate_on_test': optimism.measure(shares, seed),
   }
   accuracy, gains = correct.mean((2, 3)), draws - draws[:, -1:]
-  real = [r for r, candidate in enumerate(lab.candidates) if not candidate.control]
+  some = counted(lab)
   return [
-    rule_of(name, accuracy[i], accuracy[i] - accuracy[-1], looks.get(name), gains[:, i], real)
+    rule_of(name, accuracy[i], accuracy[i] - accuracy[-1], looks.get(name), gains[:, i], some)
     for i, name in enumerate(RULES)
   ]
 
 
+def counted(lab: Lab) -> list[int]:
+  """Places of the readouts over which means are told: controls only where nothing else was read."""
+  places = range(len(lab.candidates))
+  return [r for r in places if not lab.candidates[r].control] or [*places]
+
+
 def rule_of(
   name: str, accuracy: np.ndarray, gain: np.ndarray, look: optimism.Optimism | None,
-  gains: np.ndarray, real: list[int],
+  gains: np.ndarray, some: list[int],
 ) -> Rule:  # fmt: skip
   """The numbers of one rule; where test examples had no say there is no optimism."""
   rows = range(len(accuracy))
@@ -185,11 +191,11 @@ def rule_of(
     name, accuracy, value, np.array([look.interval(r) if look else nothing for r in rows]), gain,
     np.array([statistics.interval(gains[:, r]) for r in rows]),
     {
-      'accuracy': float(accuracy[real].mean()),
-      'optimism': float(value[real].mean()),
-      'optimism_interval': list(look.interval(real) if look else nothing),
-      'gain': float(gain[real].mean()),
-      'gain_interval': list(statistics.interval(gains[:, real].mean(1))),
+      'accuracy': float(accuracy[some].mean()),
+      'optimism': float(value[some].mean()),
+      'optimism_interval': list(look.interval(some) if look else nothing),
+      'gain': float(gain[some].mean()),
+      'gain_interval': list(statistics.interval(gains[:, some].mean(1))),
     },
   )  # fmt: skip
 
