@@ -68,6 +68,14 @@ def test_neighbours_are_scikit_learns(k, temperature):
     assert alone[i] == one.fit(x[rest], labels[rest]).predict(x[i : i + 1])[0]
 
 
+def test_at_low_temperatures_the_nearest_neighbour_decides():
+  x, labels = clusters(width=3, spread=0.7)
+  ways = {'cold': (20, 1e-5), 'nearest': (1, 0.0)}
+  given = knn.Neighbours(knn.normalise(x), labels, 4, ways)
+  found = given.predict(clusters(seed=1, width=3, spread=0.7)[0])
+  np.testing.assert_array_equal(found['cold'], found['nearest'])
+
+
 def test_neighbours_in_chunks(monkeypatch):
   x, labels = clusters()
   given = knn.Neighbours(knn.normalise(x), labels, 4, {'a': (5, 0.07), 'b': (1, 0.0)})
