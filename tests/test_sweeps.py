@@ -162,6 +162,9 @@ def test_points_are_means_over_seeds_by_line():
   axis = against.draw(found, pair).axes[0]
   assert axis.lines[0].get_ydata().tolist() == pytest.approx([1.05, 2.05])
   assert not against.gather([{'overrides': {}, 'test/accuracy': 1.0}], pair, lambda _: '')
+  words = ('test/accuracy', 'validation/accuracy', 'model.depth', 'compute')
+  names = ['accuracy', 'validation_accuracy', 'depth', 'compute']  # Of a file each.
+  assert [against.short(word) for word in words] == names
 
 
 @pytest.mark.parametrize(
