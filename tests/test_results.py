@@ -218,6 +218,16 @@ def test_what_is_tuned_stands_beside_a_label(tmp_path):
     runs.plan(config, choices, tmp_path, ())
 
 
+def test_none_is_not_what_is_not_said(tmp_path):
+  config, key = defaults.complete(small_config(run='sweep'), {}), 'data.train_examples'
+  none, also = {key: None, 'seed': 0}, {key: 40, 'seed': 0}
+  with pytest.raises(ValueError, match=f'{key} is None in some runs and missing in others'):
+    runs.plan(config, [none, also, {'seed': 0}], tmp_path)
+  assert len(runs.plan(config, [none, also], tmp_path)) == 2
+  labelled = [none | {'label': 'all'}, {'seed': 0, 'label': 'some'}]
+  assert len(runs.plan(config, labelled, tmp_path)) == 2
+
+
 def test_pairs_are_told_apart_beyond_their_seeds():
   """Without a difference any pair is told in about one sweep of twenty; SciPy tells the same."""
   rng = np.random.default_rng(0)

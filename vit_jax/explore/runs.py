@@ -96,6 +96,7 @@ def plan(
   """
   if not choices:
     raise ValueError('sweep() of the recipe names no run')
+  check_said(choices)
   kept = kept_of(choices, tuned)
   names = [name_of(overrides, choices, kept) for overrides in choices]
   twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
@@ -114,6 +115,17 @@ def plan(
     runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
                     workdir / 'runs' / name))  # fmt: skip
   return runs
+
+
+def check_said(choices: list[dict[str, Any]]) -> None:
+  """Raises a ValueError where a value of None could be taken for one that is not said at all."""
+  plain = [choice for choice in choices if 'label' not in choice]
+  for key in dict.fromkeys(key for one in plain for key, value in one.items() if value is None):
+    if any(key not in choice for choice in plain):
+      raise ValueError(
+        f'sweep() of the recipe: {key} is None in some runs and missing in others, which would '
+        'count as one setting; say its value in each, or give the runs labels'
+      )
 
 
 def kept_of(choices: list[dict[str, Any]], tuned: tuple[str, ...] | None) -> tuple[str, ...]:
