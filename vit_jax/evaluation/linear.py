@@ -78,6 +78,8 @@ class LinearProbe(Frozen):
   ):
     check_choice('config.evaluation.linear.solver', solver, ('lbfgs', 'sgd'))
     self._grid = sorted(strengths if solver == 'lbfgs' else learning_rates)
+    if min(epochs, batch_size) < 1:
+      raise ValueError(f'config.evaluation.linear: {epochs=} and {batch_size=} must be at least 1')
     if not self._grid or self._grid[0] <= 0 or not 0 < held_out < 1:
       raise ValueError(
         f'config.evaluation.linear: {strengths=} and {learning_rates=} must be at least one, above '
