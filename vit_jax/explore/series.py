@@ -37,7 +37,7 @@ def blocks(records: Records, keys: list[str], folder: pathlib.Path) -> list[page
 
 
 def by_block(names: Iterable[str]) -> list[str]:
-  """Of names NAME_0, NAME_1, ... the NAME: numbers by block, from 0 on without a gap.
+  """The NAME of names NAME_0, NAME_1, ...: numbers by block, from 0 on without a gap.
 
   What is numbered otherwise is no series: few-shot accuracies by shots, and those of nearest
   neighbours, knn_10_0, by temperature.
