@@ -39,9 +39,13 @@ SETS = {
 
 
 def get_config(data='digits'):
-  data, _, side = data.partition('_')
-  if data not in (*SETS, 'digits', 'folder') or side not in ('', '512', '518'):
-    raise ValueError(f'configs/finetune.py:{data}: choose digits, folder, {", ".join(SETS)}')
+  word, (data, _, side) = data, data.partition('_')
+  sides = ('',) if data == 'digits' else ('', '512', '518')
+  if data not in (*SETS, 'digits', 'folder') or side not in sides:
+    raise ValueError(
+      f'configs/finetune.py:{word}: choose digits, folder, {", ".join(SETS)}; all but digits '
+      'also with _512 or _518 behind'
+    )
   config = defaults.get_config()
   size = (int(side or 384), int(side or 384))
   if data == 'digits':

@@ -141,6 +141,16 @@ def test_an_audit_is_kept(audited, tmp_path):
     np.testing.assert_array_equal(getattr(again, field.name), getattr(audit_, field.name))
 
 
+def test_controls_alone_are_audited_too(audited):
+  built, *_, whole = audited
+  (last,) = [one for one in built.candidates if one.control]
+  alone = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
+  alone = {key: value if key == 'tenth' else value[-1:] for key, value in alone.items()}
+  rules = audit.judge(dataclasses.replace(built, candidates=(last,)), audit.Audit(**alone))
+  assert [rule.mean['accuracy'] for rule in rules] == [float(rule.accuracy[0]) for rule in rules]
+  assert audit.counted(built) == [0, 1, 2]
+
+
 def test_every_report_has_its_section(trained, tmp_path):
   """One rate of one seed and one readout will do; without the audit there is no section."""
   config = exploration(trained, learning_rates=(1e-2,), seeds=1, readouts=('mean', 'patch_2'))
@@ -152,6 +162,21 @@ def test_every_report_has_its_section(trained, tmp_path):
   about = json.loads((tmp_path / 'lab/reports/exploration.json').read_text())
   assert list(about['selection']) == list(audit.RULES)
   assert about['selection']['rate_on_test']['optimism'] == 0  # There was one rate to choose.
+  for audited in (False, True):  # It may be left out, and asked for again, of what is finished.
+    config.explore.audit = audited
+    readouts.explore(config, tmp_path / 'lab')
+    text = (tmp_path / 'lab/reports/readouts.md').read_text()
+    assert ('What choosing' in text) == audited
+
+
+def test_too_few_examples_to_hold_some_out_are_told_before_the_pass(audited, tmp_path):
+  built, labels = audited[0], np.arange(90) % 10
+  with pytest.raises(ValueError, match=r'audit=False does without\) cannot split 90 .*examples'):
+    readouts.check_splits(built, labels)
+  config = built.config.copy_and_resolve_references()
   config.explore.audit = False
-  readouts.explore(config, tmp_path / 'other')
-  assert 'What choosing' not in (tmp_path / 'other/reports/readouts.md').read_text()
+  readouts.check_splits(dataclasses.replace(built, config=config), labels)
+  config.explore.validation_fraction = 0.005
+  with pytest.raises(ValueError, match=r'validation_fraction=0\.005 cannot split 1437 training'):
+    readouts.explore(config, tmp_path / 'lab')
+  assert not (tmp_path / 'lab').exists()

@@ -9,7 +9,8 @@ import pytest
 
 from vit_jax import defaults, explore, recipe, weights
 from vit_jax.evaluation import statistics
-from vit_jax.explore import backbones, lab, readouts
+from vit_jax.evaluation.fitting import Fitted
+from vit_jax.explore import backbones, claims, compare, lab, readouts
 
 
 def test_kendall_counts_pairs():
@@ -107,6 +108,29 @@ def test_a_claim_rests_on_all_of_them():
   assert found['tau'] == 1 and found['interval'] == [1, 1]
   turned = backbones.agreement(np.array([[0.9, 0.91, 0.5], [0.8, 0.8, 0.6], [0.7, 0.72, 0.7]]))
   assert turned['tau'] == pytest.approx(-1 / 3) and turned['interval'][1] > 0
+
+
+def of_shares(seed, mean, other):
+  """Results of `mean_all` and `sum_all` with three seeds, which are right so often."""
+  rng, nothing = np.random.default_rng(seed), np.zeros((1, 3, 2, 1))
+  right = np.stack([rng.random((3, 500)) < share for share in (mean, other)], axis=1)
+  fitted = Fitted(nothing, nothing, nothing, nothing, right[:, :, None].astype(int), {})
+  found = lab.Layer(np.ones(2), nothing[0], fitted, np.zeros(2), np.ones(500, int))
+  names = ('mean_all', 'sum_all')
+  return compare.Results('tokens', names, [], statistics.bootstrap(right), found, [])
+
+
+@pytest.mark.parametrize('shares', [(0.56, 0.92), (0.92, 0.56), (0.7, 0.7)])
+def test_that_two_differ_holds_on_either_side(shares, monkeypatch):
+  tests = [test for names, test in claims.tests_of((4, 4)) if names == ['mean_all', 'sum_all']]
+  monkeypatch.setattr(lab, 'build', lambda _: None)
+  monkeypatch.setattr(claims, 'claims', lambda _, found: [test(found, 0.99) for test in tests])
+  config = defaults.get_config()
+  found = [backbones.Backbone(str(seed), config, of_shares(seed, *shares)) for seed in range(4, 7)]
+  (row,) = backbones.conclusions(found)
+  expected = 'cannot tell' if shares[0] == shares[1] else 'holds'
+  assert row['each'] == [expected] * 3 and row['verdict'] == expected
+  assert claims.judge(-3.0, -1.0) == 'does not hold'  # Any other claim has a side.
 
 
 def test_what_cannot_be_compared_is_refused(trained, others, tmp_path):

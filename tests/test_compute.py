@@ -256,6 +256,7 @@ def test_a_training_of_a_recipe(capsys, tmp_path):
     (['--models=vit:S/16', '--image_size=100'], 'do not divide images of 100'),
     (['--models=vit:S/16', '--epochs=7'], '--epochs and --examples belong together'),
     (['--models=vit:S/16', '--epochs=7', '--examples=0'], 'must be above 0'),
+    (['--models=vit:S/16', '--batch_size=0'], '--batch_size=0 must be at least 1'),
     (['--models=vit:S/16', '--config.x=1'], r"unexpected \['--config.x=1'\]"),
     (['--models=vit:S/16', '--target=h100', '--time'], 'leave --target out'),
     (['--models=vit:S/16', '--quick', '--time'], '--quick compiles nothing'),

@@ -157,6 +157,13 @@ def test_every_key_of_every_part_is_used(section, name):
   assert set(defaults.PARTS[section][name]) <= used
 
 
+@pytest.mark.parametrize('word', ['pets_foo', 'digits_512', 'pats'])
+def test_fine_tuning_names_what_it_was_asked_for(word):
+  module, _ = recipe.open_recipe(f'{ROOT}/configs/finetune.py')
+  with pytest.raises(ValueError, match=rf'finetune\.py:{word}: choose digits, folder, .*_518'):
+    module.get_config(word)
+
+
 def test_recipes_refuse_what_nobody_takes():
   config = defaults.get_config()
   config.optimizer = dict(name='sgd', momentun=0.5)

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 import vit_jax
-from vit_jax import defaults, experiment, train
+from vit_jax import data, defaults, experiment, train
 from vit_jax.evaluation import calibration, fewshot, knn, least_squares, linear
 from vit_jax.explore import readouts as lab
 from vit_jax.runtime import sharding
@@ -44,13 +44,11 @@ def test_few_shots_are_a_ridge_regression(count, width, ridge):
 
 def test_the_picks_are_nested_and_fair():
   labels = np.arange(100) % 3
-  many, few = (fewshot.pick(labels, n, 5, tuple('abc')) for n in (10, 4))
+  many, few = (fewshot.pick(labels, n, 5, 3) for n in (10, 4))
   assert (labels[many] == np.arange(3)[:, None]).all()
   np.testing.assert_array_equal(many[:, :4], few)
   assert len(np.unique(many)) == 30
-  assert (fewshot.pick(labels, 4, 6, tuple('abc')) != few).any()
-  with pytest.raises(ValueError, match=r'34 examples of each class.* b has 33; ask for fewer'):
-    fewshot.pick(labels, 34, 0, tuple('abc'))
+  assert (fewshot.pick(labels, 4, 6, 3) != few).any()
 
 
 @pytest.mark.parametrize(('k', 'temperature'), [(1, 0.07), (5, 0.07), (20, 0.5), (5, 0.0)])
@@ -68,6 +66,14 @@ def test_neighbours_are_scikit_learns(k, temperature):
     rest = np.arange(300) != i
     one = KNeighborsClassifier(k, weights=weigh, metric='cosine', algorithm='brute')
     assert alone[i] == one.fit(x[rest], labels[rest]).predict(x[i : i + 1])[0]
+
+
+def test_at_low_temperatures_the_nearest_neighbour_decides():
+  x, labels = clusters(width=3, spread=0.7)
+  ways = {'cold': (20, 1e-5), 'nearest': (1, 0.0)}
+  given = knn.Neighbours(knn.normalise(x), labels, 4, ways)
+  found = given.predict(clusters(seed=1, width=3, spread=0.7)[0])
+  np.testing.assert_array_equal(found['cold'], found['nearest'])
 
 
 def test_neighbours_in_chunks(monkeypatch):
@@ -134,7 +140,7 @@ def test_frozen_evaluators_judge_what_the_head_reads(trained, tmp_path):
   assert row['layer'] == 'features' and report['fewshot']['n_train'] == len(labels) == 1149
   accuracy = []
   for seed in range(3):
-    rows = fewshot.pick(labels, 5, seed, tuple('0123456789')).ravel()
+    rows = fewshot.pick(labels, 5, seed, 10).ravel()
     kernel, bias = least_squares.fit(x[rows], labels[rows], 10, (1024.0,))[0]
     accuracy.append(((other @ kernel + bias).argmax(1) == truth).mean())
   assert row['fewshot_5'] == pytest.approx(np.mean(accuracy), abs=0.004)
@@ -331,6 +337,10 @@ def test_real_labels_by_number_by_name_and_by_class(trained, pictures, tmp_path)
     ({'c': [1]}, 'names no picture and no class of the data, such as .*a'),
     ({'a': [10]}, r'10 is not in 0\.\.9'),
     ({'a': ['ten']}, "'ten'"),
+    ({'a': 5}, r'5 is no list of classes; write \[5\]'),
+    ({'a': 'ten'}, r"'ten' is no list of classes; write \[\"ten\"\]"),
+    ({'a': [1.7]}, r'1\.7 is not in 0\.\.9, whole numbers'),
+    ({'a': [True]}, r'True is not in 0\.\.9'),
     ({'a': [], 'b': []}, 'no test picture has a label'),
     (None, 'No such file'),
   ],
@@ -356,6 +366,7 @@ def test_real_labels_that_do_not_fit(trained, pictures, tmp_path, content, messa
     ('fewshot', dict(evaluation__fewshot__shots=()), 'at least one'),
     ('linear', dict(evaluation__linear__solver='lbfg'), "did you mean 'lbfgs'"),
     ('linear', dict(evaluation__linear__strengths=()), 'at least one'),
+    ('linear', dict(evaluation__linear__epochs=0), r'evaluation\.linear: epochs=0 .* at least 1'),
     ('real', {}, 'real.labels is not set'),
     ('classification', dict(evaluation__classification__bins=0), 'at least 1'),
   ],
@@ -364,6 +375,32 @@ def test_what_cannot_be_judged_is_refused(trained, tmp_path, name, overrides, me
   with pytest.raises(ValueError, match=message):
     evaluate(trained, tmp_path / 'w', name, **overrides)
   assert not (tmp_path / 'w/reports').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'overrides', 'message'),
+  [
+    ('fewshot', {'evaluation.fewshot.shots': (5, 200)},
+     r'200 examples of each class are wanted \(200 shots\), and 8 has 139; ask for fewer shots'),
+    ('fewshot', {'evaluation.fewshot.shots': (131,), 'evaluation.fewshot.ridges': (1.0, 10.0)},
+     r'141 .* wanted \(131 shots to train, 10 to choose among ridges\), and 8 has 139'),
+    ('linear', {'data.train_examples': 40}, r'held_out=0.2 cannot split 40 training examples'),
+    ('linear', {'data.train_examples': 50, 'evaluation.linear.held_out': 0.9}, r'cannot split 50'),
+  ],
+)  # fmt: skip
+def test_too_few_examples_are_told_before_anything_is_trained(tmp_path, name, overrides, message):
+  config = defaults.complete(small_config(), {'evaluators': (name,)})
+  config.update_from_flattened_dict(overrides)
+  with pytest.raises(ValueError, match=message):
+    experiment.build(config, tmp_path)
+
+
+@pytest.mark.parametrize('name', ['fewshot', 'knn', 'linear'])
+def test_a_plan_of_data_that_are_not_here_has_these_evaluators(tmp_path, name):
+  config = defaults.complete(small_config(), {'evaluators': (name,)})
+  known = data.describe(num_classes=10, **config.data.to_dict())
+  built = experiment.build(config, tmp_path, dataset=known)
+  assert f'test/{name}' in {metric.partition('_')[0] for metric in built.evaluators.metrics}
 
 
 def test_a_report_has_top_k_and_calibration(trained, tmp_path):

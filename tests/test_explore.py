@@ -203,6 +203,7 @@ def test_other_data_than_the_checkpoints(trained, tmp_path):
     ({'explore__head': 'ones'}, 'zero, torch'),
     ({'explore__epochs': 0}, 'epochs=0'),
     ({'explore__seeds': 0}, 'seeds'),
+    ({'explore__ridge': 0.0}, 'ridge=0.0 must be above 0'),
     ({'explore__learning_rates': ()}, 'learning_rates'),
     ({'explore__validation_fraction': 0.001}, 'validation_fraction=0.001'),
     ({'model__readout': 'mean'}, r'does not read config\.model'),

@@ -3,13 +3,15 @@
 import json
 
 from conftest import ROOT
+import jax
 import numpy as np
 import pytest
 
 from vit_jax import defaults, explore, recipe
 from vit_jax.data import planted as data
 from vit_jax.data import sources
-from vit_jax.explore import planted, planted_page
+from vit_jax.evaluation import candidates
+from vit_jax.explore import page, planted, planted_page
 
 SMALL = dict(train_examples=300, test_examples=200, epochs=5)
 
@@ -146,9 +148,36 @@ def test_a_report_of_few_draws_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+  ('name', 'expected'),
+  [('attention_pool', True), ('attention_pool+before', True), ('attention_pool+all', False),
+   ('attention_pool+batch_before', False), ('clip', False), ('abmilp_attention', False),
+   ('simpool', False), ('ep', False), ('mean', False)],
+)  # fmt: skip
+def test_a_map_of_attention_is_that_over_the_patches(name, expected):
+  reader = planted.Reader((4, 4))
+  (found,) = candidates.choose_candidates((name,), reader, reader.settings, (17, 16))
+  assert planted.attends_to_patches(found, 16) == expected
+  if expected:
+    tokens = jax.random.normal(jax.random.key(0), (5, 17, 16))
+    params = found.module.init(jax.random.key(1), tokens)['params']
+    looked = planted.attention(found.module, params, np.asarray(tokens))
+    assert looked.shape == (16,) and looked.sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_readouts_without_a_map_are_named():
+  two = np.full(2, 0.5)
+  accuracy = {planted.ALONE: two, 'mean': two, 'attention_pool': two, 'ep': two}
+  maps = {planted.PATCH_MAP: np.zeros((2, 4)), 'attention_pool': np.zeros((2, 4))}
+  found = planted.Found((2, 2), 2, np.ones((2, 4), bool), maps, accuracy, two, np.zeros(0))
+  (text,) = planted_page.without_map({'code': found})
+  assert isinstance(text, page.Text) and text.text.endswith('over the patches: mean, ep.')
+
+
+@pytest.mark.parametrize(
   ('options', 'words'),
   [({'kinds': ('cod',)}, "did you mean 'code'"), ({'draws': 0}, 'draws=0'),
-   ({'side': 3}, 'side=3 must divide'), ({'classes': 1}, 'classes be at least 2'),
+   ({'side': 3}, 'side=3 must divide'), ({'side': 0}, 'side=0'), ({'side': -2}, 'side=-2'),
+   ({'classes': 1}, 'classes be at least 2'),
    ({'readouts': ('meen',)}, "did you mean 'mean'")],
 )  # fmt: skip
 def test_what_cannot_be_planted_is_refused(tmp_path, options, words):

@@ -488,6 +488,8 @@ def test_power_is_what_simulation_finds():
   assert 0.74 < found / trials < 0.86
   assert power.examples(0.0, 0.3) is None
   assert power.detectable(0.0, 100) < 0.03  # Alike on all: about what one example could change.
+  assert power.examples(1.0, 1.0) == 4  # So that fewer show nothing, however they differ.
+  assert all(power.detectable(square, n) == 1 for square in (0.0, 0.3, 1.0) for n in (1, 2, 3))
 
 
 @pytest.mark.parametrize('count', [1, 11])

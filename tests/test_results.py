@@ -54,6 +54,29 @@ def test_a_run_becomes_a_file_and_a_line_of_the_readme(tmp_path, capsys):
     assert text.startswith('above\n') and text.endswith('\nbelow\n') and 'old' not in text
 
 
+def test_values_behind_a_space_stay_in_the_table():
+  kept = "--config configs/a.py --config.optimizer.name sgd '--config.model.readout=a b'"
+  left = '--workdir /home/someone/w -config.data.path=/home/someone/pictures'
+  command = results.portable(f'python -m vit_jax.main {left} {kept}')
+  assert command == f'python -m vit_jax.main {kept}'
+  about = {'seconds': 1.0, 'device': '1 x cpu', 'cores': 2, 'data': 'cats', 'version': '1'}
+  row = results.line(about | {'command': command, 'metrics': {'test/accuracy': 0.5}})
+  assert row[0] == f'`{kept}`'
+
+
+@pytest.mark.parametrize(
+  ('found', 'expected'),
+  [
+    ({'test/loss': 0.51234, 'test/masked_loss': 2.0}, 'loss 0.5123; masked_loss 2'),
+    ({'test/pixel_bits': 1.25}, 'pixel_bits 1.25'),
+    ({'test/bits': 1.25} | {f'test/similarity_{i}': 0.5 for i in range(30)}, 'bits 1.25'),
+    ({'test/accuracy': 0.5, 'test/loss': 1.0}, '50.0 %'),
+  ],
+)
+def test_a_run_without_accuracy_says_what_it_has(found, expected):
+  assert results.accuracy({'metrics': found}) == expected
+
+
 def test_a_sweep_tells_what_was_chosen(tmp_path):
   finished(tmp_path / 'w')
   (tmp_path / 'w/reports').mkdir()
@@ -91,9 +114,12 @@ def test_a_sweep_tells_what_was_chosen(tmp_path):
 def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):
   finished(tmp_path / 'short', total=7)
   (tmp_path / 'empty').mkdir()
+  untold = finished(tmp_path / 'untold')
+  (untold / 'metrics.jsonl').write_text('{"step": 6, "train/loss": 1, "validation/loss": 1}\n')
   cases = [
     ([f'{tmp_path}/short', '--name=a'], 'is not finished'),
     ([f'{tmp_path}/empty', '--name=a'], 'has no commands.json'),
+    ([f'{untold}', '--name=a'], 'ends without a number of the test split'),
     ([f'{tmp_path}/short'], 'belong together'),
     ([f'--folder={tmp_path}/none'], 'no result in'),
   ]
@@ -132,6 +158,19 @@ def test_a_budget_becomes_steps(tmp_path):
                                            'depth=2,total_steps=flops_1e10']  # fmt: skip
 
 
+def test_a_budget_of_what_starts_from_an_earlier_run(tmp_path):
+  """Which is not there when steps are counted; of what it holds they do not depend."""
+  config = defaults.complete(small_config(run='sweep'), {})
+  taught = {'objective.name': 'distillation', 'objective.teacher': 'run:a'}
+  rows = [{'label': 'a'}, {'label': 'b', 'init_from': 'run:a'}, {'label': 'c'} | taught]
+  planned = runs.plan(config, [row | {'total_steps': 'flops:1e10'} for row in rows], tmp_path)
+  assert len({run.config.total_steps for run in planned}) == 1
+  folder = str(planned[0].workdir)
+  assert planned[1].config.init_from == planned[2].config.objective.teacher == folder
+  with pytest.raises(ValueError, match=r'time of its teacher too, .*/runs/a, which is not trained'):
+    runs.plan(config, [{'label': 'a'}, rows[2] | {'total_steps': 'seconds:1'}], tmp_path)
+
+
 def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
   config = defaults.complete(small_config(run='sweep'), {})
   monkeypatch.setattr(memory, 'resident', lambda: 10**15)
@@ -149,7 +188,13 @@ def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   ('words', 'expected'),
-  [('joules:3', 'kind of budget'), ('flops:much', 'no number'), ('flops:3', 'no step')],
+  [
+    ('joules:3', 'kind of budget'),
+    ('flops:much', 'no finite number'),
+    ('flops:inf', 'no finite'),
+    ('seconds:nan', 'no finite'),
+    ('flops:3', 'no step'),
+  ],
 )
 def test_an_impossible_budget_says_so(tmp_path, words, expected):
   config = defaults.complete(small_config(run='sweep'), {})
@@ -163,9 +208,24 @@ def test_what_is_tuned_stands_beside_a_label(tmp_path):
     {'label': 'a', 'model.depth': 2, 'optimizer.learning_rate': rate, 'seed': 0}
     for rate in (0.1, 0.2)
   ]
-  planned = runs.plan(config, choices, tmp_path, ('optimizer.learning_rate',))
-  assert [run.name for run in planned] == [f'a,learning_rate={x},seed=0' for x in (0.1, 0.2)]
-  assert planned[0].shown == {'label': 'a', 'optimizer.learning_rate': 0.1, 'seed': 0}
+  for tuned in (('optimizer.learning_rate',), None):  # None: the recipe does not say.
+    planned = runs.plan(config, choices, tmp_path, tuned)
+    assert [run.name for run in planned] == [f'a,learning_rate={x},seed=0' for x in (0.1, 0.2)]
+    assert planned[0].shown == {'label': 'a', 'optimizer.learning_rate': 0.1, 'seed': 0}
+  (one,) = runs.plan(config, choices[:1], tmp_path)  # Its label stands for its rate too.
+  assert one.name == 'a,seed=0' and one.shown == {'label': 'a', 'seed': 0}
+  with pytest.raises(ValueError, match='names some runs twice: a,seed=0'):
+    runs.plan(config, choices, tmp_path, ())
+
+
+def test_none_is_not_what_is_not_said(tmp_path):
+  config, key = defaults.complete(small_config(run='sweep'), {}), 'data.train_examples'
+  none, also = {key: None, 'seed': 0}, {key: 40, 'seed': 0}
+  with pytest.raises(ValueError, match=f'{key} is None in some runs and missing in others'):
+    runs.plan(config, [none, also, {'seed': 0}], tmp_path)
+  assert len(runs.plan(config, [none, also], tmp_path)) == 2
+  labelled = [none | {'label': 'all'}, {'seed': 0, 'label': 'some'}]
+  assert len(runs.plan(config, labelled, tmp_path)) == 2
 
 
 def test_pairs_are_told_apart_beyond_their_seeds():
@@ -190,12 +250,29 @@ def test_pairs_are_told_apart_beyond_their_seeds():
 
 
 def test_a_choice_at_the_edge_of_what_was_tried_is_said():
+  """Of what was tried for that setting: b's largest is in the middle of a's."""
+  tried = {'a': (1, 2, 3, 4, 5), 'b': (1, 2, 3)}
   rows = [
-    {'setting': name, 'rate': rate, 'chosen': rate == best, 'validation': 0.5}
-    for name, best in (('a', 2), ('b', 3)) for rate in (1, 2, 3)
+    {'name': name, 'setting': name, 'rate': rate, 'chosen': rate == 3, 'validation': 0.5,
+     'failed': 0}
+    for name, rates in tried.items() for rate in rates
   ]  # fmt: skip
-  assert sweep.explain(rows, ('rate',)).endswith('At the edge of what was tried: b (3).')
-  assert 'edge' not in sweep.explain(rows[:3], ('rate',))
+  keys = ['name', 'rate']
+  assert sweep.explain(rows, keys, ('rate',)).endswith('At the edge of what was tried: b (3).')
+  assert 'edge' not in sweep.explain(rows[:5], keys, ('rate',))
+  assert 'diverged' not in sweep.explain(rows, keys, ('rate',))
+  rows[0]['failed'] = 1
+  assert 'with which fewest runs diverged' in sweep.explain(rows, keys, ('rate',))
+
+
+@pytest.mark.parametrize(
+  ('held', 'tuned', 'expected'),
+  [(0.5, ('rate',), 'chosen for each setting'), (0.5, (), 'nothing for validation to choose'),
+   (0.5, ('other',), 'nothing for validation'), (None, ('rate',), 'No validation accuracy')],
+)  # fmt: skip
+def test_a_sweep_says_who_chose(held, tuned, expected):
+  row = {'setting': 'a', 'rate': 1, 'chosen': True, 'validation': held, 'failed': 0}
+  assert expected in sweep.explain([row], ['rate'], tuned)
 
 
 def test_settings_have_names_that_tell_them_apart():

@@ -1,13 +1,15 @@
 """The paper's experiments as sweeps: their runs, their pictures, early stopping, small settings."""
 
+import dataclasses
 import json
+import shutil
 import types
 
 from conftest import ROOT, small_config
 import pytest
 
 from vit_jax import defaults, recipe
-from vit_jax.explore import against, runs, series, sweep
+from vit_jax.explore import against, page, runs, series, sweep
 
 RECIPES = {
   'ablate_positions.py': 10 * 3,
@@ -103,6 +105,51 @@ def test_early_stopping_counts_the_best_checkpoint(tmp_path):
   assert last.scores() == judged[6]
 
 
+def test_who_was_killed_before_its_model_was_written_runs_again(trained, tmp_path, monkeypatch):
+  config = small_config(run='sweep', data__validation_fraction=0.2)
+  (run,) = runs.plan(config, [{'seed': 0}], tmp_path)
+  shutil.copytree(trained, run.workdir)
+  started = []
+  monkeypatch.setattr(sweep, 'attempt', started.append)
+  monkeypatch.setattr(sweep, 'write', lambda *_: None)
+  sweep.sweep([run], tmp_path, None)
+  assert not started
+  # As it stood when it was stopped at step 4, and then killed after the last line of its numbers.
+  shutil.rmtree(run.workdir / 'checkpoints/6')
+  path = run.workdir / 'model/model.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'step': 4}))
+  for folder in ('model', 'checkpoints'):  # First with both, then without a model.
+    sweep.sweep([run], tmp_path, None)
+    assert started.pop() == run and run.scores()
+    shutil.rmtree(run.workdir / folder)
+  assert dataclasses.replace(run, kept=False).is_finished  # Of which numbers are all that stays.
+
+
+def record(rate, validation, test=0.8):
+  scores = {'failed': True} if validation is None else {
+    'failed': False, 'test/accuracy': test, 'validation/accuracy': validation
+  }  # fmt: skip
+  return {'optimizer.learning_rate': rate} | scores
+
+
+@pytest.mark.parametrize(
+  ('records', 'expected'),
+  [
+    ([record(0.03, 0.9, 0.95), record(0.01, 0.9), record(0.1, 0.8)], 0.01),
+    ([record(1.0, 0.91), record(1.0, None), *2 * [record(0.1, 0.9)]], 0.1),
+    ([record(1.0, 0.91), record(1.0, None), record(0.1, None)], 1.0),
+    ([record('b', 0.9), record('a', 0.9)], 'b'),
+  ],
+)
+def test_one_setting_wins_by_runs_that_ended_then_validation_then_size(records, expected):
+  rate = 'optimizer.learning_rate'
+  records = [one | {'depth': depth} for depth in (1, 2) for one in records]
+  rows = sweep.choose(sweep.settings(records, ['depth', rate]), ['depth', rate], (rate,))
+  assert [(row['depth'], row[rate]) for row in rows if row['chosen']] == [
+    (1, expected), (2, expected)
+  ]  # fmt: skip
+
+
 def test_points_are_means_over_seeds_by_line():
   records = [
     {'overrides': {'a': a, 'kind': kind, 'seed': seed}, 'test/accuracy': a + seed / 10}
@@ -115,12 +162,18 @@ def test_points_are_means_over_seeds_by_line():
   axis = against.draw(found, pair).axes[0]
   assert axis.lines[0].get_ydata().tolist() == pytest.approx([1.05, 2.05])
   assert not against.gather([{'overrides': {}, 'test/accuracy': 1.0}], pair, lambda _: '')
+  words = ('test/accuracy', 'validation/accuracy', 'model.depth', 'compute')
+  names = ['accuracy', 'validation_accuracy', 'depth', 'compute']  # Of a file each.
+  assert [against.short(word) for word in words] == names
 
 
-def test_few_shots_are_no_series_of_blocks(tmp_path):
-  records = [
-    {'kind': 'a', 'test/fewshot_1': 0.5, 'test/similarity_0': 0.1, 'test/similarity_1': 0.9}
-  ]
-  made = series.blocks(records, ['kind'], tmp_path)
+@pytest.mark.parametrize(
+  'others',
+  [('fewshot_1',), ('knn_10_0', 'knn_10_0.07'), ('knn_10_0', 'knn_10_2'), ('knn_10_0', 'knn_10_1')],
+)
+def test_shots_and_temperatures_are_no_series_of_blocks(tmp_path, others):
+  record = {'kind': 'a', 'test/similarity_0': 0.1, 'test/similarity_1': 0.9}
+  made = series.blocks([record | {f'test/{x}': 0.5 for x in others}], ['kind'], tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['similarity.png']
-  assert any('fewshot_1' in str(block) for block in made)
+  (table,) = [block for block in made if isinstance(block, page.Table)]
+  assert table.header == ['setting', *others]

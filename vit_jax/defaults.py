@@ -522,6 +522,7 @@ MAY_CHANGE = (
   'data.processes',
   'explore.cache',
   'explore.cache_gb',
+  'explore.audit',
 )
 
 

@@ -150,7 +150,7 @@ def run_sweep(config: Config, workdir: pathlib.Path, words: list[str]) -> None:
   module, arguments = recipe.open_recipe(address)
   if not hasattr(module, 'sweep'):
     raise ValueError(f'config.run=sweep: {address} defines no sweep()')
-  tuned = getattr(module, 'TUNED', ())
+  tuned = getattr(module, 'TUNED', None)
   runs = sweep.plan(config, module.sweep(*arguments), workdir, tuned)
   if FLAGS.mode == 'list':
     print('\n'.join(sweep.commands(runs, address, rest[1:])))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax import figures
-from vit_jax.evaluation import least_squares
+from vit_jax.data import sources
+from vit_jax.evaluation import least_squares, views
 from vit_jax.evaluation.frozen import Classifier, Frozen
 from vit_jax.evaluation.subject import Subject
 from vit_jax.evaluation.views import Features
@@ -61,16 +62,16 @@ class FewShot(Frozen):
         f'config.evaluation.fewshot: {shots=}, {seeds=} and {ridges=} must be at least one, above 0'
       )
     self._shots, self._seeds, self._ridges = tuple(sorted({*shots})), seeds, tuple(ridges)
+    self._wanted = self._shots[-1] + (HELD_OUT if len(self._ridges) > 1 else 0)
     super().__init__(subject, [f'fewshot_{n}' for n in self._shots], layers, readout)
+    check_enough(subject.data.splits['train'], self._wanted, self._shots[-1],
+                 subject.data.class_names)  # fmt: skip
 
   def fit(self, train: Features) -> list[Classifier]:
     """Solves for every seed and number of shots, each with its ridge."""
-    held = HELD_OUT if len(self._ridges) > 1 else 0
     largest = self._shots[-1]
-    picks = [
-      pick(train.labels, largest + held, seed, self.subject.data.class_names)
-      for seed in range(self._seeds)
-    ]
+    picks = [pick(train.labels, self._wanted, seed, self.num_classes)
+             for seed in range(self._seeds)]  # fmt: skip
     # Each example once, whichever seeds chose it.
     rows, places = np.unique(np.stack(picks), return_inverse=True)
     places = places.reshape(self._seeds, self.num_classes, -1)
@@ -121,19 +122,30 @@ class FewShot(Frozen):
     return figures.lines(self._shots, lines, 'training examples a class', 'test accuracy')
 
 
-def pick(labels: np.ndarray, shots: int, seed: int, names: tuple[str, ...]) -> np.ndarray:
-  """Rows of examples by class, `K shots`; of fewer shots the first ones are chosen.
+def pick(labels: np.ndarray, shots: int, seed: int, num_classes: int) -> np.ndarray:
+  """Rows of examples by class, `K shots`; of fewer shots the first ones are chosen."""
+  rng = np.random.default_rng(seed)
+  rows = [np.flatnonzero(labels == label) for label in range(num_classes)]
+  return np.stack([rng.permutation(own)[:shots] for own in rows])
 
-  Raises:
-    ValueError: a class has fewer examples; names it.
+
+def check_enough(source: sources.Source, wanted: int, shots: int, names: tuple[str, ...]) -> None:
+  """Raises a ValueError that names a class with fewer examples than `wanted`.
+
+  No more labels are read than that takes. Of a plan's data that are not here nothing is known.
+
+  Args:
+    shots: the most that train; the others choose among ridges.
   """
-  rng, chosen = np.random.default_rng(seed), []
-  for label, name in enumerate(names):
-    rows = np.flatnonzero(labels == label)
-    if len(rows) < shots:
-      raise ValueError(
-        f'config.evaluation.fewshot: {shots} examples of each class are wanted (shots, and '
-        f'{HELD_OUT} to choose among ridges), and {name} has {len(rows)}; ask for fewer shots'
-      )
-    chosen.append(rng.permutation(rows)[:shots])
-  return np.stack(chosen)
+  counts = np.zeros(len(names), int)
+  for labels in views.parts_of_labels(source) if len(source) else ():
+    counts += np.bincount(labels, minlength=len(names))
+    if counts.min() >= wanted:
+      return
+  if counts.any():
+    least = int(counts.argmin())
+    more = f' to train, {wanted - shots} to choose among ridges' * (wanted > shots)
+    raise ValueError(
+      f'config.evaluation.fewshot: {wanted} examples of each class are wanted ({shots} shots{more}'
+      f'), and {names[least]} has {counts[least]}; ask for fewer shots'
+    )

@@ -65,7 +65,9 @@ class Neighbours:
     """The class with most votes; of equal ones the first."""
     votes = np.zeros((len(labels), self.num_classes))
     near = similarity[:, :k].astype(np.float64)
-    weights = np.exp((near - 1) / temperature) if temperature else np.ones_like(near)
+    # Less the largest, which changes no winner: at low temperatures all would be 0.
+    nearest = near - near[:, :1]
+    weights = np.exp(nearest / temperature) if temperature else np.ones_like(near)
     np.add.at(votes, (np.arange(len(labels))[:, None], labels[:, :k]), weights)
     return votes.argmax(1)
 
@@ -97,7 +99,7 @@ class NearestNeighbours(Frozen):
         'at least one, not below 0'
       )
     largest, count = max(neighbours), len(subject.data.splits['train'])
-    if largest >= count:
+    if 0 < count <= largest:  # Of a plan's data that are not here nothing is known.
       raise ValueError(
         f'config.evaluation.knn.neighbours={largest} must be below {count}, the training examples'
       )

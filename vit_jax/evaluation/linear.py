@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vit_jax import figures
-from vit_jax.evaluation import fitting
+from vit_jax.evaluation import fitting, views
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.frozen import Classifier, Frozen
 from vit_jax.evaluation.probes import Probes, Settings
@@ -78,6 +78,8 @@ class LinearProbe(Frozen):
   ):
     check_choice('config.evaluation.linear.solver', solver, ('lbfgs', 'sgd'))
     self._grid = sorted(strengths if solver == 'lbfgs' else learning_rates)
+    if min(epochs, batch_size) < 1:
+      raise ValueError(f'config.evaluation.linear: {epochs=} and {batch_size=} must be at least 1')
     if not self._grid or self._grid[0] <= 0 or not 0 < held_out < 1:
       raise ValueError(
         f'config.evaluation.linear: {strengths=} and {learning_rates=} must be at least one, above '
@@ -91,6 +93,10 @@ class LinearProbe(Frozen):
     )
     self._solve = {'lbfgs': regress, 'sgd': sgd}[solver]
     super().__init__(subject, ['linear'], layers, readout)
+    source = subject.data.splits['train']
+    few = min(held_out, 1 - held_out) * len(source) < self.num_classes + 1
+    if len(self._grid) > 1 and len(source) and few:  # Else no labels need to be read.
+      split(views.labels_of(source), held_out, seed)
 
   def fit(self, train: Features) -> list[Classifier]:
     """A head for each view."""
@@ -114,15 +120,7 @@ class LinearProbe(Frozen):
 
   def compare(self, x: np.ndarray, labels: np.ndarray) -> dict[float, float]:
     """The accuracy of each number of the grid on the examples that are held out."""
-    from sklearn.model_selection import train_test_split
-
-    counts = np.bincount(labels)
-    rest, held = train_test_split(
-      np.arange(len(labels)),
-      test_size=self._held_out,
-      random_state=self._seed,
-      stratify=None if 1 in counts else labels,  # One example cannot be on both sides.
-    )
+    rest, held = split(labels, self._held_out, self._seed)
     right = {}
     for number in track(self._grid, len(self._grid), f'linear, {self._solver}', 'fits'):
       kernel, bias = self._solve(x[rest], labels[rest], number)
@@ -136,6 +134,28 @@ class LinearProbe(Frozen):
     xlabel = 'C, inverse strength of the penalty' if self._solver == 'lbfgs' else 'learning rate'
     grid = self._grid if len(self._grid) > 1 else []
     return figures.lines(grid, found, xlabel, 'accuracy, held-out part of train')
+
+
+def split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows that train and rows that choose, with the same share of every class.
+
+  Raises:
+    ValueError: a part would lack some class.
+  """
+  from sklearn.model_selection import train_test_split
+
+  alone = 1 in np.bincount(labels)  # One example cannot be on both sides.
+  try:
+    rest, held = train_test_split(
+      np.arange(len(labels)), test_size=held_out, random_state=seed,
+      stratify=None if alone else labels,
+    )  # fmt: skip
+  except ValueError as error:
+    raise ValueError(
+      f'config.evaluation.linear.{held_out=} cannot split {len(labels)} training examples: '
+      f'{error}; with one number in strengths, or learning_rates, none is held out'
+    ) from None
+  return np.asarray(rest), np.asarray(held)
 
 
 def regress(x: np.ndarray, labels: np.ndarray, strength: float) -> Head:

@@ -30,6 +30,8 @@ def mean_square(a: Bool[np.ndarray, 'S n'], b: Bool[np.ndarray, 'S n']) -> float
 def detectable(square: float, n: int) -> float:
   """The smallest difference of accuracy that so many examples show with a chance of `POWER`.
 
+  1, as large as any can be, where they are too few to show one: 3 or less.
+
   Args:
     square: as `mean_square` gives it; no less than one discordant example is assumed.
   """
@@ -38,7 +40,7 @@ def detectable(square: float, n: int) -> float:
   # examples(difference, square) = n, solved for the difference.
   a = z * math.sqrt(square * n)
   root = a**2 - (n + power**2) * square * (z**2 - power**2)
-  return min(1.0, (a + math.sqrt(root)) / (n + power**2))
+  return min(1.0, (a + math.sqrt(root)) / (n + power**2)) if root >= 0 else 1.0
 
 
 def examples(difference: float, square: float) -> int | None:

@@ -120,7 +120,7 @@ def read_labels(path: pathlib.Path, data: Dataset, classes: Sequence[str]) -> li
   return found
 
 
-def by_number(content: list, path: pathlib.Path, data: Dataset) -> list[list]:
+def by_number(content: list, path: pathlib.Path, data: Dataset) -> list[Any]:
   """The row of each test picture by the number in its file name."""
   source, rows = data.splits['test'], []
   for index in range(len(source)):
@@ -135,7 +135,7 @@ def by_number(content: list, path: pathlib.Path, data: Dataset) -> list[list]:
   return rows
 
 
-def by_name(content: dict[str, list], path: pathlib.Path, data: Dataset) -> list[list]:
+def by_name(content: dict[str, Any], path: pathlib.Path, data: Dataset) -> list[Any]:
   """The row of each test picture by its file name, else by its class; of others an empty one."""
   source = data.splits['test']
   names = [pathlib.PurePath(source.name(i)).name for i in range(len(source))]
@@ -148,17 +148,23 @@ def by_name(content: dict[str, list], path: pathlib.Path, data: Dataset) -> list
   return [content.get(name, content.get(kind, [])) for name, kind in zip(names, kinds, strict=True)]
 
 
-def numbers_of(row: list, classes: Sequence[str]) -> list[int]:
+def numbers_of(row: Any, classes: Sequence[str]) -> list[int]:
   """Classes of the model by number or name.
 
   Raises:
-    ValueError: the model has no such class.
+    ValueError: what should be a list of classes is none, or the model has no such class.
   """
+  if not isinstance(row, list):
+    raise ValueError(
+      f'config.evaluation.real.labels: {row!r} is no list of classes; write [{json.dumps(row)}]'
+    )
   numbers = []
   for one in row:
     if isinstance(one, str):
       check_choice('class in config.evaluation.real.labels', one, list(classes))
-    elif not 0 <= one < len(classes):
-      raise ValueError(f'config.evaluation.real.labels: {one} is not in 0..{len(classes) - 1}')
-    numbers.append(list(classes).index(one) if isinstance(one, str) else int(one))
+    elif type(one) is not int or not 0 <= one < len(classes):
+      raise ValueError(
+        f'config.evaluation.real.labels: {one!r} is not in 0..{len(classes) - 1}, whole numbers'
+      )
+    numbers.append(list(classes).index(one) if isinstance(one, str) else one)
   return numbers

@@ -4,7 +4,7 @@ While a run trains, features are computed as they are asked for and kept in memo
 finished weights fills the token cache (`features.py`), which the readout lab reads too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import pathlib
 from typing import Any, Protocol, runtime_checkable
@@ -175,12 +175,17 @@ class Joined:
 
 def labels_of(source: sources.Source) -> np.ndarray:
   """The label of every example, `N`; pictures are not decoded for it."""
+  return np.concatenate([*parts_of_labels(source)])
+
+
+def parts_of_labels(source: sources.Source) -> Iterator[np.ndarray]:
+  """The labels of some examples after others, for who need not know all."""
   known = sources.classes_of(source)
   if known is not None:
-    return known
-  starts = range(0, len(source), ROWS)
-  parts = [source.read(np.arange(i, min(i + ROWS, len(source))))[1] for i in starts]
-  return np.concatenate(parts)
+    yield known
+    return
+  for start in range(0, len(source), ROWS):
+    yield source.read(np.arange(start, min(start + ROWS, len(source))))[1]
 
 
 def make_collector(subject: Subject, views: Sequence[View]) -> Collector:

@@ -60,12 +60,18 @@ def blocks(
     lines = gather(records, pair, line)
     if not lines:
       continue
-    x, y = (word.rpartition('/')[2].rpartition('.')[2] for word in pair)
+    x, y = map(short, pair)
     path = folder / f'{y}_against_{x}.png'
     draw(lines, pair).savefig(path)
     caption = f'{y.replace("_", " ")} against {x.replace("_", " ")}: means, from lowest to highest.'
     made.append(page.Picture(path, caption))
   return made
+
+
+def short(word: str) -> str:
+  """What stands on an axis in the name of a file; of the test split where nothing else is said."""
+  split, _, number = word.rpartition('/')
+  return f'{split}_{number}' if split == 'validation' else number.rpartition('.')[2]
 
 
 def gather(

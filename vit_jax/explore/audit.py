@@ -95,13 +95,23 @@ def audit_part(
   return Audit(np.stack(by_epoch).transpose(2, 1, 0, 3), last.swapaxes(0, 1), **kept)
 
 
+def split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of nine tenths of train, and those of the tenth that chooses.
+
+  Raises:
+    ValueError: a class has too few examples for that.
+  """
+  asked = 'the tenth of config.explore.audit (--config.explore.audit=False does without)'
+  return hold_out(labels, HELD_OUT, seed, asked)
+
+
 def hold_out_tenth(
   lab: Lab, part: Probes, store: dict[str, Tokens], rates: np.ndarray, decays: np.ndarray,
   seeds: list[int], what: str,
 ) -> dict[str, Any]:  # fmt: skip
   """The third rule: what a tenth of train prefers, and what that says of test."""
   train, test, plain = store['train'], store['test'], store.get('train_plain', store['train'])
-  rest, held = hold_out(train.labels, HELD_OUT, lab.config.seed)
+  rest, held = split(train.labels, lab.config.seed)
   tested, rows = np.arange(len(test.labels)), np.arange(len(rates))
   best, epoch, place = np.full(len(rates), -1.0), np.zeros(len(rates), int), np.zeros_like(rows)
   correct, kept = np.zeros((len(rates), len(seeds), len(tested)), bool), np.zeros(len(rates))
@@ -132,7 +142,7 @@ class Rule:
     optimism: how much of it the choice makes.
     gain: less what our rule reports.
     optimism_interval, gain_interval: 95 %, `R 2`.
-    mean: the same numbers of the mean over all readouts that are no controls.
+    mean: the same numbers of the mean over those that are `counted`.
   """
 
   name: str
@@ -156,16 +166,22 @@ def judge(lab: Lab, audit: Audit) -> list[Rule]:
     'rate_on_test': optimism.measure(shares, seed),
   }
   accuracy, gains = correct.mean((2, 3)), draws - draws[:, -1:]
-  real = [r for r, candidate in enumerate(lab.candidates) if not candidate.control]
+  some = counted(lab)
   return [
-    rule_of(name, accuracy[i], accuracy[i] - accuracy[-1], looks.get(name), gains[:, i], real)
+    rule_of(name, accuracy[i], accuracy[i] - accuracy[-1], looks.get(name), gains[:, i], some)
     for i, name in enumerate(RULES)
   ]
 
 
+def counted(lab: Lab) -> list[int]:
+  """Places of the readouts over which means are told: controls only where nothing else was read."""
+  places = range(len(lab.candidates))
+  return [r for r in places if not lab.candidates[r].control] or [*places]
+
+
 def rule_of(
   name: str, accuracy: np.ndarray, gain: np.ndarray, look: optimism.Optimism | None,
-  gains: np.ndarray, real: list[int],
+  gains: np.ndarray, some: list[int],
 ) -> Rule:  # fmt: skip
   """The numbers of one rule; where test examples had no say there is no optimism."""
   rows = range(len(accuracy))
@@ -175,11 +191,11 @@ def rule_of(
     name, accuracy, value, np.array([look.interval(r) if look else nothing for r in rows]), gain,
     np.array([statistics.interval(gains[:, r]) for r in rows]),
     {
-      'accuracy': float(accuracy[real].mean()),
-      'optimism': float(value[real].mean()),
-      'optimism_interval': list(look.interval(real) if look else nothing),
-      'gain': float(gain[real].mean()),
-      'gain_interval': list(statistics.interval(gains[:, real].mean(1))),
+      'accuracy': float(accuracy[some].mean()),
+      'optimism': float(value[some].mean()),
+      'optimism_interval': list(look.interval(some) if look else nothing),
+      'gain': float(gain[some].mean()),
+      'gain_interval': list(statistics.interval(gains[:, some].mean(1))),
     },
   )  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax import figures
 from vit_jax.evaluation import optimism
-from vit_jax.explore.audit import Audit, Rule
+from vit_jax.explore.audit import Audit, Rule, counted
 from vit_jax.explore.compare import Comparison, Results
 from vit_jax.explore.lab import Lab
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
@@ -62,10 +62,9 @@ def whole_readouts(lab: Lab, results: Results) -> list[int]:
 
 
 def summary(rule: Rule, lab: Lab) -> list[str]:
-  """A row of the table of rules, over all readouts that are no controls."""
+  """A row of the table of rules, over all readouts that are counted."""
   mean = rule.mean
-  real = [r for r, candidate in enumerate(lab.candidates) if not candidate.control]
-  best = max(real, key=lambda r: rule.accuracy[r]) if real else 0
+  best = max(counted(lab), key=lambda r: rule.accuracy[r])
   return [
     TITLES[rule.name], f'{mean["accuracy"]:.2%}', *points(mean['optimism'],
     mean['optimism_interval']), *points(mean['gain'], mean['gain_interval']),

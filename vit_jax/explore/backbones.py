@@ -176,6 +176,7 @@ def conclusions(found: Sequence[Backbone]) -> list[dict[str, Any]]:
     low, high = statistics.spread(values, level)
     made.append({
       'claim': name, 'differences': values.tolist(), 'interval': finite(low, high),
-      'each': [own[name]['verdict'] for own in by_name], 'verdict': claims.judge(low, high),
+      'each': [own[name]['verdict'] for own in by_name],
+      'verdict': claims.judge(low, high, by_name[0][name]['two_sided']),
     })  # fmt: skip
   return made

@@ -7,12 +7,14 @@ this machine takes them now. What was counted and measured of each model stands 
 """
 
 import json
+import math
 import pathlib
 from typing import Any
 
 from absl import logging
 import jax
 
+from vit_jax import defaults, weights
 from vit_jax.defaults import Config
 from vit_jax.explore import counted, page, plan
 from vit_jax.explore.compute_page import megabytes, three_digits
@@ -63,20 +65,48 @@ class Models:
     """The number of steps that a budget such as 'flops:2e13' allows.
 
     Raises:
-      ValueError: the words are no budget, or allow no step.
+      ValueError: the words are no budget, or allow no step; or a time is asked of a run whose
+        teacher is not there.
     """
     kind, _, text = words.partition(':')
     check_choice("kind of budget in sweep(), as in 'flops:1e13'", kind, KINDS)
     try:
       amount = float(text)
     except ValueError:
-      raise ValueError(f'total_steps {words!r} of sweep(): no number behind the colon') from None
-    found = self.record(config, timed=kind == 'seconds')
+      amount = math.nan
+    if not math.isfinite(amount):
+      raise ValueError(f'total_steps {words!r} of sweep(): no finite number behind the colon')
+    there = self.without_later_runs(config)
+    if kind == 'seconds' and there.objective != config.objective:
+      raise ValueError(
+        f'total_steps {words!r} of sweep(): a step takes the time of its teacher too, '
+        f'{config.objective.teacher}, which is not trained yet; say a number of steps, or flops:'
+      )
+    found = self.record(there, timed=kind == 'seconds')
     each = found['train_flops']['three_forward'] if kind == 'flops' else seconds_of(found)
     steps = round(amount / (each * config.batch_size))
     if steps < 1:
       raise ValueError(f'total_steps {words!r} of sweep() allows {title(config)} no step')
     return steps
+
+  def without_later_runs(self, config: Config) -> Config:
+    """A config less those runs of the sweep that it starts from and that are not there yet.
+
+    The model that it trains, and the arithmetic of a forward pass, are the same without them.
+    """
+    made, runs = config.copy_and_resolve_references(), self.path.parent.parent / 'runs'
+
+    def is_later(source: str | None) -> bool:
+      path = pathlib.Path(source or '')
+      if not path.is_relative_to(runs):
+        return False
+      return not (weights.passport_of_run(path) or weights.own_folder(path))
+
+    if is_later(made.init_from):
+      made.init_from = None
+    if is_later(made.objective.get('teacher')):
+      made.objective = defaults.part('objective', 'classification')
+    return made
 
 
 def is_timed(found: Record) -> bool:

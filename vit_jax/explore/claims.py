@@ -2,9 +2,9 @@
 
 A claim compares two readouts, or two sets of patches. It holds when the whole interval of the
 difference lies on its side, does not hold when the whole interval lies on the other, and otherwise
-cannot be told. Intervals of accuracies resample examples and seeds together; those of speed,
-oscillation and gap are t intervals over the seeds. They are as wide as their number asks
-(Bonferroni): with a chance of 95 % all of them hold what they should.
+cannot be told; that two differ holds on either side. Intervals of accuracies resample examples and
+seeds together; those of speed, oscillation and gap are t intervals over the seeds. They are as wide
+as their number asks (Bonferroni): with a chance of 95 % all of them hold what they should.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.models import tokens
 
-Claim = dict[str, Any]  # claim, measure, verdict; difference: above 0 where the claim is right
+# claim, measure, verdict; difference: above 0 where the claim is right, if not `two_sided`
+Claim = dict[str, Any]
 Value = Callable[[Results, int], np.ndarray]  # A number of one readout for each seed.
 
 
@@ -49,7 +50,7 @@ def tests_of(grid: tuple[int, int]) -> list[tuple[list[str], Callable[..., Claim
     (accuracy_claim, ('The weighted mix is as good as the mean or better', ['weighted_add'],
                       ['mean_all'])),
     (accuracy_claim, ('Mean and sum differ (a linear head can compute the same from both)',
-                      ['mean_all'], ['sum_all'])),
+                      ['mean_all'], ['sum_all'], True)),
     (seed_claim, ('The weighted mix converges faster than the class token', ['class_token'],
                   ['weighted_add'], 'epochs to 95 %', speed)),
     (seed_claim, ('The sum oscillates more than the class token', ['sum_all'], ['class_token'],
@@ -65,17 +66,22 @@ def tests_of(grid: tuple[int, int]) -> list[tuple[list[str], Callable[..., Claim
            test(results, level, *some)) for test, some in rows]  # fmt: skip
 
 
-def judge(low: float, high: float) -> str:
-  """The verdict on a difference whose interval is given."""
-  if low > 0:
+def judge(low: float, high: float, two_sided: bool = False) -> str:
+  """The verdict on a difference whose interval is given; `two_sided`: that there is any."""
+  if low > 0 or (two_sided and high < 0):
     return 'holds'
   return 'does not hold' if high < 0 else 'cannot tell'
 
 
-def row_of(claim: str, measure: str, difference: float, low: float, high: float) -> Claim:
+def row_of(
+  claim: str, measure: str, difference: float, low: float, high: float, two_sided: bool = False
+) -> Claim:
   """A row of the table of conclusions."""
-  verdict = judge(low, high)
-  return {'claim': claim, 'measure': measure, 'verdict': verdict, 'difference': difference}
+  verdict = judge(low, high, two_sided)
+  return {
+    'claim': claim, 'measure': measure, 'verdict': verdict, 'difference': difference,
+    'two_sided': two_sided,
+  }  # fmt: skip
 
 
 def have(results: Results, names: list[str]) -> bool:
@@ -83,8 +89,14 @@ def have(results: Results, names: list[str]) -> bool:
   return all(name in results.names for name in names)
 
 
-def accuracy_claim(results: Results, level: float, claim: str, a: list[str], b: list[str]) -> Claim:
-  """Tests that the readouts `a` are more accurate than `b`, each side a mean."""
+def accuracy_claim(
+  results: Results, level: float, claim: str, a: list[str], b: list[str], two_sided: bool = False
+) -> Claim:
+  """Tests that the readouts `a` are more accurate than `b`, each side a mean.
+
+  Args:
+    two_sided: that their accuracies differ, whichever is higher.
+  """
   first, second = ([results.index(name) for name in names] for names in (a, b))
   correct = results.found.correct.mean((0, 2))
   difference = correct[first].mean() - correct[second].mean()
@@ -96,7 +108,7 @@ def accuracy_claim(results: Results, level: float, claim: str, a: list[str], b: 
     f'{correct[second].mean():.1%}: {100 * difference:+.1f} points ({100 * low:+.1f} to '
     f'{100 * high:+.1f})'
   )
-  return row_of(claim, measure, float(100 * difference), low, high)
+  return row_of(claim, measure, float(100 * difference), low, high, two_sided)
 
 
 def title(names: list[str]) -> str:

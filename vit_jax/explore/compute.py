@@ -90,6 +90,8 @@ def check(options: argparse.Namespace, rest: list[str]) -> None:
     raise ValueError('--epochs and --examples belong together: images that a training sees')
   if any(x is not None and x <= 0 for x in (options.epochs, options.examples)):
     raise ValueError('--epochs and --examples must be above 0')
+  if options.batch_size is not None and options.batch_size < 1:
+    raise ValueError(f'--batch_size={options.batch_size} must be at least 1')
   if options.target and options.time:
     raise ValueError('--time measures the devices that are here: leave --target out')
   if options.quick and (options.time or options.fit or options.target):

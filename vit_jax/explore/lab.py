@@ -117,6 +117,8 @@ def build(config: Config) -> Lab:
     raise ValueError('config.explore.seeds and learning_rates must be at least one, above 0')
   if min(options.weight_decays, default=-1) < 0:
     raise ValueError('config.explore.weight_decays must be at least one, and none below 0')
+  if options.ridge <= 0:  # Else a feature that is constant leaves nothing to solve.
+    raise ValueError(f'config.explore.ridge={options.ridge} must be above 0')
   check_choice('config.explore.selection', options.selection, SELECTIONS)
   check_choice('config.explore.token_norm', options.token_norm, TOKEN_NORMS)
   predictor = predict.load(config.init_from)

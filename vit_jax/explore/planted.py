@@ -10,6 +10,7 @@ W/reports/planted.json, .md, .html, planted/*.png
 
 import collections
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -21,15 +22,18 @@ from vit_jax import checkpoint, experiment, predict
 from vit_jax.data import planted, sources
 from vit_jax.defaults import Config
 from vit_jax.evaluation import candidates, fitting, probes
+from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import lab
+from vit_jax.models.attentive_readouts import AttentionPool
 from vit_jax.runtime import atomic
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
 
 READ = ('run', 'platform', 'seed', 'init_from', 'explore')
 PATCH_MAP = 'patch map'
+ALONE = 'planted patches alone'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +120,7 @@ def check(config: Config) -> None:
   options = config.explore
   for kind in options.kinds:
     check_choice('kind in config.explore.kinds', kind, planted.KINDS)
-  for key in ('draws', 'train_examples', 'test_examples', 'width'):
+  for key in ('draws', 'train_examples', 'test_examples', 'width', 'side'):
     if options[key] < 1:
       raise ValueError(f'config.explore.{key}={options[key]} must be at least 1')
   if not options.kinds or options.classes < 2 or options.learning_rate <= 0:
@@ -216,26 +220,29 @@ def judge(
   maps = {PATCH_MAP: np.array(single)}
   maps |= {name: np.abs(x[0, 0]) for name, x in part.weights(params).items()}
   for candidate in part.learned:
+    if not attends_to_patches(candidate, len(evidence)):
+      continue
     own = jax.tree.map(lambda x: x[0, 0], params['learned'][candidate.name]['readout'])
-    looked = attention(candidate.module, own, test.values[0])
-    if looked is not None:
-      maps[candidate.name] = looked
+    maps[candidate.name] = attention(candidate.module, own, test.values[0])
   patches = {one.name for one in part.candidates if one.patch}
-  return maps, {'planted patches alone': alone} | {
-    name: x for name, x in accuracy.items() if name not in patches
-  }
+  return maps, {ALONE: alone} | {name: x for name, x in accuracy.items() if name not in patches}
 
 
-def attention(module: Any, params: Any, tokens: np.ndarray) -> np.ndarray | None:
-  """The mean attention to each patch, `N`, of a readout with queries and keys; else None."""
+def attends_to_patches(candidate: Candidate, patches: int) -> bool:
+  """Whether a readout is attention pooling over exactly the patches, as they are read."""
+  pool = getattr(candidate.module, 'pool', candidate.module)
+  is_whole = isinstance(pool, AttentionPool) and math.prod(pool.grid) == patches
+  return is_whole and 'batch_before' not in candidate.batch
+
+
+def attention(module: Any, params: Any, tokens: np.ndarray) -> np.ndarray:
+  """The mean attention to each patch, `N`, of attention pooling over the patches."""
   _, state = module.apply(
     {'params': params}, jnp.asarray(tokens), mutable='intermediates',
     capture_intermediates=lambda layer, _: layer.name in ('query', 'key'),
   )  # fmt: skip
   found = {path[-2].key: x for path, x in jax.tree_util.tree_leaves_with_path(
     state.get('intermediates', {}), is_leaf=lambda x: isinstance(x, tuple))}  # fmt: skip
-  if set(found) != {'query', 'key'}:
-    return None
   query, key = found['query'][0], found['key'][0]  # B Q h d, B N h d
   scores = np.einsum('bqhd,bnhd->bhqn', query, key) / query.shape[-1] ** 0.5
   return np.asarray(jax.nn.softmax(scores)).mean((0, 1, 2))

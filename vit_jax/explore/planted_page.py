@@ -13,7 +13,7 @@ from vit_jax.defaults import Config
 from vit_jax.evaluation import statistics
 from vit_jax.explore import compare, page
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
-from vit_jax.explore.planted import Found
+from vit_jax.explore.planted import ALONE, Found
 from vit_jax.runtime import atomic
 
 TITLES = {
@@ -33,6 +33,7 @@ def write(folder: pathlib.Path, found: dict[str, Found], config: Config) -> None
     Heading('Is planted evidence found?', 1),
     introduction(config),
     *finding(finders, folder / 'planted'),
+    *without_map(found),
     *maps(found, folder / 'planted'),
     *reading(found, readers),
   ]
@@ -137,6 +138,14 @@ def finding(finders: dict[str, list[dict[str, Any]]], folder: pathlib.Path) -> l
          'that a finder puts first.'),
     Picture(path, 'Precision of each finder, 95 % intervals over draws; the line: by chance.'),
   ]  # fmt: skip
+
+
+def without_map(found: dict[str, Found]) -> list[Block]:
+  """A line on the readouts that point at no patch."""
+  names = {name: 0 for one in found.values() for name in one.accuracy if name not in one.maps}
+  told = [name for name in names if name != ALONE]
+  why = 'Accuracy alone is told of what points at no patch, and of attention other than'
+  return [Text(f'{why} `attention_pool` over the patches: {", ".join(told)}.')] if told else []
 
 
 def span(interval: Sequence[float] | None) -> str:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from vit_jax import checkpoint, experiment
+from vit_jax.data import sources
 from vit_jax.defaults import Config
 from vit_jax.evaluation import features, fitting, least_squares
 from vit_jax.evaluation.candidates import Candidate
@@ -40,7 +41,7 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
   checkpoint.check_owner(workdir, config.to_dict())
   lab = build(config)
   tokens = token_pass(lab, workdir)
-  if report.is_finished(workdir, tokens.key):
+  if report.is_finished(workdir, tokens.key, config.explore.audit):
     logging.info('%s is finished: see %s', workdir, workdir / 'reports' / 'readouts.html')
     return
   start, train, test = time.monotonic(), lab.data.splits['train'], lab.data.splits['test']
@@ -48,9 +49,13 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
     '%d readouts of %d layer(s) of %s; train %d, test %d, %d classes',
     len(lab.candidates), len(lab.layers), config.init_from, len(train), len(test), lab.num_classes,
   )  # fmt: skip
+  known = sources.classes_of(train)
+  if known is not None:  # Else the pass reads them.
+    check_splits(lab, known)
   store = tokens.run()
   for split, layers in store.items():
     check_labels(split, layers[lab.layers[0]].labels, lab.data.class_names)
+  check_splits(lab, store['train'][lab.layers[0]].labels)
   found = {}
   for layer in lab.layers:
     # Below the key of the tokens: what other weights left is not taken for ours.
@@ -71,6 +76,16 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
     'seconds': time.monotonic() - start,
   }
   report.write(workdir, lab, found, about, audited)
+
+
+def check_splits(lab: Lab, labels: np.ndarray) -> None:
+  """Raises a ValueError where train cannot be split as the selection and the audit need it."""
+  options, seed = lab.config.explore, lab.config.seed
+  is_held_out = options.audit or not SELECTIONS[options.selection].on_test
+  if is_held_out and len(points(options)) > 1:
+    hold_out(labels, options.validation_fraction, seed)
+  if options.audit:
+    audit.split(labels, seed)
 
 
 def audit_of(

@@ -21,8 +21,8 @@ from vit_jax.explore.lab import Lab, Layer
 from vit_jax.runtime import atomic
 
 
-def is_finished(workdir: pathlib.Path, key: str) -> bool:
-  """Whether the report is there.
+def is_finished(workdir: pathlib.Path, key: str, audited: bool) -> bool:
+  """Whether the report is there, with the audit or without as `audited` asks.
 
   Raises:
     ValueError: it is of other weights or data.
@@ -30,12 +30,13 @@ def is_finished(workdir: pathlib.Path, key: str) -> bool:
   path = workdir / 'reports' / 'exploration.json'
   if not path.exists():
     return False
-  if json.loads(path.read_text())['key'] != key:
+  about = json.loads(path.read_text())
+  if about['key'] != key:
     raise ValueError(
       f'{workdir} holds a report of other weights or data, under the same names; choose another '
       '--workdir'
     )
-  return True
+  return bool(about.get('selection', audited)) == audited
 
 
 def write(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import metrics
-from vit_jax.explore import series
+from vit_jax.explore import runs, series
 from vit_jax.runtime import atomic, provenance
 
 FOLDER = pathlib.Path('configs/results')
@@ -27,7 +27,8 @@ BEGIN, END = (
   '<!-- results: python -m vit_jax.explore.results --readme=README.md -->',
   '<!-- end -->',
 )
-HIDDEN = ('--workdir', '--config.data.data_dir', '--config.data.path')  # of a machine, not a result
+HIDDEN = ('workdir', 'config.data.data_dir', 'config.data.path')  # of a machine, not of a result
+PROGRAM = ['python', '-m', 'vit_jax.main']
 LONG = 200  # letters of a sweep's settings in a row; of more the best and the worst stand there
 KEPT = ('test', 'validation')
 Result = dict[str, Any]
@@ -60,14 +61,7 @@ def gather(workdir: pathlib.Path, data: str | None = None) -> Result:
 
 def portable(command: str) -> str:
   """A command without the folders of one machine."""
-  kept, left = [], iter(shlex.split(command))
-  for word in left:
-    name, equals, _ = word.partition('=')
-    if name not in HIDDEN:
-      kept.append(word)
-    elif not equals:
-      next(left, None)  # Its value stands apart.
-  return shlex.join(kept)
+  return shlex.join(runs.without(shlex.split(command), HIDDEN))
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -87,6 +81,8 @@ def of_run(workdir: pathlib.Path) -> Result:
   if not rows or rows[-1]['step'] < config['total_steps']:
     raise ValueError(f'{workdir} is not finished: the same command goes on')
   last = {key: x for key, x in rows[-1].items() if key.partition('/')[0] in KEPT}
+  if not any(key.startswith('test/') for key in last):
+    raise ValueError(f'{workdir} ends without a number of the test split: nothing to tell')
   config['data'] = {key: x for key, x in config['data'].items() if key not in ('data_dir', 'path')}
   return {'metrics': last, 'config': config}
 
@@ -136,7 +132,7 @@ HEADER = ('command', 'data', 'test accuracy', 'cost', 'version')
 def line(result: Result) -> tuple[str, ...]:
   """A row of the table."""
   words = shlex.split(result['command'])
-  command = ' '.join(word for word in words if word.startswith('--config'))
+  command = shlex.join(words[len(PROGRAM) :] if words[: len(PROGRAM)] == PROGRAM else words)
   cost = f'{result["seconds"] / 60:.0f} min' if result['seconds'] > 120 else (
     f'{result["seconds"]:.0f} s'
   )  # fmt: skip
@@ -149,7 +145,7 @@ def line(result: Result) -> tuple[str, ...]:
 def accuracy(result: Result) -> str:
   """What a row says: a number, or those of a sweep's settings, from the best to the worst."""
   if 'metrics' in result:
-    return f'{100 * result["metrics"]["test/accuracy"]:.1f} %'
+    return of_metrics(result['metrics'])
   settings = result['settings']
   if len(settings) == 1:  # Over its seeds.
     (row,) = settings
@@ -158,6 +154,15 @@ def accuracy(result: Result) -> str:
   told = [f'{row["setting"]} {100 * row["accuracy"]:.1f} %' for row in settings]
   whole = '; '.join(told)
   return whole if len(whole) < LONG else f'{told[0]}, to {told[-1]}: {len(told)} settings'
+
+
+def of_metrics(found: dict[str, float]) -> str:
+  """The accuracy of a run; of one that tells no classes what else its test split says."""
+  if 'test/accuracy' in found:
+    return f'{100 * found["test/accuracy"]:.1f} %'
+  rest = {key.removeprefix('test/'): x for key, x in found.items() if key.startswith('test/')}
+  told = [f'{key} {x:.4g}' for key, x in rest.items()]
+  return '; '.join(told if len('; '.join(told)) < LONG else told[:1])
 
 
 def table(folder: pathlib.Path) -> str:

@@ -14,9 +14,11 @@ import re
 import shlex
 from typing import Any
 
-from vit_jax import defaults, metrics
+from vit_jax import checkpoint, defaults, metrics, weights
 from vit_jax.defaults import Config
 from vit_jax.explore import budget
+
+TUNED = ('optimizer.learning_rate',)  # what validation chooses where a recipe does not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Run:
   """One run of a sweep; `overrides` are what differs from its config on the command line.
 
   `shown` is what names its setting in the table: the overrides, or its label. A run is finished
-  once its last step says what is `measured` (None: any number of the test split).
+  once its last step says what is `measured` (None: any number of the test split) and its model is
+  there, unless of its folder only the numbers are `kept`.
   """
 
   name: str
@@ -33,6 +36,20 @@ class Run:
   config: Config
   workdir: pathlib.Path
   measured: str | None = None
+  kept: bool = True
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether nothing is left to do: it diverged, or its numbers and its model are there.
+
+    The numbers of the last step are written before its checkpoint: who is killed in between has
+    lost the weights, and only another run brings them back.
+    """
+    if self.failure.exists() or self.scores() is None:
+      return self.failure.exists()
+    newest = checkpoint.newest_passport(self.workdir)
+    is_saved = newest is None or newest['step'] >= self.config.total_steps
+    return not self.kept or (is_saved and weights.has_current_model(self.workdir))
 
   def scores(self) -> dict[str, Any] | None:
     """What the last step says, or that of the best checkpoint where `config.best` is set.
@@ -67,19 +84,20 @@ def plan(
   config: Config,
   choices: list[dict[str, Any]],
   workdir: pathlib.Path,
-  tuned: tuple[str, ...] = (),
+  tuned: tuple[str, ...] | None = None,
 ) -> list[Run]:
   """The runs of a sweep.
 
   Args:
-    tuned: keys that validation chooses, which a label does not stand for.
+    tuned: keys that validation chooses, which a label does not stand for; None: as `kept_of` finds.
 
   Raises:
     ValueError: none, two of the same, or a key or value that does not exist.
   """
   if not choices:
     raise ValueError('sweep() of the recipe names no run')
-  kept = ('label', *tuned, 'seed')
+  check_said(choices)
+  kept = kept_of(choices, tuned)
   names = [name_of(overrides, choices, kept) for overrides in choices]
   twice = sorted(name for name, times in collections.Counter(names).items() if times > 1)
   if twice:
@@ -97,6 +115,29 @@ def plan(
     runs.append(Run(name, shown if 'label' in choice else overrides, overrides, made,
                     workdir / 'runs' / name))  # fmt: skip
   return runs
+
+
+def check_said(choices: list[dict[str, Any]]) -> None:
+  """Raises a ValueError where a value of None could be taken for one that is not said at all."""
+  plain = [choice for choice in choices if 'label' not in choice]
+  for key in dict.fromkeys(key for one in plain for key, value in one.items() if value is None):
+    if any(key not in choice for choice in plain):
+      raise ValueError(
+        f'sweep() of the recipe: {key} is None in some runs and missing in others, which would '
+        'count as one setting; say its value in each, or give the runs labels'
+      )
+
+
+def kept_of(choices: list[dict[str, Any]], tuned: tuple[str, ...] | None) -> tuple[str, ...]:
+  """The keys that name a run which has a label: that, what is tuned, and its seed.
+
+  Where a recipe does not say what is tuned, `TUNED` is if labels and seeds leave some runs alike;
+  else a label stands for its learning rate too.
+  """
+  if tuned is None:
+    labelled = [(one['label'], one.get('seed')) for one in choices if 'label' in one]
+    tuned = TUNED if len({*labelled}) < len(labelled) else ()
+  return ('label', *tuned, 'seed')
 
 
 def resolve(value: Any, before: list[Run], choice: dict[str, Any]) -> Any:

@@ -78,8 +78,17 @@ def prefer(accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:
   return np.where(eligible, loss, np.inf).argmin(1)
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Rows to train on and rows to choose on, with the same share of every class."""
+def hold_out(
+  labels: np.ndarray, fraction: float, seed: int, asked: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows to train on and rows to choose on, with the same share of every class.
+
+  Args:
+    asked: what asks for it, in words; None: `config.explore.validation_fraction`.
+
+  Raises:
+    ValueError: a part would lack some class.
+  """
   from sklearn.model_selection import train_test_split
 
   try:
@@ -87,9 +96,8 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
       np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
     )
   except ValueError as error:
-    raise ValueError(
-      f'config.explore.validation_fraction={fraction} cannot split {len(labels)} examples: {error}'
-    ) from None
+    asked = asked or f'config.explore.validation_fraction={fraction}'
+    raise ValueError(f'{asked} cannot split {len(labels)} training examples: {error}') from None
   return np.sort(rest), np.sort(held)
 
 

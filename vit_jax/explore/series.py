@@ -18,8 +18,7 @@ def blocks(records: Records, keys: list[str], folder: pathlib.Path) -> list[page
   """A section of other numbers of the test split, if any were measured; pictures go to `folder`."""
   found = by_setting(records, keys)
   names = list(dict.fromkeys(name for row in found.values() for name in row))
-  # By block from 0 on; what is numbered otherwise, such as few-shot accuracies, is no series.
-  numbered = [name.removesuffix('_0') for name in names if name.endswith('_0')]
+  numbered = by_block(names)
   single = [name for name in names if name.rpartition('_')[0] not in numbered]
   made: list[page.Block] = []
   if single:
@@ -35,6 +34,20 @@ def blocks(records: Records, keys: list[str], folder: pathlib.Path) -> list[page
     lines(found, name).savefig(path)
     made.append(page.Picture(path, f'{title} by block (0: the input), means over seeds.'))
   return made
+
+
+def by_block(names: Iterable[str]) -> list[str]:
+  """The NAME of names NAME_0, NAME_1, ...: numbers by block, from 0 on without a gap.
+
+  What is numbered otherwise is no series: few-shot accuracies by shots, and those of nearest
+  neighbours, knn_10_0, by temperature.
+  """
+  found: dict[str, set[int]] = {}
+  for name in names:
+    start, _, number = name.rpartition('_')
+    if number.isdecimal() and not start.startswith('test/knn_'):
+      found.setdefault(start, set()).add(int(number))
+  return [start for start, own in found.items() if len(own) > 1 and own == {*range(len(own))}]
 
 
 def name_of(row: dict[str, Any], keys: list[str], rows: Records) -> str:

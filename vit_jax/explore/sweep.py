@@ -24,7 +24,7 @@ import numpy as np
 from vit_jax import checkpoint, train
 from vit_jax.evaluation import statistics
 from vit_jax.explore import against, budget, page, pictures, series, told
-from vit_jax.explore.runs import Run, commands, plan
+from vit_jax.explore.runs import TUNED, Run, commands, plan
 from vit_jax.runtime import atomic, distributed
 from vit_jax.runtime.progress import clock
 
@@ -48,7 +48,7 @@ def sweep(runs: list[Run], workdir: pathlib.Path, recipe: Any) -> None:
     checkpoint.check_owner(run.workdir, run.config.to_dict())
   start, fresh = time.monotonic(), 0
   for number, run in enumerate(runs, 1):
-    if run.scores() or run.failure.exists():
+    if run.is_finished:
       continue
     spent = time.monotonic() - start
     left = clock(spent / fresh * (len(runs) - number + 1)) if fresh else 'unknown'
@@ -78,7 +78,7 @@ def attempt(run: Run) -> None:
 def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
   """The records of all runs, and the settings over their seeds."""
   folder.mkdir(parents=True, exist_ok=True)
-  tuned = getattr(recipe, 'TUNED', ('optimizer.learning_rate',))
+  tuned = getattr(recipe, 'TUNED', TUNED)
   wanted = getattr(recipe, 'PICTURES', ())
   records = [record(run, bool(wanted)) for run in runs]
   keys = [key for key in dict.fromkeys(k for run in runs for k in run.shown) if key != 'seed']
@@ -92,7 +92,7 @@ def write(runs: list[Run], folder: pathlib.Path, recipe: Any) -> None:
     writer.writeheader()
     writer.writerows(rows)
   drawn = [row for row in rows if row['chosen'] and row['runs']]
-  blocks: list[page.Block] = [page.Heading('Sweep', 1), page.Text(explain(rows, tuned))]
+  blocks: list[page.Block] = [page.Heading('Sweep', 1), page.Text(explain(rows, keys, tuned))]
   blocks.append(table(rows, keys))
   if drawn:
     figure = pictures.ranking(
@@ -187,40 +187,59 @@ def choose(
 ) -> list[dict[str, Any]]:
   """Marks of each compared setting the tuned values that validation prefers; the best first.
 
-  Of `keys`, those among `tuned` are chosen and all others compared.
-  Without validation every row counts as chosen: test examples never choose.
+  Of `keys`, those among `tuned` are chosen and all others compared. Of each group one row wins: the
+  one of which fewest runs diverged, as those that are left say too much good of it; then by
+  validation; then the smallest values. Without validation every row counts as chosen: test
+  examples never choose.
   """
   compared = [key for key in keys if key not in tuned]
-  groups: dict[tuple, list[dict[str, Any]]] = {}
-  for row in rows:
-    groups.setdefault(tuple(row[key] for key in compared), []).append(row)
-  for members in groups.values():
-    judged = [row['validation'] for row in members if row['validation'] is not None]
+  used = [key for key in keys if key in tuned]
+  for members in groups_of(rows, compared):
+    judged = [row for row in members if row['validation'] is not None]
+    best = min(judged, key=lambda row: (row['failed'], -row['validation'], *sizes(row, used)),
+               default=None)  # fmt: skip
     for row in members:
-      row['chosen'] = not judged or row['validation'] == max(judged)
+      row['chosen'] = best is None or row is best
       row['setting'] = series.name_of(row, compared if judged and compared else keys, rows)
   return sorted(rows, key=lambda row: (not row['chosen'], -(row['accuracy'] or 0)))
 
 
-def explain(rows: list[dict[str, Any]], tuned: tuple[str, ...]) -> str:
+def groups_of(rows: list[dict[str, Any]], compared: list[str]) -> list[list[dict[str, Any]]]:
+  """Rows that agree in what is compared, and differ in what is tuned alone."""
+  groups: dict[tuple, list[dict[str, Any]]] = {}
+  for row in rows:
+    groups.setdefault(tuple(row[key] for key in compared), []).append(row)
+  return [*groups.values()]
+
+
+def sizes(row: dict[str, Any], used: list[str]) -> list[float]:
+  """The tuned values of a row, by which equals are ordered; what is no number counts as 0."""
+  return [float(row[key]) if isinstance(row[key], int | float) else 0.0 for key in used]
+
+
+def explain(rows: list[dict[str, Any]], keys: list[str], tuned: tuple[str, ...]) -> str:
   """What was chosen, and how."""
-  used = [key for key in tuned if key in rows[0]]
-  if used and rows[0]['validation'] is not None:
-    return (
-      f'{", ".join(used)}: chosen for each setting by validation accuracy; test examples had no '
-      'say. Rows that were not chosen stand below.' + at_an_edge(rows, used)
-    )
-  return 'No validation split (config.data.validation_fraction=0), so nothing was chosen.'
+  used = [key for key in keys if key in tuned]
+  if all(row['validation'] is None for row in rows):
+    return 'No validation accuracy (config.data.validation_fraction), so nothing was chosen.'
+  if not used:
+    return 'Every setting is compared: there was nothing for validation to choose.'
+  after = ', of values with which fewest runs diverged' * any(row['failed'] for row in rows)
+  return (
+    f'{", ".join(used)}: chosen for each setting by validation accuracy{after}; test examples had '
+    'no say. Rows that were not chosen stand below.' + at_an_edge(rows, keys, used)
+  )
 
 
-def at_an_edge(rows: list[dict[str, Any]], used: list[str]) -> str:
-  """Which settings chose the least or the most of what was tried, and might want more."""
+def at_an_edge(rows: list[dict[str, Any]], keys: list[str], used: list[str]) -> str:
+  """Which settings chose the least or the most of what was tried for them, and might want more."""
   told = []
-  for key in used:
-    tried = {row[key] for row in rows if isinstance(row[key], int | float)}
-    edges = {min(tried), max(tried)} if len(tried) > 2 else set()
-    told += [f'{row["setting"]} ({row[key]:g})' for row in rows
-             if row['chosen'] and row[key] in edges]  # fmt: skip
+  for members in groups_of(rows, [key for key in keys if key not in used]):
+    for key in used:
+      tried = {row[key] for row in members if isinstance(row[key], int | float)}
+      edges = {min(tried), max(tried)} if len(tried) > 2 else set()
+      told += [f'{row["setting"]} ({row[key]:g})' for row in members
+               if row['chosen'] and row[key] in edges]  # fmt: skip
   return f' At the edge of what was tried: {", ".join(told)}.' * bool(told)
 
 

@@ -97,14 +97,14 @@ def finish(run: Run) -> Run:
   Raises:
     ValueError: its folder belongs to a run of other settings.
   """
-  config, settled = run.config.to_dict(), run.scores() is not None or run.failure.exists()
-  if settled and (run.workdir / 'config.json').exists():
+  config = run.config.to_dict()
+  if run.is_finished and (run.workdir / 'config.json').exists():
     checkpoint.check_same(run.workdir, config)
   else:
     checkpoint.check_owner(run.workdir, config)
     logging.info('%s', run.name)
     attempt(run)
-  for name in ('checkpoints', 'model') if run.measured == HELD else ():
+  for name in () if run.kept else ('checkpoints', 'model'):
     shutil.rmtree(run.workdir / name, ignore_errors=True)
   return run
 

@@ -77,8 +77,8 @@ class Plan:
     config = self.config.copy_and_resolve_references()
     config.update_from_flattened_dict(left)
     name = f'learning_rate={rate:g},steps={steps}' + f',seed={seed}' * (not tuning)
-    where = self.workdir / task / kind / name
-    return Run(f'{task}: {name}', left, left, config, where, HELD if tuning else TESTED)
+    where, measured = self.workdir / task / kind / name, HELD if tuning else TESTED
+    return Run(f'{task}: {name}', left, left, config, where, measured, kept=not tuning)
 
 
 def base_config(source: str, data_dir: str | None, words: list[str]) -> tuple[Config, tuple]:
