@@ -522,6 +522,42 @@ def test_preprocessing_travels_through_a_folder_of_timm(tmp_path, fit):
   assert given == dataclasses.replace(seen, resize_small=small, std=(0.5,) * 3)
 
 
+@pytest.mark.parametrize(
+  ('name', 'variant', 'readout', 'labels'),
+  [
+    ('vit', 'digits/16', 'class_token', list('vwxyz')),
+    ('deit', 'digits/16-distilled', 'class_and_distillation', dict(enumerate('vwxyz'))),
+  ],
+)
+def test_a_folder_of_timm_without_arguments(tmp_path, name, variant, readout, labels):
+  """timm writes `model_args` only where they differ; what was seen and said stands elsewhere."""
+  section = dict(variant=variant, gelu='exact')
+  _, arrays = random_model(name, **section)
+  passport = about(section, name)
+  seen = dataclasses.replace(passport.preprocess, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))
+  passport = dataclasses.replace(passport, preprocess=seen)
+  weights.write_model(tmp_path / 'a', traverse_util.unflatten_dict(arrays, sep='/'), passport)
+  convert.convert(tmp_path / 'a', tmp_path / 'timm', 'timm')
+  config = json.loads((tmp_path / 'timm/config.json').read_text())
+  del config['model_args']
+  (tmp_path / 'timm/config.json').write_text(json.dumps(config | {'label_names': labels}))
+  given = passport_of(tmp_path / 'timm')
+  assert (given.preprocess, given.class_names) == (seen, list('vwxyz'))
+  assert given.readout == readout
+
+
+def test_pixel_values_that_nobody_says_are_called_a_guess(tmp_path):
+  _, arrays = random_model(gelu='exact')
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about({'gelu': 'exact'}))
+  convert.convert(tmp_path / 'a', tmp_path / 'b.safetensors', 'timm')
+  assert not convert.inspect(tmp_path / 'b.safetensors')['notes']  # The passport knows.
+  (tmp_path / 'b.safetensors.json').unlink()
+  assert any(
+    '0.5, are a guess' in note for note in convert.inspect(tmp_path / 'b.safetensors')['notes']
+  )
+
+
 def test_a_passport_that_cannot_be_read_is_named(tmp_path):
   _, arrays = random_model()
   folder, tree = tmp_path / 'm', traverse_util.unflatten_dict(arrays, sep='/')

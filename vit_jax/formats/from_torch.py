@@ -23,6 +23,10 @@ GELU = {
   'gelu': 'exact', 'gelu_python': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh',
   'quick_gelu': 'quick',
 }  # fmt: skip
+GUESSED = (
+  'pixel values, mean and deviation 0.5, are a guess: nothing beside the weights says them; put '
+  'the config.json or preprocessor_config.json of their library there'
+)
 GATED = 'the gated MLP is taken for SwiGLU, the gate before the value'
 RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Buffers and heads of pre-training that no classifier computes with.
@@ -80,6 +84,7 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   model['readout'] = settings.get('readout', dinov2.readout_of(ours) or model['readout'])
   trained = 'dist' in ours or own or family == 'huggingface_dinov2'
   seen = preprocess_of(family, settings, trained)
+  notes += (GUESSED,) * (seen == weights.HALF)
   labels = class_names(settings) if model['num_classes'] else None
   return weights.Weights(ours, family, model, seen, labels, notes)
 
@@ -218,14 +223,13 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
       read = json.loads((folder / name).read_text())
       keys = ('size', 'image_size') if name.startswith('pre') else ()
       settings |= {key: value for key, value in read.items() if key not in keys[1:]}
-  if 'model_args' in settings:
-    return from_timm(settings)
-  return settings
+  # timm writes arguments only where they differ from the architecture's own.
+  return from_timm(settings) if {'model_args', 'pretrained_cfg'} & settings.keys() else settings
 
 
 def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   """timm's config.json with the words of Hugging Face's."""
-  given, trained = settings['model_args'], settings.get('pretrained_cfg', {})
+  given, trained = settings.get('model_args', {}), settings.get('pretrained_cfg', {})
   words = {'gelu_tanh': 'gelu_pytorch_tanh'}
   act = given.get('act_layer', 'gelu')
   made: dict[str, Any] = {'hidden_act': words.get(act, act)}
@@ -233,6 +237,7 @@ def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   made |= {there: given[here] for here, there in same.items() if here in given}
   made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
   made |= timm_crop(trained) if 'input_size' in trained else {}
-  if settings.get('label_names'):
-    made['id2label'] = {str(i): name for i, name in enumerate(settings['label_names'])}
-  return made | {'readout': 'mean' if given.get('global_pool') == 'avg' else 'class_token'}
+  if names := settings.get('label_names'):  # By number where numbers are left out.
+    made['id2label'] = names if isinstance(names, dict) else dict(enumerate(names))
+  pool = given.get('global_pool', settings.get('global_pool'))
+  return made | ({'readout': 'mean'} if pool == 'avg' else {})  # Else the arrays tell.
