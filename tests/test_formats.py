@@ -310,6 +310,43 @@ def test_what_a_target_cannot_hold_is_refused(tmp_path, target, section, words):
   assert model.num_classes == 5
 
 
+def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
+  """What another target left there would be taken for the new one."""
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  for name, scale in (('a', 1.0), ('b', 2.0)):
+    tree = traverse_util.unflatten_dict({n: x * scale for n, x in arrays.items()}, sep='/')
+    weights.write_model(tmp_path / name, tree, about(section))
+  a, b, to = (tmp_path / name for name in ('a', 'b', 'to'))
+  convert.convert(a, to, 'vit_jax')
+  with pytest.raises(ValueError, match=r'other things.*weights\.npz'):
+    convert.convert(b, to, 'huggingface')
+  convert.convert(b, to, 'vit_jax')
+  head = weights.open_source(to).arrays['head/kernel'].load()
+  np.testing.assert_array_equal(head, 2 * arrays['head/kernel'])
+  for target, place, words in [
+    ('vit_jax', a, 'itself lies'), ('official', a / 'weights.npz', 'itself lies'),
+    ('official', a, 'itself lies'), ('official', to, 'writes a file'),
+    ('timm', b / 'model.json', 'writes a folder'),
+  ]:  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+      convert.convert(a / 'weights.npz' if target == 'official' else a, place, target)
+  convert.convert(a, tmp_path / 'hub', 'huggingface')
+  with pytest.raises(ValueError, match='itself lies'):
+    convert.convert(tmp_path / 'hub', tmp_path / 'hub/.', 'timm')
+
+
+def test_a_program_that_lies_beside_weights_is_not_run(tmp_path):
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section))
+  convert.convert(tmp_path / 'a', tmp_path / 'to', 'huggingface')
+  (tmp_path / 'to/load.py').write_text('raise SystemError')
+  rows = convert.check(tmp_path / 'a', tmp_path / 'to')
+  assert max(row['difference'] for row in rows) == 0
+
+
 def about(section, name='vit'):
   known = models.complete(defaults.part('model', name).to_dict() | SIZES | section)
   seen = {'image_size': known['image_size'], 'channels': known['channels'], 'resize': 'bilinear'}
@@ -321,7 +358,7 @@ def about(section, name='vit'):
 
 def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
   convert.convert(str(trained), tmp_path / 'out', 'stablehlo', False)
-  rows = stablehlo.check(str(trained), tmp_path / 'out')
+  rows = convert.check(str(trained), tmp_path / 'out')
   assert rows[0]['difference'] < 1e-5
   loader = (tmp_path / 'out/load.py').read_text()
   assert 'vit_jax' not in loader

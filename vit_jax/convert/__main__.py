@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     return
   convert(source, to, options.to, options.accept_loss)
   if options.check:
-    for row in check(source, to) + check_theirs(source, to, options.to):
+    for row in check(source, to, options.to) + check_theirs(source, to, options.to):
       print(json.dumps(row) if options.json else f'{row["place"]:20} {row["difference"]:.1e}')
 
 

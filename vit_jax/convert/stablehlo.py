@@ -39,13 +39,7 @@ model = lambda images: exported.call(params, images)  # uint8 (batch, height, wi
 
 
 def write(predictor: predict.Predictor, to: pathlib.Path) -> None:
-  """Writes the folder `to`; nothing is left of it after an error.
-
-  Raises:
-    ValueError: `to` is a file.
-  """
-  if to.is_file():
-    raise ValueError(f'{to} is a file; --to=stablehlo writes a folder')
+  """Writes the folder `to`; nothing is left of it after an error."""
   params: dict[str, Any] = traverse_util.flatten_dict(predictor.params, sep='/')
   exported = export(predictor, params)
   to.mkdir(parents=True, exist_ok=True)

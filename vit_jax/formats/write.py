@@ -15,6 +15,11 @@ from vit_jax.formats.files import Arrays
 from vit_jax.runtime import atomic, optional
 
 Sizes = dict[str, Any]
+# By target that makes a folder, all that it writes there.
+FOLDERS = {
+  'timm': ('config.json', 'model.safetensors'),
+  'huggingface': ('config.json', 'preprocessor_config.json', 'model.safetensors'),
+}
 
 
 def is_folder(target: str, to: pathlib.Path) -> bool:
