@@ -365,6 +365,34 @@ def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
   assert len(loader.splitlines()) <= 15
 
 
+# The smallest model of each family, beside pictures of 16 x 16 in colour.
+SMALLEST = {
+  'vit': {'variant': 'mu/4'},
+  'deit': {'variant': 'mu/4-distilled'},
+  'hybrid': {'variant': 'R5+digits/4', 'image_size': (32, 32)},
+  'axial': {'variant': 'mu/4'},
+  'swin': {'variant': 'digits/2', 'window': 3},
+  'bit': {'variant': 'R8x1'},
+  'axial_resnet': {'variant': 'R8x1'},
+  'sasa': {'variant': 'digits', 'kernel': 3},
+  'cordonnier': {'variant': 'digits/2'},
+  'igpt': {'variant': 'mu', 'clusters': 9, 'image_size': (4, 4)},
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [x if x in ('swin', 'igpt') else pytest.param(x, marks=pytest.mark.slow) for x in models.MODELS],
+)
+def test_stablehlo_of_every_family_takes_any_batch(name):
+  section = {'image_size': (16, 16)} | SMALLEST[name]
+  _, arrays = random_model(name, **section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  exported = stablehlo.export(predict.Predictor(tree, about(section, name)), arrays)
+  (logits,) = exported.out_avals
+  assert not isinstance(logits.shape[0], int) and logits.shape[1] == 5
+
+
 def test_the_command(quick, trained, tmp_path):
   out = tmp_path / 'hf'
   done = quick(
