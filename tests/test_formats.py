@@ -2,9 +2,12 @@
 
 import collections
 import dataclasses
+import io
 import json
 import pickle
 import re
+import sys
+import types
 import zipfile
 
 from conftest import ROOT, SMALL
@@ -182,6 +185,66 @@ def test_a_pickle_with_code_is_refused(tmp_path, capsys):
   with pytest.raises(ValueError, match='Python objects'):
     files.open_file(tmp_path / 'c.npz')
   assert 'this ran' not in capsys.readouterr().out
+
+
+class Rebuilt:
+  """A tensor as torch pickles one, of any numbers."""
+
+  def __init__(self, *place):
+    self.place = place
+
+  def __reduce__(self):
+    return TORCH['_rebuild_tensor_v2'], (Stored(), *self.place, False, {})
+
+
+class Stored:
+  """The storage '0', of 20 floats."""
+
+
+TORCH = {}
+
+
+class TorchPickler(pickle.Pickler):
+  def persistent_id(self, obj):
+    return ('storage', TORCH['FloatStorage'], '0', 'cpu', 20) if isinstance(obj, Stored) else None
+
+
+@pytest.fixture
+def torch_names(monkeypatch):
+  """Functions that pickle as torch's own, without torch."""
+  for module, name in (('torch', 'FloatStorage'), ('torch._utils', '_rebuild_tensor_v2')):
+    fake = type(name, (), {'__module__': module})
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: fake}))
+    monkeypatch.setitem(TORCH, name, fake)
+
+
+@pytest.mark.parametrize(
+  ('name', 'place', 'words'),
+  [
+    ('w', (1, (3, 2), (6, 1)), None),
+    ('w', (-4, (24,), (1,)), 'beyond'),
+    ('w', (0, (21,), (1,)), 'beyond'),
+    ('w', (19, (-5,), (1,)), 'beyond'),
+    ('w', (19, (2,), (-1,)), 'beyond'),
+    ('w', (-1, (0,), (1,)), 'beyond'),
+    ('w', (1.5, (2,), (1,)), 'damaged'),
+    ('w', (0, ('2',), (1,)), 'damaged'),
+    (5, (0, (2,), (1,)), 'damaged'),
+  ],
+)
+def test_a_tensor_stays_within_its_storage(tmp_path, torch_names, name, place, words):
+  """Also before its start: what lies there in memory is none of the file."""
+  content = io.BytesIO()
+  TorchPickler(content, 2).dump({name: Rebuilt(*place)})
+  torch_zip(tmp_path / 'a.pth', content.getvalue())
+  with zipfile.ZipFile(tmp_path / 'a.pth', 'a') as archive:
+    archive.writestr('archive/data/0', np.arange(20, dtype=np.float32).tobytes())
+  if words is None:
+    found = files.open_file(tmp_path / 'a.pth')[name].load()
+    np.testing.assert_array_equal(found, [[1, 2], [7, 8], [13, 14]])
+    return
+  with pytest.raises(ValueError, match=rf'a\.pth: .*{words}'):
+    files.open_file(tmp_path / 'a.pth')
 
 
 def test_an_entry_that_claims_too_much(official):
