@@ -15,6 +15,7 @@ from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
+from peers import need
 import pytest
 import scipy.ndimage
 
@@ -132,6 +133,28 @@ def test_resnets(tmp_path, name, variant):
   passport = passport_of(path)
   assert (passport.model['name'], passport.model['variant']) == (name, variant)
   assert np.isfinite(logits(path)).all()
+
+
+@pytest.mark.parametrize('kind', ['npz', 'safetensors'])
+@pytest.mark.parametrize(
+  'target', ['official', 'timm', pytest.param('pth', marks=pytest.mark.slow)]
+)
+def test_bfloat16_is_read_and_written_as_float32(tmp_path, kind, target):
+  _, arrays = random_model(variant='mu/4', image_size=(8, 8))
+  half = {name: x.astype(jnp.bfloat16) for name, x in arrays.items()}
+  source = tmp_path / f'half.{kind}'
+  if kind == 'npz':
+    np.savez(source, **half)
+  else:
+    files.write_safetensors(source, {name: Entry.of(x) for name, x in half.items()}, {})
+  if target == 'pth':
+    need('torch')
+  to = tmp_path / (TARGETS | {'pth': 'w.pth'})[target]
+  convert.convert(source, to, target, accept_loss=True)
+  opened = weights.open_source(to)
+  assert {entry.dtype for entry in opened.arrays.values()} == {np.dtype(np.float32)}
+  for name, x in opened.flat().items():
+    np.testing.assert_array_equal(x, half[name].astype(np.float32), name)
 
 
 def spoil(arrays, how):

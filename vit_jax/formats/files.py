@@ -27,6 +27,11 @@ class Entry(NamedTuple):
   def of(cls, array: np.ndarray) -> 'Entry':
     return cls(array.shape, array.dtype, lambda: array)
 
+  def in_float32(self) -> 'Entry':
+    """The same in float32, whatever the file has."""
+    dtype = np.dtype(np.float32)
+    return Entry(self.shape, dtype, lambda: np.asarray(self.load(), dtype))
+
 
 Arrays = dict[str, Entry]
 
@@ -74,6 +79,8 @@ def open_npz(path: pathlib.Path) -> Arrays:
         raise ValueError(
           f'{info.filename} claims {dtype} {shape}, {size:,} bytes, but has {info.file_size:,}'
         )
+      if dtype == VOID:
+        dtype = DTYPES['BF16']
       name = info.filename.removesuffix('.npy')
       arrays[name] = Entry(shape, dtype, _npz_loader(path, info.filename))
   return arrays
@@ -96,7 +103,8 @@ def _npz_loader(path: pathlib.Path, name: str) -> Callable[[], np.ndarray]:
   def load() -> np.ndarray:
     with zipfile.ZipFile(path) as archive, archive.open(name) as file:
       try:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        return array.view(DTYPES['BF16']) if array.dtype == VOID else array
       except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise ValueError(f'{path}: {name} is damaged ({error})') from None
 
@@ -137,6 +145,7 @@ def _dtypes() -> dict[str, np.dtype]:
 
 DTYPES = _dtypes()
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+VOID = np.dtype('V2')  # What a .npz makes of bfloat16, which NumPy does not know.
 
 
 def write_npz(path: pathlib.Path, arrays: Arrays) -> None:

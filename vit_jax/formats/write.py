@@ -44,6 +44,8 @@ def check(
 def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.Path) -> None:
   """Writes `to`: a file, or for Hugging Face (and timm, unless it is named .safetensors) a folder.
 
+  Every array is written in float32, which all targets read.
+
   Args:
     target: official, timm, torchvision, huggingface, or pth (timm's names, a Swin's official ones).
     arrays: under our names.
@@ -54,9 +56,9 @@ def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.
   Raises:
     ValueError: arrays have no place there, or torch is missing.
   """
-  made = holds.renamed(
-    holds.names_of(target, passport.model['name']), arrays, passport.model['name']
-  )
+  family = passport.model['name']
+  full = {name: entry.in_float32() for name, entry in arrays.items()}
+  made = holds.renamed(holds.names_of(target, family), full, family)
   if is_folder(target, to):
     settings = holds.settings(target, passport, sizes)
     files.write_safetensors(to / 'model.safetensors', made, {'format': 'pt'})
