@@ -363,6 +363,42 @@ def test_surgery(official, section, new, done):
   np.testing.assert_array_equal(given[untouched], arrays[untouched])
 
 
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_flipped_bytes_are_refused_by_name(tmp_path, save):
+  """Any byte of an archive may be wrong: what is no array any more is one line with the file."""
+  path, rng = tmp_path / 'w.npz', np.random.default_rng(0)
+  save(path, a=rng.standard_normal((3, 2)).astype(np.float32))
+  content, said = path.read_bytes(), []
+  for place in range(len(content)):
+    path.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+    try:
+      [entry.load() for entry in files.open_file(path).values()]
+    except ValueError as error:
+      said.append(str(error))
+  assert said and all('w.npz' in line for line in said)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'words'),
+  [
+    ('config.json', '[3]', 'holds a list instead of an object'),
+    ('config.json', '{"a": ', 'is damaged'),
+    ('preprocessor_config.json', '"x"', 'holds a str instead'),
+    ('model.safetensors.index.json', '[]', 'holds a list instead'),
+    ('model.safetensors.index.json', '{}', 'has no weight_map'),
+  ],
+)
+def test_damaged_settings_are_named(tmp_path, name, text, words):
+  _, arrays = random_model()
+  files.write_safetensors(
+    tmp_path / 'model.safetensors', {n: Entry.of(x) for n, x in arrays.items()}, {}
+  )
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ValueError, match=rf'{re.escape(name)} {words}'):
+    weights.open_source(tmp_path)
+
+
 def test_a_class_token_is_added(tmp_path):
   _, arrays = random_model(readout='mean', class_token=False)
   path = write(tmp_path / 'w.npz', arrays)
@@ -719,6 +755,8 @@ def test_a_passport_that_cannot_be_read_is_named(tmp_path):
     'damaged': path.read_text()[:200],
     'format 2': json.dumps(content | {'format': 2}),
     'no model': json.dumps({'format': 1}),
+    'no preprocess': json.dumps(content | {'preprocess': 3}),
+    '1 class names for 5 logits': json.dumps(content | {'class_names': ['one']}),
     'instead of an object': '[]',
     'later version: future': json.dumps(content | {'model': content['model'] | {'future': 1}}),
     'preprocessing of a later version: tilt': json.dumps(

@@ -3,6 +3,7 @@
 import json
 
 from conftest import small_config
+from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import vit_jax
 from vit_jax import defaults, models, train, weights
 from vit_jax.convert import check_theirs, convert
+from vit_jax.formats import swin as formats
+from vit_jax.formats.files import Entry
 from vit_jax.models import swin, windows
 
 # arXiv:2103.14030 and the official code, at 1,000 and 21,841 classes; 10^9 multiply-adds (the
@@ -289,6 +292,16 @@ def test_grey_pictures_without_a_passport(tmp_path):
   assert found.model['channels'] == 1 and found.model['image_size'] == (8, 8)
   assert found.preprocess.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
   assert 'averaged' in found.origin['notes'][0]
+
+
+def test_a_file_without_its_first_kernel_is_refused():
+  flat = traverse_util.flatten_dict(shapes(build()), sep='/')
+  entries = {name: Entry.of(np.zeros(x.shape, np.float32)) for name, x in flat.items()}
+  theirs = formats.renamed('timm', entries)
+  assert formats.open_weights(theirs, {}).model['width'] == 32
+  del theirs['patch_embed.proj.weight']
+  with pytest.raises(ValueError, match=r'missing.*embedding/kernel'):
+    formats.open_weights(theirs, {})
 
 
 def test_what_others_cannot_hold_is_said(tmp_path):

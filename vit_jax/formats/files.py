@@ -7,6 +7,7 @@ from collections.abc import Callable
 import json
 import pathlib
 import struct
+import tokenize
 from typing import Any, NamedTuple
 import zipfile
 
@@ -60,7 +61,7 @@ def open_file(path: pathlib.Path) -> Arrays:
         "an old torch file (before 1.6), a pickle that could run code; save it again with today's "
         'torch: torch.save(torch.load(PATH, weights_only=True), NEW)'
       )
-  except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, struct.error) as error:
+  except (*torch_file.DAMAGED, OSError, struct.error) as error:
     raise ValueError(f'{path}: {error}') from None
   raise ValueError(f'{path} is no weight file: neither .npz nor .safetensors nor .pth')
 
@@ -95,18 +96,18 @@ def read_header(file, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
       (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
     return read(file)
-  except (ValueError, KeyError) as error:
+  except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as error:
     raise ValueError(f'{name} is not an array ({error})') from None
 
 
 def _npz_loader(path: pathlib.Path, name: str) -> Callable[[], np.ndarray]:
   def load() -> np.ndarray:
-    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-      try:
+    try:
+      with zipfile.ZipFile(path) as archive, archive.open(name) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
-        return array.view(DTYPES['BF16']) if array.dtype == VOID else array
-      except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    except torch_file.DAMAGED as error:
+      raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    return array.view(DTYPES['BF16']) if array.dtype == VOID else array
 
   return load
 

@@ -1,6 +1,5 @@
 """Reads ViTs of timm, torchvision and Hugging Face; names.py has the tables."""
 
-import json
 import math
 import pathlib
 import re
@@ -204,8 +203,10 @@ def open_folder(path: pathlib.Path) -> tuple[Arrays, dict[str, Any]]:
   index = path / 'model.safetensors.index.json'
   found = ['model.safetensors', 'pytorch_model.bin']
   if index.exists():
-    found = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    for name in found:
+    shards = configs.read(index).get('weight_map')
+    if not isinstance(shards, dict):
+      raise ValueError(f'{index} has no weight_map, the file of each array')
+    for name in sorted(set(shards.values())):
       arrays |= files.open_file(path / name)
   else:
     there = [path / name for name in found if (path / name).exists()]
@@ -220,7 +221,7 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
   settings: dict[str, Any] = {}
   for name in ('preprocessor_config.json', 'config.json'):
     if (folder / name).exists():
-      read = json.loads((folder / name).read_text())
+      read = configs.read(folder / name)
       keys = ('size', 'image_size') if name.startswith('pre') else ()
       settings |= {key: value for key, value in read.items() if key not in keys[1:]}
   # timm writes arguments only where they differ from the architecture's own.

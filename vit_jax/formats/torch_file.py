@@ -12,6 +12,7 @@ import pathlib
 import pickle
 from typing import Any
 import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +23,8 @@ DTYPES = {
   'ShortStorage': np.int16, 'CharStorage': np.int8, 'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }  # fmt: skip
+# What reading an archive raises that is damaged, or packed in a way that Python does not know.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError)
 # Files keep the state beside others under such names.
 WRAPPERS = ('model', 'state_dict', 'model_state_dict', 'model_ema', 'state_dict_ema', 'module')
 
@@ -125,11 +128,11 @@ def check(name: str, tensor: Tensor, size: int) -> None:
 
 def loader(path: pathlib.Path, name: str, tensor: Tensor) -> Callable[[], np.ndarray]:
   def load() -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-      try:
+    try:
+      with zipfile.ZipFile(path) as archive:
         flat = np.frombuffer(archive.read(name), tensor.dtype)
-      except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    except DAMAGED as error:
+      raise ValueError(f'{path}: {name} is damaged ({error})') from None
     strides = [stride * tensor.dtype.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
 

@@ -1,5 +1,6 @@
 """What a weight file holds, once its names are ours; and what no model of ours can hold."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 import re
@@ -55,6 +56,12 @@ def for_channels(found: Weights) -> Weights:
   one = {key: (sum(values) / len(values),) for key, values in spread.items()}
   note = f'{channels} channels: mean and deviation of pixels are those of RGB, averaged'
   return dataclasses.replace(found, preprocess=seen | one, notes=(*found.notes, note))
+
+
+def check_class_names(names: Sequence[str] | None, count: int | None) -> None:
+  """Raises a ValueError where there are names, but not one for each of `count` logits."""
+  if names is not None and count is not None and len(names) != count:
+    raise ValueError(f'{len(names)} class names for {count} logits')
 
 
 def parts_of(unknown: set[str]) -> str:

@@ -268,8 +268,8 @@ def check_values(section: dict[str, Any]) -> None:
   width, num_heads = section['width'], section['num_heads']
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
-  for key in ('layer_scale', 'registers'):
-    if section[key] < 0:
+  for key in ('layer_scale', 'registers', 'pre_logits'):
+    if (section.get(key) or 0) < 0:
       raise ValueError(f'config.model.{key}={section[key]} must be at least 0: none')
   check_choice('config.model.remat', section['remat'], encoder.REMAT)
   position.check(section)
