@@ -13,6 +13,7 @@ import pytest
 import vit_jax
 from vit_jax import defaults, models, train, weights
 from vit_jax.convert import check_theirs, convert
+from vit_jax.formats import holds
 from vit_jax.formats import swin as formats
 from vit_jax.formats.files import Entry
 from vit_jax.models import swin, windows
@@ -313,6 +314,17 @@ def test_what_others_cannot_hold_is_said(tmp_path):
     with pytest.raises(ValueError, match=words):
       convert(str(tmp_path / 'run'), tmp_path / 'to', target, False)
   assert not (tmp_path / 'to').exists()
+
+
+@pytest.mark.parametrize('target', ['timm', 'torchvision', 'official', 'huggingface'])
+def test_a_border_that_patches_do_not_fill_is_said(target):
+  """Only Hugging Face's fills it up as ours; the others' convolution rounds down."""
+  section = models.complete({**defaults.part('model', 'swin'), 'name': 'swin', 'variant': 'T/4'})
+  for size, lost in (((224, 224), False), ((226, 224), target != 'huggingface')):
+    model = section | {'image_size': size}
+    found = holds.HOLDERS['swin'].losses(target, model, {})
+    assert any('cuts off the border' in words for words in found) == lost
+    assert len(found) == lost
 
 
 def test_a_page_of_sizes():
