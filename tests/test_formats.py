@@ -324,8 +324,20 @@ def test_positions_as_torch(old, new, method):
   np.testing.assert_allclose(given, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(('old', 'new'), [(13, 23), (23, 13), (13, 13), (3, 1)])
+def test_tables_of_offsets_as_torch(old, new):
+  """As the official Swin moves to another window: without antialiasing, the border repeated."""
+  torch = pytest.importorskip('torch')
+  table = np.random.default_rng(0).standard_normal((old**2, 3)).astype(np.float32)
+  given = resample.offsets(table, new**2)
+  grid = torch.from_numpy(table.reshape(1, old, old, 3)).permute(0, 3, 1, 2)
+  expected = torch.nn.functional.interpolate(grid, size=(new, new), mode='bicubic')
+  expected = expected[0].permute(1, 2, 0).numpy().reshape(-1, 3)
+  np.testing.assert_allclose(given, expected, atol=1e-5)
+
+
 def test_kernels_for_other_channels():
-  """A grey picture gives the same through the sum; a constant one the same through any number."""
+  """A grey picture gives the same through the sum, a constant one through a multiple."""
   kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 8)).astype(np.float32)
   grey = resample.channels(kernel, 1)
   np.testing.assert_allclose(grey[:, :, 0], kernel.sum(2), atol=1e-6)
