@@ -22,6 +22,7 @@ import scipy.ndimage
 from vit_jax import convert, defaults, experiment, models, predict, weights
 from vit_jax.convert import stablehlo
 from vit_jax.formats import adapt, files, holds, resample
+from vit_jax.formats import write as writing
 from vit_jax.formats.files import Entry
 
 SIZES = dict(variant='digits/16', image_size=(48, 48), channels=3, num_classes=5)
@@ -470,6 +471,33 @@ def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
     convert.convert(tmp_path / 'hub', tmp_path / 'hub/.', 'timm')
 
 
+@pytest.mark.parametrize(
+  ('target', 'name', 'settings'),
+  [('official', 'w.npz', 'w.npz.json'), ('huggingface', 'hf', 'hf/config.json')],
+)
+def test_a_crash_leaves_no_old_settings_beside_new_arrays(
+  tmp_path, monkeypatch, target, name, settings
+):
+  section = dict(variant='mu/4', image_size=(8, 8), gelu='tanh')
+  model, arrays = random_model(**section)
+  passport, to = about(section), tmp_path / name
+  own = {n: Entry.of(x) for n, x in arrays.items()}
+  write = lambda given: writing.write(target, given, passport, model.sizes(), to)  # noqa: E731
+  write(own)
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+  def broken():
+    raise OSError('no space left')
+
+  with pytest.raises(OSError, match='no space left'):
+    write(own | {'cls': own['cls']._replace(load=broken)})
+  assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
+  monkeypatch.setattr(writing.atomic, 'write_text', lambda *_: broken())
+  with pytest.raises(OSError, match='no space left'):
+    write({n: Entry.of(2 * x) for n, x in arrays.items()})
+  assert not (tmp_path / settings).exists()
+
+
 def test_a_program_that_lies_beside_weights_is_not_run(tmp_path):
   section = dict(variant='mu/4', image_size=(8, 8))
   _, arrays = random_model(**section)
@@ -490,13 +518,17 @@ def about(section, name='vit'):
   })  # fmt: skip
 
 
-def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
+def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path, monkeypatch):
   convert.convert(str(trained), tmp_path / 'out', 'stablehlo', False)
   rows = convert.check(str(trained), tmp_path / 'out')
   assert rows[0]['difference'] < 1e-5
   loader = (tmp_path / 'out/load.py').read_text()
   assert 'vit_jax' not in loader
   assert len(loader.splitlines()) <= 15
+  monkeypatch.setattr(stablehlo, 'export', lambda *_: types.SimpleNamespace())
+  with pytest.raises(AttributeError):  # A crash between new weights and a new program
+    convert.convert(trained, tmp_path / 'out', 'stablehlo')
+  assert not (tmp_path / 'out/load.py').exists()  # leaves nothing that runs.
 
 
 # The smallest model of each family, beside pictures of 16 x 16 in colour.
