@@ -20,6 +20,7 @@ import pytest
 import scipy.ndimage
 
 from vit_jax import convert, defaults, experiment, models, predict, weights
+from vit_jax.convert import __main__ as command
 from vit_jax.convert import stablehlo
 from vit_jax.formats import adapt, files, holds, resample
 from vit_jax.formats import write as writing
@@ -496,6 +497,28 @@ def test_a_crash_leaves_no_old_settings_beside_new_arrays(
   with pytest.raises(OSError, match='no space left'):
     write({n: Entry.of(2 * x) for n, x in arrays.items()})
   assert not (tmp_path / settings).exists()
+
+
+@pytest.mark.parametrize('changed', [1.0, np.nan, 1.01])
+def test_check_ends_in_an_error_above_its_limit(tmp_path, capsys, monkeypatch, changed):
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section))
+  right = files.write_npz
+
+  def wrong(path, given):
+    head = Entry.of(changed * arrays['head/kernel'])
+    right(path, given | {'head/kernel': head})
+
+  monkeypatch.setitem(writing.WRITERS, 'official', wrong)
+  words = [str(tmp_path / 'a'), str(tmp_path / 'b.npz'), '--to=official', '--check']
+  if changed == 1:
+    command.main(words)
+  else:
+    with pytest.raises(SystemExit, match=r'error: .* logits is off by (nan|\d\.\de-\d+) .* 1e-03'):
+      command.main(words)
+  assert 'logits' in capsys.readouterr().out
 
 
 def test_a_program_that_lies_beside_weights_is_not_run(tmp_path):

@@ -16,6 +16,9 @@ from vit_jax.runtime.choices import check_choice
 
 Place = str | pathlib.Path  # A run, a file, a folder; as a source, an address too.
 TARGETS = ('vit_jax', 'official', 'timm', 'torchvision', 'huggingface', 'pth', 'stablehlo')
+# What `--check` bears, in standard deviations. Right exports differ by at most a fifth of it (see
+# README), those with heads interleaved, a grid turned round or a bias left out by more.
+LIMIT = 1e-3
 # By target that makes a folder, all that it writes there.
 FOLDERS = write.FOLDERS | {'vit_jax': ('weights.npz', 'model.json'), 'stablehlo': stablehlo.FILES}
 
@@ -128,6 +131,20 @@ def check_theirs(source: Place, to: Place, target: str) -> list[dict[str, Any]]:
     return []
   images = pictures(model['image_size'], model['channels'])
   return [peers.check(source, pathlib.Path(to), target, images)]
+
+
+def check_equal(rows: list[dict[str, Any]]) -> None:
+  """Raises a ValueError where a difference is above `LIMIT`, or no number.
+
+  Args:
+    rows: of `check` and `check_theirs`.
+  """
+  off = [row for row in rows if not row['difference'] <= LIMIT]
+  if off:
+    raise ValueError(
+      f'what was written computes something else: {off[0]["place"]} is off by '
+      f'{off[0]["difference"]:.1e} standard deviations, more than {LIMIT:.0e}'
+    )
 
 
 def inspect(source: Place) -> dict[str, Any]:
