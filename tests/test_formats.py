@@ -22,6 +22,7 @@ import scipy.ndimage
 from vit_jax import convert, defaults, experiment, models, predict, weights
 from vit_jax.convert import __main__ as command
 from vit_jax.convert import stablehlo
+from vit_jax.data.preprocess import Preprocess
 from vit_jax.formats import adapt, files, holds, resample
 from vit_jax.formats import write as writing
 from vit_jax.formats.files import Entry
@@ -798,6 +799,25 @@ def test_a_folder_of_timm_without_arguments(tmp_path, name, variant, readout, la
   given = passport_of(tmp_path / 'timm')
   assert (given.preprocess, given.class_names) == (seen, list('vwxyz'))
   assert given.readout == readout
+
+
+def test_a_bit_of_timm_is_seen_as_its_settings_say(tmp_path):
+  section = dict(variant='R8x1', image_size=(32, 32), standardise='timm')
+  _, arrays = random_model('bit', **section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section, 'bit'))
+  convert.convert(tmp_path / 'a', tmp_path / 'b/model.safetensors', 'timm')
+  (tmp_path / 'b/model.safetensors.json').unlink()
+  seen = dict(
+    input_size=[3, 48, 48], interpolation='bicubic', crop_pct=0.8, mean=[0.1] * 3, std=[0.2] * 3
+  )
+  config = {'architecture': 'resnetv2', 'label_names': list('vwxyz'), 'pretrained_cfg': seen}
+  (tmp_path / 'b/config.json').write_text(json.dumps(config))
+  given = passport_of(tmp_path / 'b')
+  assert given.preprocess == Preprocess(
+    (48, 48), 3, resize='bicubic', fit='crop', resize_small=60, mean=(0.1,) * 3, std=(0.2,) * 3
+  )
+  assert given.model['image_size'] == (48, 48) and given.class_names == list('vwxyz')
 
 
 def test_pixel_values_that_nobody_says_are_called_a_guess(tmp_path):

@@ -235,6 +235,7 @@ def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   act = given.get('act_layer', 'gelu')
   made: dict[str, Any] = {'hidden_act': words.get(act, act)}
   same = {'num_heads': 'num_attention_heads', 'img_size': 'image_size', 'patch_size': 'patch_size'}
+  made |= {'image_size': trained['input_size'][1:]} if 'input_size' in trained else {}
   made |= {there: given[here] for here, there in same.items() if here in given}
   made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
   made |= timm_crop(trained) if 'input_size' in trained else {}

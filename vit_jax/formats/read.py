@@ -42,7 +42,7 @@ def open_family(
 ) -> weights.Weights:
   """The weights, by the family that their names tell; arguments and errors are those of `read`."""
   if bit.recognise(arrays):
-    return bit.open_weights(arrays)
+    return bit.open_weights(arrays, settings)
   if swin.recognise(arrays):
     return swin.open_weights(arrays, settings)
   if official.recognise(arrays):

@@ -191,8 +191,7 @@ def seen(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 def image_size(settings: dict[str, Any], window: int) -> tuple[int, int]:
   """As the settings say; else 32 windows' sides, 224 and 384 as published."""
-  size = settings.get('image_size', 32 * window)
-  return (size, size) if isinstance(size, int) else (size[0], size[-1])
+  return weights.sides(settings.get('image_size', 32 * window))
 
 
 def stages_of(arrays: Arrays, library: Library) -> tuple[tuple[int, ...], tuple[int, ...]]:

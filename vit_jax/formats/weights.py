@@ -94,9 +94,13 @@ def grid_of(settings: dict[str, Any]) -> tuple[int, int] | None:
   """Patches as (height, width), where the settings say."""
   if 'image_size' not in settings or 'patch_size' not in settings:
     return None
-  sides = settings['image_size'], settings['patch_size']
-  image, patch = ((x, x) if isinstance(x, int) else (x[0], x[-1]) for x in sides)
+  image, patch = sides(settings['image_size']), sides(settings['patch_size'])
   return image[0] // patch[0], image[1] // patch[1]
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+  """(height, width) of what settings give as one side or as both."""
+  return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
 def is_gated(arrays: Arrays) -> bool:
