@@ -99,6 +99,13 @@ def test_how_it_starts():
       assert 0.015 < np.std(x) < 0.025, name
 
 
+def test_both_heads_start_at_the_bias_that_is_asked_for():
+  model = build(head_bias=-10.0)
+  heads = ('head', 'head_dist')
+  make = jax.jit(lambda key: [models.init(model, key)[name]['bias'] for name in heads])
+  np.testing.assert_array_equal(make(jax.random.key(0)), np.full((2, 10), -10.0))
+
+
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory):
   """A teacher that sees the digits at 16 x 16 pixels, in normalisation of its own."""

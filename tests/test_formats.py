@@ -2,9 +2,12 @@
 
 import collections
 import dataclasses
+import io
 import json
 import pickle
 import re
+import sys
+import types
 import zipfile
 
 from conftest import ROOT, SMALL
@@ -12,12 +15,16 @@ from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
+from peers import need
 import pytest
 import scipy.ndimage
 
 from vit_jax import convert, defaults, experiment, models, predict, weights
+from vit_jax.convert import __main__ as command
 from vit_jax.convert import stablehlo
+from vit_jax.data.preprocess import Preprocess
 from vit_jax.formats import adapt, files, holds, resample
+from vit_jax.formats import write as writing
 from vit_jax.formats.files import Entry
 
 SIZES = dict(variant='digits/16', image_size=(48, 48), channels=3, num_classes=5)
@@ -131,6 +138,28 @@ def test_resnets(tmp_path, name, variant):
   assert np.isfinite(logits(path)).all()
 
 
+@pytest.mark.parametrize('kind', ['npz', 'safetensors'])
+@pytest.mark.parametrize(
+  'target', ['official', 'timm', pytest.param('pth', marks=pytest.mark.slow)]
+)
+def test_bfloat16_is_read_and_written_as_float32(tmp_path, kind, target):
+  _, arrays = random_model(variant='mu/4', image_size=(8, 8))
+  half = {name: x.astype(jnp.bfloat16) for name, x in arrays.items()}
+  source = tmp_path / f'half.{kind}'
+  if kind == 'npz':
+    np.savez(source, **half)
+  else:
+    files.write_safetensors(source, {name: Entry.of(x) for name, x in half.items()}, {})
+  if target == 'pth':
+    need('torch')
+  to = tmp_path / (TARGETS | {'pth': 'w.pth'})[target]
+  convert.convert(source, to, target, accept_loss=True)
+  opened = weights.open_source(to)
+  assert {entry.dtype for entry in opened.arrays.values()} == {np.dtype(np.float32)}
+  for name, x in opened.flat().items():
+    np.testing.assert_array_equal(x, half[name].astype(np.float32), name)
+
+
 def spoil(arrays, how):
   name = 'Transformer/encoderblock_3/MlpBlock_3/Dense_0/kernel'
   if how == 'missing':
@@ -182,6 +211,66 @@ def test_a_pickle_with_code_is_refused(tmp_path, capsys):
   with pytest.raises(ValueError, match='Python objects'):
     files.open_file(tmp_path / 'c.npz')
   assert 'this ran' not in capsys.readouterr().out
+
+
+class Rebuilt:
+  """A tensor as torch pickles one, of any numbers."""
+
+  def __init__(self, *place):
+    self.place = place
+
+  def __reduce__(self):
+    return TORCH['_rebuild_tensor_v2'], (Stored(), *self.place, False, {})
+
+
+class Stored:
+  """The storage '0', of 20 floats."""
+
+
+TORCH = {}
+
+
+class TorchPickler(pickle.Pickler):
+  def persistent_id(self, obj):
+    return ('storage', TORCH['FloatStorage'], '0', 'cpu', 20) if isinstance(obj, Stored) else None
+
+
+@pytest.fixture
+def torch_names(monkeypatch):
+  """Functions that pickle as torch's own, without torch."""
+  for module, name in (('torch', 'FloatStorage'), ('torch._utils', '_rebuild_tensor_v2')):
+    fake = type(name, (), {'__module__': module})
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: fake}))
+    monkeypatch.setitem(TORCH, name, fake)
+
+
+@pytest.mark.parametrize(
+  ('name', 'place', 'words'),
+  [
+    ('w', (1, (3, 2), (6, 1)), None),
+    ('w', (-4, (24,), (1,)), 'beyond'),
+    ('w', (0, (21,), (1,)), 'beyond'),
+    ('w', (19, (-5,), (1,)), 'beyond'),
+    ('w', (19, (2,), (-1,)), 'beyond'),
+    ('w', (-1, (0,), (1,)), 'beyond'),
+    ('w', (1.5, (2,), (1,)), 'damaged'),
+    ('w', (0, ('2',), (1,)), 'damaged'),
+    (5, (0, (2,), (1,)), 'damaged'),
+  ],
+)
+def test_a_tensor_stays_within_its_storage(tmp_path, torch_names, name, place, words):
+  """Also before its start: what lies there in memory is none of the file."""
+  content = io.BytesIO()
+  TorchPickler(content, 2).dump({name: Rebuilt(*place)})
+  torch_zip(tmp_path / 'a.pth', content.getvalue())
+  with zipfile.ZipFile(tmp_path / 'a.pth', 'a') as archive:
+    archive.writestr('archive/data/0', np.arange(20, dtype=np.float32).tobytes())
+  if words is None:
+    found = files.open_file(tmp_path / 'a.pth')[name].load()
+    np.testing.assert_array_equal(found, [[1, 2], [7, 8], [13, 14]])
+    return
+  with pytest.raises(ValueError, match=rf'a\.pth: .*{words}'):
+    files.open_file(tmp_path / 'a.pth')
 
 
 def test_an_entry_that_claims_too_much(official):
@@ -238,8 +327,20 @@ def test_positions_as_torch(old, new, method):
   np.testing.assert_allclose(given, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(('old', 'new'), [(13, 23), (23, 13), (13, 13), (3, 1)])
+def test_tables_of_offsets_as_torch(old, new):
+  """As the official Swin moves to another window: without antialiasing, the border repeated."""
+  torch = pytest.importorskip('torch')
+  table = np.random.default_rng(0).standard_normal((old**2, 3)).astype(np.float32)
+  given = resample.offsets(table, new**2)
+  grid = torch.from_numpy(table.reshape(1, old, old, 3)).permute(0, 3, 1, 2)
+  expected = torch.nn.functional.interpolate(grid, size=(new, new), mode='bicubic')
+  expected = expected[0].permute(1, 2, 0).numpy().reshape(-1, 3)
+  np.testing.assert_allclose(given, expected, atol=1e-5)
+
+
 def test_kernels_for_other_channels():
-  """A grey picture gives the same through the sum; a constant one the same through any number."""
+  """A grey picture gives the same through the sum, a constant one through a multiple."""
   kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 8)).astype(np.float32)
   grey = resample.channels(kernel, 1)
   np.testing.assert_allclose(grey[:, :, 0], kernel.sum(2), atol=1e-6)
@@ -277,6 +378,42 @@ def test_surgery(official, section, new, done):
   np.testing.assert_array_equal(given[untouched], arrays[untouched])
 
 
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_flipped_bytes_are_refused_by_name(tmp_path, save):
+  """Any byte of an archive may be wrong: what is no array any more is one line with the file."""
+  path, rng = tmp_path / 'w.npz', np.random.default_rng(0)
+  save(path, a=rng.standard_normal((3, 2)).astype(np.float32))
+  content, said = path.read_bytes(), []
+  for place in range(len(content)):
+    path.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+    try:
+      [entry.load() for entry in files.open_file(path).values()]
+    except ValueError as error:
+      said.append(str(error))
+  assert said and all('w.npz' in line for line in said)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'words'),
+  [
+    ('config.json', '[3]', 'holds a list instead of an object'),
+    ('config.json', '{"a": ', 'is damaged'),
+    ('preprocessor_config.json', '"x"', 'holds a str instead'),
+    ('model.safetensors.index.json', '[]', 'holds a list instead'),
+    ('model.safetensors.index.json', '{}', 'has no weight_map'),
+  ],
+)
+def test_damaged_settings_are_named(tmp_path, name, text, words):
+  _, arrays = random_model()
+  files.write_safetensors(
+    tmp_path / 'model.safetensors', {n: Entry.of(x) for n, x in arrays.items()}, {}
+  )
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ValueError, match=rf'{re.escape(name)} {words}'):
+    weights.open_source(tmp_path)
+
+
 def test_a_class_token_is_added(tmp_path):
   _, arrays = random_model(readout='mean', class_token=False)
   path = write(tmp_path / 'w.npz', arrays)
@@ -310,6 +447,92 @@ def test_what_a_target_cannot_hold_is_refused(tmp_path, target, section, words):
   assert model.num_classes == 5
 
 
+def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
+  """What another target left there would be taken for the new one."""
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  for name, scale in (('a', 1.0), ('b', 2.0)):
+    tree = traverse_util.unflatten_dict({n: x * scale for n, x in arrays.items()}, sep='/')
+    weights.write_model(tmp_path / name, tree, about(section))
+  a, b, to = (tmp_path / name for name in ('a', 'b', 'to'))
+  convert.convert(a, to, 'vit_jax')
+  with pytest.raises(ValueError, match=r'other things.*weights\.npz'):
+    convert.convert(b, to, 'huggingface')
+  convert.convert(b, to, 'vit_jax')
+  head = weights.open_source(to).arrays['head/kernel'].load()
+  np.testing.assert_array_equal(head, 2 * arrays['head/kernel'])
+  for target, place, words in [
+    ('vit_jax', a, 'itself lies'), ('official', a / 'weights.npz', 'itself lies'),
+    ('official', a, 'itself lies'), ('official', to, 'writes a file'),
+    ('timm', b / 'model.json', 'writes a folder'),
+  ]:  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+      convert.convert(a / 'weights.npz' if target == 'official' else a, place, target)
+  convert.convert(a, tmp_path / 'hub', 'huggingface')
+  with pytest.raises(ValueError, match='itself lies'):
+    convert.convert(tmp_path / 'hub', tmp_path / 'hub/.', 'timm')
+
+
+@pytest.mark.parametrize(
+  ('target', 'name', 'settings'),
+  [('official', 'w.npz', 'w.npz.json'), ('huggingface', 'hf', 'hf/config.json')],
+)
+def test_a_crash_leaves_no_old_settings_beside_new_arrays(
+  tmp_path, monkeypatch, target, name, settings
+):
+  section = dict(variant='mu/4', image_size=(8, 8), gelu='tanh')
+  model, arrays = random_model(**section)
+  passport, to = about(section), tmp_path / name
+  own = {n: Entry.of(x) for n, x in arrays.items()}
+  write = lambda given: writing.write(target, given, passport, model.sizes(), to)  # noqa: E731
+  write(own)
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+  def broken():
+    raise OSError('no space left')
+
+  with pytest.raises(OSError, match='no space left'):
+    write(own | {'cls': own['cls']._replace(load=broken)})
+  assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
+  monkeypatch.setattr(writing.atomic, 'write_text', lambda *_: broken())
+  with pytest.raises(OSError, match='no space left'):
+    write({n: Entry.of(2 * x) for n, x in arrays.items()})
+  assert not (tmp_path / settings).exists()
+
+
+@pytest.mark.parametrize('changed', [1.0, np.nan, 1.01])
+def test_check_ends_in_an_error_above_its_limit(tmp_path, capsys, monkeypatch, changed):
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section))
+  right = files.write_npz
+
+  def wrong(path, given):
+    head = Entry.of(changed * arrays['head/kernel'])
+    right(path, given | {'head/kernel': head})
+
+  monkeypatch.setitem(writing.WRITERS, 'official', wrong)
+  words = [str(tmp_path / 'a'), str(tmp_path / 'b.npz'), '--to=official', '--check']
+  if changed == 1:
+    command.main(words)
+  else:
+    with pytest.raises(SystemExit, match=r'error: .* logits is off by (nan|\d\.\de-\d+) .* 1e-03'):
+      command.main(words)
+  assert 'logits' in capsys.readouterr().out
+
+
+def test_a_program_that_lies_beside_weights_is_not_run(tmp_path):
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section))
+  convert.convert(tmp_path / 'a', tmp_path / 'to', 'huggingface')
+  (tmp_path / 'to/load.py').write_text('raise SystemError')
+  rows = convert.check(tmp_path / 'a', tmp_path / 'to')
+  assert max(row['difference'] for row in rows) == 0
+
+
 def about(section, name='vit'):
   known = models.complete(defaults.part('model', name).to_dict() | SIZES | section)
   seen = {'image_size': known['image_size'], 'channels': known['channels'], 'resize': 'bilinear'}
@@ -319,13 +542,45 @@ def about(section, name='vit'):
   })  # fmt: skip
 
 
-def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path):
+def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path, monkeypatch):
   convert.convert(str(trained), tmp_path / 'out', 'stablehlo', False)
-  rows = stablehlo.check(str(trained), tmp_path / 'out')
+  rows = convert.check(str(trained), tmp_path / 'out')
   assert rows[0]['difference'] < 1e-5
   loader = (tmp_path / 'out/load.py').read_text()
   assert 'vit_jax' not in loader
   assert len(loader.splitlines()) <= 15
+  monkeypatch.setattr(stablehlo, 'export', lambda *_: types.SimpleNamespace())
+  with pytest.raises(AttributeError):  # A crash between new weights and a new program
+    convert.convert(trained, tmp_path / 'out', 'stablehlo')
+  assert not (tmp_path / 'out/load.py').exists()  # leaves nothing that runs.
+
+
+# The smallest model of each family, beside pictures of 16 x 16 in colour.
+SMALLEST = {
+  'vit': {'variant': 'mu/4'},
+  'deit': {'variant': 'mu/4-distilled'},
+  'hybrid': {'variant': 'R5+digits/4', 'image_size': (32, 32)},
+  'axial': {'variant': 'mu/4'},
+  'swin': {'variant': 'digits/2', 'window': 3},
+  'bit': {'variant': 'R8x1'},
+  'axial_resnet': {'variant': 'R8x1'},
+  'sasa': {'variant': 'digits', 'kernel': 3},
+  'cordonnier': {'variant': 'digits/2'},
+  'igpt': {'variant': 'mu', 'clusters': 9, 'image_size': (4, 4)},
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [x if x in ('swin', 'igpt') else pytest.param(x, marks=pytest.mark.slow) for x in models.MODELS],
+)
+def test_stablehlo_of_every_family_takes_any_batch(name):
+  section = {'image_size': (16, 16)} | SMALLEST[name]
+  _, arrays = random_model(name, **section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  exported = stablehlo.export(predict.Predictor(tree, about(section, name)), arrays)
+  (logits,) = exported.out_avals
+  assert not isinstance(logits.shape[0], int) and logits.shape[1] == 5
 
 
 def test_the_command(quick, trained, tmp_path):
@@ -522,6 +777,61 @@ def test_preprocessing_travels_through_a_folder_of_timm(tmp_path, fit):
   assert given == dataclasses.replace(seen, resize_small=small, std=(0.5,) * 3)
 
 
+@pytest.mark.parametrize(
+  ('name', 'variant', 'readout', 'labels'),
+  [
+    ('vit', 'digits/16', 'class_token', list('vwxyz')),
+    ('deit', 'digits/16-distilled', 'class_and_distillation', dict(enumerate('vwxyz'))),
+  ],
+)
+def test_a_folder_of_timm_without_arguments(tmp_path, name, variant, readout, labels):
+  """timm writes `model_args` only where they differ; what was seen and said stands elsewhere."""
+  section = dict(variant=variant, gelu='exact')
+  _, arrays = random_model(name, **section)
+  passport = about(section, name)
+  seen = dataclasses.replace(passport.preprocess, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))
+  passport = dataclasses.replace(passport, preprocess=seen)
+  weights.write_model(tmp_path / 'a', traverse_util.unflatten_dict(arrays, sep='/'), passport)
+  convert.convert(tmp_path / 'a', tmp_path / 'timm', 'timm')
+  config = json.loads((tmp_path / 'timm/config.json').read_text())
+  del config['model_args']
+  (tmp_path / 'timm/config.json').write_text(json.dumps(config | {'label_names': labels}))
+  given = passport_of(tmp_path / 'timm')
+  assert (given.preprocess, given.class_names) == (seen, list('vwxyz'))
+  assert given.readout == readout
+
+
+def test_a_bit_of_timm_is_seen_as_its_settings_say(tmp_path):
+  section = dict(variant='R8x1', image_size=(32, 32), standardise='timm')
+  _, arrays = random_model('bit', **section)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section, 'bit'))
+  convert.convert(tmp_path / 'a', tmp_path / 'b/model.safetensors', 'timm')
+  (tmp_path / 'b/model.safetensors.json').unlink()
+  seen = dict(
+    input_size=[3, 48, 48], interpolation='bicubic', crop_pct=0.8, mean=[0.1] * 3, std=[0.2] * 3
+  )
+  config = {'architecture': 'resnetv2', 'label_names': list('vwxyz'), 'pretrained_cfg': seen}
+  (tmp_path / 'b/config.json').write_text(json.dumps(config))
+  given = passport_of(tmp_path / 'b')
+  assert given.preprocess == Preprocess(
+    (48, 48), 3, resize='bicubic', fit='crop', resize_small=60, mean=(0.1,) * 3, std=(0.2,) * 3
+  )
+  assert given.model['image_size'] == (48, 48) and given.class_names == list('vwxyz')
+
+
+def test_pixel_values_that_nobody_says_are_called_a_guess(tmp_path):
+  _, arrays = random_model(gelu='exact')
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about({'gelu': 'exact'}))
+  convert.convert(tmp_path / 'a', tmp_path / 'b.safetensors', 'timm')
+  assert not convert.inspect(tmp_path / 'b.safetensors')['notes']  # The passport knows.
+  (tmp_path / 'b.safetensors.json').unlink()
+  assert any(
+    '0.5, are a guess' in note for note in convert.inspect(tmp_path / 'b.safetensors')['notes']
+  )
+
+
 def test_a_passport_that_cannot_be_read_is_named(tmp_path):
   _, arrays = random_model()
   folder, tree = tmp_path / 'm', traverse_util.unflatten_dict(arrays, sep='/')
@@ -532,6 +842,8 @@ def test_a_passport_that_cannot_be_read_is_named(tmp_path):
     'damaged': path.read_text()[:200],
     'format 2': json.dumps(content | {'format': 2}),
     'no model': json.dumps({'format': 1}),
+    'no preprocess': json.dumps(content | {'preprocess': 3}),
+    '1 class names for 5 logits': json.dumps(content | {'class_names': ['one']}),
     'instead of an object': '[]',
     'later version: future': json.dumps(content | {'model': content['model'] | {'future': 1}}),
     'preprocessing of a later version: tilt': json.dumps(

@@ -412,6 +412,11 @@ def test_the_kernel_of_attention_suits_the_device(where, section, expected):
     ({'readout_weights': 'hard'}, 'unknown config.model.readout_weights'),
     ({'dtype': 'float8'}, 'unknown config.model.dtype'),
     ({'dropout': 1.5}, 'config.model.dropout=1.5'),
+    ({'pre_logits': -5}, 'config.model.pre_logits=-5'),
+    ({'epsilon': -1.0}, 'config.model.epsilon=-1.0'),
+    ({'family': 'swin', 'variant': 'T/4', 'epsilon': 0.0}, 'config.model.epsilon=0.0'),
+    ({'family': 'bit', 'variant': 'R8x0'}, "unknown config.model.variant 'R8x0'"),
+    ({'family': 'bit', 'group_norm_epsilon': -1.0}, 'config.model.group_norm_epsilon=-1.0'),
   ],
 )
 def test_impossible_models_are_refused(section, message):

@@ -3,6 +3,7 @@
 import json
 
 from conftest import small_config
+from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -12,6 +13,9 @@ import pytest
 import vit_jax
 from vit_jax import defaults, models, train, weights
 from vit_jax.convert import check_theirs, convert
+from vit_jax.formats import holds
+from vit_jax.formats import swin as formats
+from vit_jax.formats.files import Entry
 from vit_jax.models import swin, windows
 
 # arXiv:2103.14030 and the official code, at 1,000 and 21,841 classes; 10^9 multiply-adds (the
@@ -291,6 +295,16 @@ def test_grey_pictures_without_a_passport(tmp_path):
   assert 'averaged' in found.origin['notes'][0]
 
 
+def test_a_file_without_its_first_kernel_is_refused():
+  flat = traverse_util.flatten_dict(shapes(build()), sep='/')
+  entries = {name: Entry.of(np.zeros(x.shape, np.float32)) for name, x in flat.items()}
+  theirs = formats.renamed('timm', entries)
+  assert formats.open_weights(theirs, {}).model['width'] == 32
+  del theirs['patch_embed.proj.weight']
+  with pytest.raises(ValueError, match=r'missing.*embedding/kernel'):
+    formats.open_weights(theirs, {})
+
+
 def test_what_others_cannot_hold_is_said(tmp_path):
   train.train(run_config(total_steps=1, data__image_size=(6, 8)), tmp_path / 'run')
   for target, words in (
@@ -300,6 +314,17 @@ def test_what_others_cannot_hold_is_said(tmp_path):
     with pytest.raises(ValueError, match=words):
       convert(str(tmp_path / 'run'), tmp_path / 'to', target, False)
   assert not (tmp_path / 'to').exists()
+
+
+@pytest.mark.parametrize('target', ['timm', 'torchvision', 'official', 'huggingface'])
+def test_a_border_that_patches_do_not_fill_is_said(target):
+  """Only Hugging Face's fills it up as ours; the others' convolution rounds down."""
+  section = models.complete({**defaults.part('model', 'swin'), 'name': 'swin', 'variant': 'T/4'})
+  for size, lost in (((224, 224), False), ((226, 224), target != 'huggingface')):
+    model = section | {'image_size': size}
+    found = holds.HOLDERS['swin'].losses(target, model, {})
+    assert any('cuts off the border' in words for words in found) == lost
+    assert len(found) == lost
 
 
 def test_a_page_of_sizes():

@@ -18,9 +18,9 @@ import numpy as np
 import vit_jax
 from vit_jax import checkpoint, defaults, models
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.formats import adapt, files, official, read
+from vit_jax.formats import adapt, configs, files, official, read
 from vit_jax.formats.files import Arrays, Entry
-from vit_jax.formats.weights import Weights
+from vit_jax.formats.weights import Weights, check_class_names
 from vit_jax.runtime import atomic, fetch
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import fields_of
@@ -102,16 +102,17 @@ class Passport:
 
 
 def check_content(content: Any) -> None:
-  """Raises a ValueError for what is no passport, or one of a later format."""
+  """Raises a ValueError for what is no passport, a damaged one, or one of a later format."""
   if not isinstance(content, dict):
     raise ValueError(f'no passport: {type(content).__name__} instead of an object')
   if content.get('format', FORMAT) > FORMAT:
     raise ValueError(f'a passport of format {content["format"]}; this version reads {FORMAT}')
-  for key in ('model', 'preprocess', 'class_names'):
-    if key not in content:
+  for key, kind in (('model', dict), ('preprocess', dict), ('class_names', (list, tuple))):
+    if not isinstance(content.get(key), kind):
       raise ValueError(f'no passport, or a damaged one: it has no {key}')
   if 'name' not in content['model']:
     raise ValueError('no passport, or a damaged one: its model has no name')
+  check_class_names(content['class_names'], content['model'].get('num_classes'))
 
 
 def refuse_later(what: str, keys: set[str]) -> None:
@@ -229,10 +230,9 @@ def read_passport(path: pathlib.Path) -> Passport:
   Raises:
     ValueError: it is damaged, or of a later version; names the file.
   """
+  content = configs.read(path)
   try:
-    return Passport.from_json(json.loads(path.read_text(encoding='utf-8')))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is damaged: {error}') from None
+    return Passport.from_json(content)
   except (ValueError, TypeError) as error:
     raise ValueError(f'{path}: {error}') from None
 
@@ -248,8 +248,6 @@ def describe(found: Weights, path: pathlib.Path) -> Passport:
   kind = found.model['kind']
   section = defaults.part('model', kind).to_dict() | models.MODELS[kind].section_of(found.model)
   count = section['num_classes']
-  if found.class_names is not None and len(found.class_names) != count:
-    raise ValueError(f'{path}: {len(found.class_names)} class names for {count} logits')
   names = found.class_names or [f'class {i}' for i in range(count)]
   preprocess = {'resize': 'bilinear', 'fit': 'squash', 'resize_small': None} | found.preprocess
   preprocess |= {'image_size': section['image_size'], 'channels': section['channels']}

@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax import predict, weights
 from vit_jax.convert import peers, stablehlo
+from vit_jax.formats import weights as format_weights
 from vit_jax.formats import write
 from vit_jax.formats.files import Arrays
 from vit_jax.runtime import fetch
@@ -15,6 +16,11 @@ from vit_jax.runtime.choices import check_choice
 
 Place = str | pathlib.Path  # A run, a file, a folder; as a source, an address too.
 TARGETS = ('vit_jax', 'official', 'timm', 'torchvision', 'huggingface', 'pth', 'stablehlo')
+# What `--check` bears, in standard deviations. Right exports differ by at most a fifth of it (see
+# README), those with heads interleaved, a grid turned round or a bias left out by more.
+LIMIT = 1e-3
+# By target that makes a folder, all that it writes there.
+FOLDERS = write.FOLDERS | {'vit_jax': ('weights.npz', 'model.json'), 'stablehlo': stablehlo.FILES}
 
 
 def convert(source: Place, to: Place, target: str, accept_loss: bool = False) -> None:
@@ -27,18 +33,19 @@ def convert(source: Place, to: Place, target: str, accept_loss: bool = False) ->
     accept_loss: write what `target` can hold where it cannot hold everything.
 
   Raises:
-    FileNotFoundError, ValueError: `source` cannot be read, or `target` cannot hold it.
+    FileNotFoundError, ValueError: `source` cannot be read, `target` cannot hold it, or `to` is
+      where `source` lies, or holds something else than an earlier export for `target`.
   """
   check_choice('--to', target, TARGETS)
   to = pathlib.Path(to)
-  if to.exists() and not (to.is_file() or is_ours_to_replace(to)):
-    raise ValueError(f'{to} is a folder with other things in it; choose another place')
+  check_apart(fetch.local(source), to)
+  check_replaceable(to, target)
   if target == 'stablehlo':
     stablehlo.write(predict.load(source), to)
   else:
     opened = weights.open_source(source)
-    if target == 'vit_jax':
-      write_ours(opened, to)
+    if target == 'vit_jax':  # Any family, nothing lost.
+      weights.write_model(to, opened.tree(), opened.passport)
     else:
       sizes = opened.passport.build().sizes()
       write.check(target, opened.passport.model, sizes, to, accept_loss)
@@ -46,19 +53,28 @@ def convert(source: Place, to: Place, target: str, accept_loss: bool = False) ->
   logging.info('%s -> %s (%s)', source, to, target)
 
 
-def write_ours(opened: weights.Source, to: pathlib.Path) -> None:
-  """Writes a folder with `weights.npz` and `model.json`: any family, nothing lost."""
-  if to.is_file():
-    raise ValueError(f'{to} is a file; --to=vit_jax writes a folder')
-  weights.write_model(to, opened.tree(), opened.passport)
+def check_apart(source: pathlib.Path, to: pathlib.Path) -> None:
+  """Raises a ValueError where writing to `to` would replace `source` itself."""
+  read, named = weights.own_folder(source) or source, source.resolve()
+  if to.resolve() in (read.resolve(), named, *named.parents):
+    raise ValueError(f'{to} is where {source} itself lies; choose another place')
 
 
-def is_ours_to_replace(folder: pathlib.Path) -> bool:
-  """Whether a folder is empty, or an export that this command wrote."""
-  names = {path.name for path in folder.iterdir()}
-  return names <= {
-    'config.json', 'preprocessor_config.json', 'model.safetensors', 'weights.npz', *stablehlo.FILES
-  }  # fmt: skip
+def check_replaceable(to: pathlib.Path, target: str) -> None:
+  """Raises a ValueError where `to` is there, and no earlier export for the same target.
+
+  What an export for another target would leave there could be taken for the new one.
+  """
+  is_folder = target in FOLDERS and (target not in write.FOLDERS or write.is_folder(target, to))
+  if to.exists() and to.is_dir() != is_folder:
+    kinds = ('a file', 'a folder')
+    raise ValueError(f'{to} is {kinds[not is_folder]}; --to={target} writes {kinds[is_folder]}')
+  others = {path.name for path in to.iterdir()} - {*FOLDERS[target]} if to.is_dir() else set()
+  if others:
+    raise ValueError(
+      f'{to} is a folder with other things in it than --to={target} writes '
+      f'({format_weights.shown(others)}); choose another place'
+    )
 
 
 def pictures(image_size: tuple[int, int], channels: int, count: int = 2) -> np.ndarray:
@@ -73,15 +89,20 @@ def pictures(image_size: tuple[int, int], channels: int, count: int = 2) -> np.n
   return np.moveaxis(images, 1, -1).astype(np.float32)
 
 
-def check(source: Place, to: Place) -> list[dict[str, Any]]:
+def check(source: Place, to: Place, target: str | None = None) -> list[dict[str, Any]]:
   """How far what was written, read back, is from its source: after each block and at the logits.
+
+  Args:
+    source, to: as `convert` was given them.
+    target: that `to` was written for; None: 'stablehlo' where `to` holds its files and no others.
 
   Returns:
     A row for each place: the largest difference, in standard deviations of the source's values.
     Of a StableHLO export, which has no blocks, one row.
   """
   to = pathlib.Path(to)
-  if (to / 'load.py').exists():
+  there = {path.name for path in to.iterdir()} if to.is_dir() else set()
+  if target == 'stablehlo' or (target is None and there == {*stablehlo.FILES}):
     return stablehlo.check(source, to)
   ours, theirs = predict.load(source), predict.load(to)
   images = pictures(ours.model.image_size, ours.model.channels)
@@ -110,6 +131,20 @@ def check_theirs(source: Place, to: Place, target: str) -> list[dict[str, Any]]:
     return []
   images = pictures(model['image_size'], model['channels'])
   return [peers.check(source, pathlib.Path(to), target, images)]
+
+
+def check_equal(rows: list[dict[str, Any]]) -> None:
+  """Raises a ValueError where a difference is above `LIMIT`, or no number.
+
+  Args:
+    rows: of `check` and `check_theirs`.
+  """
+  off = [row for row in rows if not row['difference'] <= LIMIT]
+  if off:
+    raise ValueError(
+      f'what was written computes something else: {off[0]["place"]} is off by '
+      f'{off[0]["difference"]:.1e} standard deviations, more than {LIMIT:.0e}'
+    )
 
 
 def inspect(source: Place) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import sys
 
 from absl import logging
 
-from vit_jax.convert import TARGETS, check, check_theirs, convert, inspect, pruning
+from vit_jax.convert import TARGETS, check, check_equal, check_theirs, convert, inspect, pruning
 from vit_jax.runtime.choices import check_used
 
 
@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser('python -m vit_jax.convert', description=__doc__)
   parser.add_argument('paths', nargs='*', metavar='SRC DST', help='a run, a file, hf://OWNER/NAME')
   parser.add_argument('--to', help=', '.join(TARGETS))
-  parser.add_argument('--check', action='store_true', help='read it back and compare, by block')
+  parser.add_argument(
+    '--check', action='store_true', help='read it back and compare, by block; fails above 1e-3'
+  )
   parser.add_argument('--accept_loss', action='store_true', help='write what can be written')
   parser.add_argument('--inspect', metavar='FILE', help='print what a weight file holds')
   parser.add_argument('--prune', action='store_true', help='leave out heads without a centre')
@@ -57,8 +59,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     return
   convert(source, to, options.to, options.accept_loss)
   if options.check:
-    for row in check(source, to) + check_theirs(source, to, options.to):
+    rows = check(source, to, options.to) + check_theirs(source, to, options.to)
+    for row in rows:
       print(json.dumps(row) if options.json else f'{row["place"]:20} {row["difference"]:.1e}')
+    check_equal(rows)
 
 
 if __name__ == '__main__':

@@ -39,22 +39,17 @@ model = lambda images: exported.call(params, images)  # uint8 (batch, height, wi
 
 
 def write(predictor: predict.Predictor, to: pathlib.Path) -> None:
-  """Writes the folder `to`; nothing is left of it after an error.
-
-  Raises:
-    ValueError: `to` is a file.
-  """
-  if to.is_file():
-    raise ValueError(f'{to} is a file; --to=stablehlo writes a folder')
+  """Writes the folder `to`; nothing is left of it after an error."""
   params: dict[str, Any] = traverse_util.flatten_dict(predictor.params, sep='/')
   exported = export(predictor, params)
   to.mkdir(parents=True, exist_ok=True)
+  (to / 'load.py').unlink(missing_ok=True)  # It comes last: a crash leaves no mixture that runs.
   arrays = {name: Entry.of(np.asarray(x, np.float32)) for name, x in params.items()}
   files.write_safetensors(to / 'weights.safetensors', arrays, {})
   with atomic.replacing(to / 'model.stablehlo') as partial:
     partial.write_bytes(exported.serialize())
-  atomic.write_text(to / 'load.py', LOADER)
   atomic.write_text(to / 'model.json', json.dumps(predictor.passport.to_json(), indent=2))
+  atomic.write_text(to / 'load.py', LOADER)
 
 
 def export(predictor: predict.Predictor, params: dict[str, Any]) -> jax.export.Exported:

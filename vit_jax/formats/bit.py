@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import re
 from typing import Any
 
-from vit_jax.formats import weights
+from vit_jax.formats import from_torch, weights
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.names import OUT, Rule, back
 
@@ -22,8 +22,11 @@ def recognise(arrays: Arrays) -> bool:
   return npz or ('stages.0.blocks.0.norm1.weight' in arrays and 'stem.conv.weight' in arrays)
 
 
-def open_weights(arrays: Arrays) -> weights.Weights:
+def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
   """A BiT, of Google or of timm.
+
+  Args:
+    settings: of timm's config.json in the words of `from_torch.py`, where it is there.
 
   Raises:
     ValueError: arrays are missing or unknown.
@@ -34,11 +37,14 @@ def open_weights(arrays: Arrays) -> weights.Weights:
   model = {
     'kind': 'bit',
     **sizes(ours),
+    'image_size': weights.sides(settings.get('image_size', 224)),
     'standardise': 'timm' if torch else 'bit',
     'group_norm_epsilon': 1e-5,
     'pool_padding': 'zero',
   }
-  return weights.Weights(ours, 'timm' if torch else 'bit', model, dict(weights.HALF))
+  seen = from_torch.preprocess_of('timm', settings, False)
+  labels = from_torch.class_names(settings) if model['num_classes'] else None
+  return weights.Weights(ours, 'timm' if torch else 'bit', model, seen, labels)
 
 
 def tidy(arrays: Arrays) -> Arrays:
@@ -69,7 +75,6 @@ def sizes(ours: Arrays) -> dict[str, Any]:
   head = ours.get('head/conv2d/kernel')
   return {
     'variant': f'R{depth}x{features // 64}',
-    'image_size': (224, 224),
     'channels': channels,
     'num_classes': head.shape[-1] if head else 0,
   }

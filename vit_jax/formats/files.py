@@ -7,6 +7,7 @@ from collections.abc import Callable
 import json
 import pathlib
 import struct
+import tokenize
 from typing import Any, NamedTuple
 import zipfile
 
@@ -26,6 +27,11 @@ class Entry(NamedTuple):
   @classmethod
   def of(cls, array: np.ndarray) -> 'Entry':
     return cls(array.shape, array.dtype, lambda: array)
+
+  def in_float32(self) -> 'Entry':
+    """The same in float32, whatever the file has."""
+    dtype = np.dtype(np.float32)
+    return Entry(self.shape, dtype, lambda: np.asarray(self.load(), dtype))
 
 
 Arrays = dict[str, Entry]
@@ -55,7 +61,7 @@ def open_file(path: pathlib.Path) -> Arrays:
         "an old torch file (before 1.6), a pickle that could run code; save it again with today's "
         'torch: torch.save(torch.load(PATH, weights_only=True), NEW)'
       )
-  except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, struct.error) as error:
+  except (*torch_file.DAMAGED, OSError, struct.error) as error:
     raise ValueError(f'{path}: {error}') from None
   raise ValueError(f'{path} is no weight file: neither .npz nor .safetensors nor .pth')
 
@@ -74,6 +80,8 @@ def open_npz(path: pathlib.Path) -> Arrays:
         raise ValueError(
           f'{info.filename} claims {dtype} {shape}, {size:,} bytes, but has {info.file_size:,}'
         )
+      if dtype == VOID:
+        dtype = DTYPES['BF16']
       name = info.filename.removesuffix('.npy')
       arrays[name] = Entry(shape, dtype, _npz_loader(path, info.filename))
   return arrays
@@ -88,17 +96,18 @@ def read_header(file, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
       (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
     return read(file)
-  except (ValueError, KeyError) as error:
+  except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as error:
     raise ValueError(f'{name} is not an array ({error})') from None
 
 
 def _npz_loader(path: pathlib.Path, name: str) -> Callable[[], np.ndarray]:
   def load() -> np.ndarray:
-    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-      try:
-        return np.lib.format.read_array(file, allow_pickle=False)
-      except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    try:
+      with zipfile.ZipFile(path) as archive, archive.open(name) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    except torch_file.DAMAGED as error:
+      raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    return array.view(DTYPES['BF16']) if array.dtype == VOID else array
 
   return load
 
@@ -137,6 +146,7 @@ def _dtypes() -> dict[str, np.dtype]:
 
 DTYPES = _dtypes()
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+VOID = np.dtype('V2')  # What a .npz makes of bfloat16, which NumPy does not know.
 
 
 def write_npz(path: pathlib.Path, arrays: Arrays) -> None:

@@ -1,6 +1,5 @@
 """Reads ViTs of timm, torchvision and Hugging Face; names.py has the tables."""
 
-import json
 import math
 import pathlib
 import re
@@ -23,6 +22,10 @@ GELU = {
   'gelu': 'exact', 'gelu_python': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh',
   'quick_gelu': 'quick',
 }  # fmt: skip
+GUESSED = (
+  'pixel values, mean and deviation 0.5, are a guess: nothing beside the weights says them; put '
+  'the config.json or preprocessor_config.json of their library there'
+)
 GATED = 'the gated MLP is taken for SwiGLU, the gate before the value'
 RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Buffers and heads of pre-training that no classifier computes with.
@@ -80,6 +83,7 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   model['readout'] = settings.get('readout', dinov2.readout_of(ours) or model['readout'])
   trained = 'dist' in ours or own or family == 'huggingface_dinov2'
   seen = preprocess_of(family, settings, trained)
+  notes += (GUESSED,) * (seen == weights.HALF)
   labels = class_names(settings) if model['num_classes'] else None
   return weights.Weights(ours, family, model, seen, labels, notes)
 
@@ -199,8 +203,10 @@ def open_folder(path: pathlib.Path) -> tuple[Arrays, dict[str, Any]]:
   index = path / 'model.safetensors.index.json'
   found = ['model.safetensors', 'pytorch_model.bin']
   if index.exists():
-    found = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    for name in found:
+    shards = configs.read(index).get('weight_map')
+    if not isinstance(shards, dict):
+      raise ValueError(f'{index} has no weight_map, the file of each array')
+    for name in sorted(set(shards.values())):
       arrays |= files.open_file(path / name)
   else:
     there = [path / name for name in found if (path / name).exists()]
@@ -215,24 +221,25 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
   settings: dict[str, Any] = {}
   for name in ('preprocessor_config.json', 'config.json'):
     if (folder / name).exists():
-      read = json.loads((folder / name).read_text())
+      read = configs.read(folder / name)
       keys = ('size', 'image_size') if name.startswith('pre') else ()
       settings |= {key: value for key, value in read.items() if key not in keys[1:]}
-  if 'model_args' in settings:
-    return from_timm(settings)
-  return settings
+  # timm writes arguments only where they differ from the architecture's own.
+  return from_timm(settings) if {'model_args', 'pretrained_cfg'} & settings.keys() else settings
 
 
 def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   """timm's config.json with the words of Hugging Face's."""
-  given, trained = settings['model_args'], settings.get('pretrained_cfg', {})
+  given, trained = settings.get('model_args', {}), settings.get('pretrained_cfg', {})
   words = {'gelu_tanh': 'gelu_pytorch_tanh'}
   act = given.get('act_layer', 'gelu')
   made: dict[str, Any] = {'hidden_act': words.get(act, act)}
   same = {'num_heads': 'num_attention_heads', 'img_size': 'image_size', 'patch_size': 'patch_size'}
+  made |= {'image_size': trained['input_size'][1:]} if 'input_size' in trained else {}
   made |= {there: given[here] for here, there in same.items() if here in given}
   made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
   made |= timm_crop(trained) if 'input_size' in trained else {}
-  if settings.get('label_names'):
-    made['id2label'] = {str(i): name for i, name in enumerate(settings['label_names'])}
-  return made | {'readout': 'mean' if given.get('global_pool') == 'avg' else 'class_token'}
+  if names := settings.get('label_names'):  # By number where numbers are left out.
+    made['id2label'] = names if isinstance(names, dict) else dict(enumerate(names))
+  pool = given.get('global_pool', settings.get('global_pool'))
+  return made | ({'readout': 'mean'} if pool == 'avg' else {})  # Else the arrays tell.

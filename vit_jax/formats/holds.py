@@ -232,6 +232,11 @@ def swin_losses(target: str, model: Section, sizes: Section) -> list[str]:
       f'image_size={model["image_size"]}: {target} has no maps smaller than a window of '
       f'{model["window"]}'
     )
+  if target != 'huggingface' and any(side % int(patch) for side in model['image_size']):
+    lost.append(
+      f'image_size={model["image_size"]}: {target} cuts off the border that patches of {patch} do '
+      'not fill, where ours are filled up'
+    )
   return lost
 
 

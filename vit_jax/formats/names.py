@@ -155,7 +155,7 @@ def converted(entry: Entry, rule: Rule, part: int, heads: int) -> Entry:
 def to_theirs(
   ours: Arrays, family: Family, depth: int, units: Sequence[int]
 ) -> tuple[Arrays, set[str]]:
-  """Arrays under their names, float32 and contiguous; and the names of ours without a place."""
+  """Arrays under their names; and the names of ours without a place."""
   made: Arrays = {}
   left = set(ours)
   for rule in rules(family, depth, units):

@@ -30,7 +30,9 @@ def read(
       settings = from_torch.read_settings(path.parent)
   settings |= hints or {}
   try:
-    return weights.for_channels(open_family(path, arrays, settings, sizes))
+    found = open_family(path, arrays, settings, sizes)
+    weights.check_class_names(found.class_names, found.model['num_classes'])
+    return weights.for_channels(found)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
@@ -40,7 +42,7 @@ def open_family(
 ) -> weights.Weights:
   """The weights, by the family that their names tell; arguments and errors are those of `read`."""
   if bit.recognise(arrays):
-    return bit.open_weights(arrays)
+    return bit.open_weights(arrays, settings)
   if swin.recognise(arrays):
     return swin.open_weights(arrays, settings)
   if official.recognise(arrays):

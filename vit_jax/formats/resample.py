@@ -28,10 +28,24 @@ def cubic(old: int, new: int) -> np.ndarray:
   stretch = max(1.0, old / new)
   places = (np.arange(new) + 0.5) * (old / new) - 0.5
   x = np.abs(places[:, None] - np.arange(old)) / stretch
-  near = 1.5 * x**3 - 2.5 * x**2 + 1
-  far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-  weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+  weights = keys(x, -0.5)
   return weights / weights.sum(1, keepdims=True)
+
+
+def repeated(old: int, new: int) -> np.ndarray:
+  """Cubic (a = -0.75), never widened, the border repeated, as torch's `mode='bicubic'`."""
+  places = (np.arange(new) + 0.5) * (old / new) - 0.5
+  taps = np.floor(places)[:, None].astype(int) + np.arange(-1, 3)
+  weights, rows = np.zeros((new, old)), np.arange(new)[:, None]
+  np.add.at(weights, (rows, taps.clip(0, old - 1)), keys(np.abs(places[:, None] - taps), -0.75))
+  return weights
+
+
+def keys(x: np.ndarray, a: float) -> np.ndarray:
+  """The cubic kernel of Keys (1981) at distances from 0, in cells; `a` is its slope at 1."""
+  near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+  far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+  return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
 METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
@@ -64,7 +78,7 @@ def line(x: np.ndarray, new: int, method: str) -> np.ndarray:
 
 
 def offsets(table: np.ndarray, new: int) -> np.ndarray:
-  """`(n^2, h)` numbers by offset in square windows, for other windows: bicubic, as Swin's code.
+  """`(n^2, h)` numbers by offset in square windows, for other windows, as Swin's code has them.
 
   Raises:
     ValueError: a window that is no square.
@@ -72,15 +86,17 @@ def offsets(table: np.ndarray, new: int) -> np.ndarray:
   old_side, new_side = math.isqrt(table.shape[0]), math.isqrt(new)
   if old_side**2 != table.shape[0] or new_side**2 != new:
     raise ValueError(f'tables of {table.shape[0]} and {new} offsets are not both of square windows')
-  sides = (old_side, old_side), (new_side, new_side)
-  return grid(table[None], *sides, 'bicubic')[0]
+  cells = table.reshape(old_side, old_side, -1).astype(np.float64)
+  weights = repeated(old_side, new_side)
+  cells = np.einsum('ih,jw,hwd->ijd', weights, weights, cells, optimize=True)
+  return cells.reshape(new, -1).astype(table.dtype)
 
 
 def channels(kernel: np.ndarray, new: int) -> np.ndarray:
   """A kernel `(P, P, C, D)` for another number of channels.
 
-  One channel: the sum, so that a grey picture gives what its copy in every channel gave. More: the
-  channels in turn, scaled so that the sum over all stays.
+  One channel: the sum, so that a grey picture gives what its copy in every channel gave. Else: the
+  channels in turn, times old / new, so that the sum stays where all are taken equally often.
   """
   old = kernel.shape[2]
   if new == old:

@@ -159,20 +159,23 @@ def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
         ours[name] = names.converted(arrays[rule.theirs], rule, i, heads[s])
   weights.refuse(left)
   head = ours.get('head/kernel')
-  kernel, table = ours['embedding/kernel'].shape, ours[f'stage_0/block_0/{ATTENTION}/{TABLE}']
-  window = (math.isqrt(table.shape[0]) + 1) // 2
+  try:
+    side, _, channels, width = ours['embedding/kernel'].shape
+  except (KeyError, ValueError) as error:
+    raise ValueError(f'an array is missing or of no shape that a Swin has: {error}') from None
+  window = (math.isqrt(ours[f'stage_0/block_0/{ATTENTION}/{TABLE}'].shape[0]) + 1) // 2
   from_torch.check_settings(settings, ('swin',))
   model = {
-    'kind': 'swin', 'depths': depths, 'heads': heads, 'width': kernel[3],
-    'embedding_side': kernel[0],
-    'channels': kernel[2], 'num_classes': head.shape[-1] if head else 0, 'window': window,
+    'kind': 'swin', 'depths': depths, 'heads': heads, 'width': width,
+    'embedding_side': side,
+    'channels': channels, 'num_classes': head.shape[-1] if head else 0, 'window': window,
     'image_size': image_size(settings, window),
     'qkv_bias': f'stage_0/block_0/{ATTENTION}/query/bias' in ours,
     'gelu': from_torch.GELU[settings.get('hidden_act', 'gelu')],
     'epsilon': settings.get('layer_norm_eps', 1e-5),
   }  # fmt: skip
   return weights.Weights(ours, family, model, seen(settings, model['image_size']),
-                         from_torch.class_names(settings))  # fmt: skip
+                         from_torch.class_names(settings) if head else None)  # fmt: skip
 
 
 def seen(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -188,8 +191,7 @@ def seen(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 def image_size(settings: dict[str, Any], window: int) -> tuple[int, int]:
   """As the settings say; else 32 windows' sides, 224 and 384 as published."""
-  size = settings.get('image_size', 32 * window)
-  return (size, size) if isinstance(size, int) else (size[0], size[-1])
+  return weights.sides(settings.get('image_size', 32 * window))
 
 
 def stages_of(arrays: Arrays, library: Library) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -7,10 +7,12 @@ functions and refuses every other name.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import index
 import pathlib
 import pickle
 from typing import Any
 import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +23,8 @@ DTYPES = {
   'ShortStorage': np.int16, 'CharStorage': np.int8, 'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }  # fmt: skip
+# What reading an archive raises that is damaged, or packed in a way that Python does not know.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError)
 # Files keep the state beside others under such names.
 WRAPPERS = ('model', 'state_dict', 'model_state_dict', 'model_ema', 'state_dict_ema', 'module')
 
@@ -37,7 +41,12 @@ class Tensor:
 
   def __init__(self, storage: tuple[Any, str], offset: int, shape, strides, *_):
     self.dtype, self.key = storage
-    self.offset, self.shape, self.strides = offset, tuple(shape), tuple(strides)
+    self.offset, self.shape, self.strides = index(offset), ints(shape), ints(strides)
+
+
+def ints(values: Any) -> tuple[int, ...]:
+  """Whole numbers; anything else is a TypeError."""
+  return tuple(map(index, values))
 
 
 def parameter(tensor: Tensor, *_) -> Tensor:
@@ -80,51 +89,50 @@ def open_file(path: pathlib.Path, entry: Callable) -> dict[str, Any]:
     root = described.removesuffix('data.pkl')
     if f'{root}byteorder' in archive.namelist() and archive.read(f'{root}byteorder') != b'little':
       raise ValueError('written on a machine of another byte order')
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
     with archive.open(described) as file:
       try:
-        state = Unpickler(file).load()
+        tensors = tensors_of(Unpickler(file).load())
+        for name, tensor in tensors.items():
+          check(name, tensor, sizes.get(f'{root}data/{tensor.key}', 0))
       except (pickle.UnpicklingError, EOFError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f'its description is damaged ({error})') from None
-    sizes = {info.filename: info.file_size for info in archive.infolist()}
-  tensors = {name: x for name, x in unwrap(state).items() if isinstance(x, Tensor)}
-  if not tensors:
-    raise ValueError('it holds no tensors by name')
-  for name, tensor in tensors.items():
-    check(name, tensor, sizes.get(f'{root}data/{tensor.key}', 0))
   return {
     name: entry(tensor.shape, tensor.dtype, loader(path, f'{root}data/{tensor.key}', tensor))
     for name, tensor in tensors.items()
   }
 
 
-def unwrap(state: Any) -> dict[str, Any]:
-  """The dictionary of tensors, which some files keep under a name."""
+def tensors_of(state: Any) -> dict[str, Tensor]:
+  """The tensors by name, which some files keep under a name."""
   if not isinstance(state, dict):
     raise ValueError(f'it holds a {type(state).__name__}, not tensors by name')
   for wrapper in WRAPPERS:
     if isinstance(state.get(wrapper), dict):
       state = state[wrapper]
-  return {name.removeprefix('module.'): value for name, value in state.items()}
+  found = {name.removeprefix('module.'): x for name, x in state.items() if isinstance(x, Tensor)}
+  if not found:
+    raise ValueError('it holds no tensors by name')
+  return found
 
 
 def check(name: str, tensor: Tensor, size: int) -> None:
-  """Refuses a tensor that reaches beyond its storage."""
+  """Refuses a tensor that reaches beyond its storage, at either end."""
+  numbers = (tensor.offset, *tensor.shape, *tensor.strides)
   steps = zip(tensor.shape, tensor.strides, strict=True)
   last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
-  empty = 0 in tensor.shape
-  if not empty and (
-    min(tensor.strides, default=0) < 0 or (last + 1) * tensor.dtype.itemsize > size
-  ):
+  beyond = 0 not in tensor.shape and (last + 1) * tensor.dtype.itemsize > size
+  if beyond or min(numbers) < 0:
     raise ValueError(f'{name} {tensor.shape} reaches beyond its {size:,} bytes')
 
 
 def loader(path: pathlib.Path, name: str, tensor: Tensor) -> Callable[[], np.ndarray]:
   def load() -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-      try:
+    try:
+      with zipfile.ZipFile(path) as archive:
         flat = np.frombuffer(archive.read(name), tensor.dtype)
-      except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f'{path}: {name} is damaged ({error})') from None
+    except DAMAGED as error:
+      raise ValueError(f'{path}: {name} is damaged ({error})') from None
     strides = [stride * tensor.dtype.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
 

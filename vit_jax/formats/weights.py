@@ -1,5 +1,6 @@
 """What a weight file holds, once its names are ours; and what no model of ours can hold."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 import re
@@ -57,6 +58,12 @@ def for_channels(found: Weights) -> Weights:
   return dataclasses.replace(found, preprocess=seen | one, notes=(*found.notes, note))
 
 
+def check_class_names(names: Sequence[str] | None, count: int | None) -> None:
+  """Raises a ValueError where there are names, but not one for each of `count` logits."""
+  if names is not None and count is not None and len(names) != count:
+    raise ValueError(f'{len(names)} class names for {count} logits')
+
+
 def parts_of(unknown: set[str]) -> str:
   """What kinds of foreign parts some names belong to."""
   found = {what for pattern, what in FOREIGN.items() for n in unknown if re.search(pattern, n)}
@@ -87,9 +94,13 @@ def grid_of(settings: dict[str, Any]) -> tuple[int, int] | None:
   """Patches as (height, width), where the settings say."""
   if 'image_size' not in settings or 'patch_size' not in settings:
     return None
-  sides = settings['image_size'], settings['patch_size']
-  image, patch = ((x, x) if isinstance(x, int) else (x[0], x[-1]) for x in sides)
+  image, patch = sides(settings['image_size']), sides(settings['patch_size'])
   return image[0] // patch[0], image[1] // patch[1]
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+  """(height, width) of what settings give as one side or as both."""
+  return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
 def is_gated(arrays: Arrays) -> bool:

@@ -4,6 +4,7 @@ What only our own reader needs (class names, preprocessing, heads) goes into a p
 file, FILE.json; a folder has the settings of the library that it is for.
 """
 
+from collections.abc import Callable
 import json
 import pathlib
 from typing import Any
@@ -15,6 +16,11 @@ from vit_jax.formats.files import Arrays
 from vit_jax.runtime import atomic, optional
 
 Sizes = dict[str, Any]
+# By target that makes a folder, all that it writes there.
+FOLDERS = {
+  'timm': ('config.json', 'model.safetensors'),
+  'huggingface': ('config.json', 'preprocessor_config.json', 'model.safetensors'),
+}
 
 
 def is_folder(target: str, to: pathlib.Path) -> bool:
@@ -39,37 +45,47 @@ def check(
 def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.Path) -> None:
   """Writes `to`: a file, or for Hugging Face (and timm, unless it is named .safetensors) a folder.
 
+  Every array is written in float32, which all targets read.
+
   Args:
     target: official, timm, torchvision, huggingface, or pth (timm's names, a Swin's official ones).
     arrays: under our names.
     passport: `vit_jax.weights.Passport`.
     sizes: of the model: width, depth, patch_size, num_heads and mlp_dim.
-    to: where; what stands there is replaced once everything is written.
+    to: where; what stands there is replaced once the arrays are written. Settings and passport
+      come last, so that a crash leaves no false pair.
 
   Raises:
     ValueError: arrays have no place there, or torch is missing.
   """
-  made = holds.renamed(
-    holds.names_of(target, passport.model['name']), arrays, passport.model['name']
-  )
+  family = passport.model['name']
+  full = {name: entry.in_float32() for name, entry in arrays.items()}
+  made = holds.renamed(holds.names_of(target, family), full, family)
   if is_folder(target, to):
     settings = holds.settings(target, passport, sizes)
-    files.write_safetensors(to / 'model.safetensors', made, {'format': 'pt'})
-    for name, content in settings.items():
-      write_json(to / name, content)
-    return
-  if target == 'official':
-    files.write_npz(to, made)
-  elif target == 'pth':
-    write_pth(to, made)
+    about = {to / name: content for name, content in settings.items()}
+    to = to / 'model.safetensors'
   else:
-    files.write_safetensors(to, made, {'format': 'pt'})
-  write_json(to.with_name(to.name + '.json'), passport.to_json())
+    about = {to.with_name(to.name + '.json'): passport.to_json()}
+  replace(to, WRITERS.get(target, write_safetensors), made, about)
 
 
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Replaces a file of JSON."""
-  atomic.write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
+def replace(
+  to: pathlib.Path, writer: Callable, arrays: Arrays, about: dict[pathlib.Path, dict[str, Any]]
+) -> None:
+  """Writes arrays and the JSON that belongs to them; the old JSON never lies beside new arrays."""
+  partial = to.with_name(f'{to.name}.new')
+  writer(partial, arrays)
+  for path in about:
+    path.unlink(missing_ok=True)
+  partial.replace(to)
+  for path, content in about.items():
+    atomic.write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def write_safetensors(path: pathlib.Path, arrays: Arrays) -> None:
+  """As torch's users read them."""
+  files.write_safetensors(path, arrays, {'format': 'pt'})
 
 
 def write_pth(path: pathlib.Path, arrays: Arrays) -> None:
@@ -78,3 +94,7 @@ def write_pth(path: pathlib.Path, arrays: Arrays) -> None:
   state = {name: torch.from_numpy(np.ascontiguousarray(e.load())) for name, e in arrays.items()}
   with atomic.replacing(path) as partial, partial.open('wb') as file:
     torch.save(state, file)
+
+
+# By target: what writes its arrays; others take .safetensors.
+WRITERS = {'official': files.write_npz, 'pth': write_pth}

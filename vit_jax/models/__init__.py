@@ -50,6 +50,9 @@ def build(name: str, *, device: Any = None, **section) -> Model:
   """
   section = complete({'name': name} | section)
   del section['name']
+  for key in ('epsilon', 'group_norm_epsilon'):  # Of norms, in any family.
+    if not section.get(key, 1) > 0:
+      raise ValueError(f'config.model.{key}={section[key]} must be above 0')
   if 'attention' in section:
     section['device'] = device or jax.devices()[0]
   section['image_size'] = tuple(section['image_size'])

@@ -87,7 +87,7 @@ class AxialUnit(nn.Module):
     y = nn.relu(resnet.GroupNorm(self.epsilon, names, name='group_norm')(y))
     y = self.attend('columns')(y.swapaxes(1, 2)).swapaxes(1, 2)
     y = self.attend('rows')(y)
-    if self.stride > 1:
+    if self.stride > 1:  # As Scenic's: beyond an odd side zeros count, so its end is weaker.
       y = nn.avg_pool(y, (2, 2), (2, 2), padding='SAME')
     y, _ = bit.NormConv(out, 1, 1, *settings, name='c')(y)
     return y + (pre if projected else x)

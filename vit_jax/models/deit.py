@@ -10,7 +10,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import layers, vit, vit_sizes
+from vit_jax.models import vit, vit_sizes
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
 
@@ -67,8 +67,7 @@ class DistilledTransformer(vit.VisionTransformer):
     initial = INITIALISERS[self.initialisers]
     self.dist = self.param('dist', initial('cls', self.width), (1, 1, self.width))
     if self.two_heads:
-      kernel, bias = initial('head', self.width), initial('head_bias', self.width)
-      self.head_dist = layers.Dense(self.num_classes, kernel_init=kernel, bias_init=bias)
+      self.head_dist = self.make_head()
 
   def prefix_tokens(self) -> list[Float[Array, '1 n D']]:
     return [self.cls, self.dist, *self.register_tokens()]

@@ -134,7 +134,7 @@ class ImageGPT(Model):
       ValueError: the images are not of the model's size and channels.
     """
     self.check_images(images)
-    pixels = images.reshape(len(images), -1, 1, self.channels).astype(jnp.float32)
+    pixels = images.reshape(images.shape[0], -1, 1, self.channels).astype(jnp.float32)
     distances = ((pixels - jnp.asarray(self.palette, jnp.float32)) ** 2).sum(-1)
     return distances.argmin(-1)
 
@@ -156,7 +156,7 @@ class ImageGPT(Model):
     """Pixel embeddings -> normalised tokens of the last block, at the places that they tell of."""
     x = patches
     if self.is_causal:
-      start = jnp.broadcast_to(self.start.astype(x.dtype), (len(x), 1, x.shape[-1]))
+      start = jnp.broadcast_to(self.start.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
       x = jnp.concatenate([start, x[:, :-1]], axis=1)
     return self.Transformer(x, train)
 

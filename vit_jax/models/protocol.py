@@ -127,7 +127,8 @@ class Model(nn.Module):
 
     'tokens' for `(1, T, D)`, prefix first and then the grid; 'rows' and 'columns' for one
     axis of the grid, `(1, n, D)`; 'channels' for kernels `h w C D`;
-    'prefix' for a token of the prefix, which another model of the family may lack.
+    'prefix' for a token of the prefix, which another model of the family may lack; 'offsets' for
+    `((2w - 1)^2, h)`, by offset in square windows of side w.
     """
     return {}
 

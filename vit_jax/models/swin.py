@@ -165,7 +165,7 @@ class SwinTransformer(Model):
     images = jnp.pad(images, ((0, 0), *border, (0, 0)))
     make = layers.PatchEmbedding(self.width, side, self.dtype, self.initialisers, name='embedding')
     x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')(make(images))
-    return x.reshape(len(x), images.shape[1] // side, images.shape[2] // side, self.width)
+    return x.reshape(x.shape[0], images.shape[1] // side, images.shape[2] // side, self.width)
 
 
 def grids(image_size: tuple[int, int], patch_size: int, count: int) -> list[tuple[int, int]]:

@@ -153,10 +153,13 @@ class VisionTransformer(Model):
         self.pre_logits, kernel_init=kernel, bias_init=bias, name='pre_logits'
       )
     if self.num_classes:
-      kernel, bias = (initial(role, self.width) for role in ('head', 'head_bias'))
-      if self.head_bias:
-        bias = nn.initializers.constant(self.head_bias)
-      self.head = layers.Dense(self.num_classes, kernel_init=kernel, bias_init=bias)
+      self.head = self.make_head()
+
+  def make_head(self) -> layers.Dense:
+    """A head as the model's initialisers and `head_bias` begin one."""
+    initial, start = INITIALISERS[self.initialisers], self.head_bias
+    bias = nn.initializers.constant(start) if start else initial('head_bias', self.width)
+    return layers.Dense(self.num_classes, kernel_init=initial('head', self.width), bias_init=bias)
 
   def stem(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w c']:
     """The map that is cut into patches: the image itself; a hybrid has a ResNet here."""
@@ -268,8 +271,8 @@ def check_values(section: dict[str, Any]) -> None:
   width, num_heads = section['width'], section['num_heads']
   if width % num_heads:
     raise ValueError(f'{num_heads=} must divide {width=}')
-  for key in ('layer_scale', 'registers'):
-    if section[key] < 0:
+  for key in ('layer_scale', 'registers', 'pre_logits'):
+    if (section.get(key) or 0) < 0:
       raise ValueError(f'config.model.{key}={section[key]} must be at least 0: none')
   check_choice('config.model.remat', section['remat'], encoder.REMAT)
   position.check(section)
