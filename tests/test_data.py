@@ -154,7 +154,6 @@ def test_prefetch_keeps_order_and_passes_errors_on():
     (dict(split_seed=-1), 'split_seed=-1 must be in'),
     (dict(scale=3.0), r'scale=3.0 must be in \[0, 1\)'),
     (dict(rotate=float('nan')), 'rotate=nan must be 0 or more'),
-    (dict(crop_area=(0.5,)), r'crop_area=\(0.5,\) must be \(smallest, largest\)'),
     (dict(resize='bilinaer'), "did you mean 'bilinear'"),
   ],
 )

@@ -252,8 +252,9 @@ def test_download_goes_on_is_checked_and_is_kept(server):
   assert Server.asked == [0, 1000]
 
 
-def test_several_that_want_one_file_fetch_it_once(server):
+def test_several_that_want_one_file_fetch_it_once(server, monkeypatch, tmp_path):
   """As all processes of a run do at its start."""
+  monkeypatch.setenv('VIT_JAX_CACHE', str(tmp_path / 'cache'))
   right = hashlib.sha256(Server.content).hexdigest()
   with futures.ThreadPoolExecutor(4) as pool:
     found = [pool.submit(fetch.folder, server, right) for _ in range(4)]

@@ -18,7 +18,7 @@ def belongs(workdir: pathlib.Path) -> bool:
 
   An attempt that failed before leaves the folder free for any other config.
   """
-  steps = any(path.name.isdigit() for path in workdir.glob('checkpoints/*'))
+  steps = any(path.name.isdecimal() for path in workdir.glob('checkpoints/*'))
   probes = any(any(workdir.glob(f'{path}probes/*/*.npz')) for path in ('', 'backbones/*/'))
   return steps or probes or (workdir / 'failed.txt').exists()
 
@@ -77,7 +77,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 def newest_passport(workdir: pathlib.Path) -> dict[str, Any] | None:
   """The passport of the newest finished checkpoint that can be read; None where there is none."""
   folder = workdir / 'checkpoints'
-  steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdigit()), reverse=True)
+  steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdecimal()), reverse=True)
   for step in steps:
     try:
       return json.loads((folder / str(step) / 'passport/metadata').read_text())
@@ -254,7 +254,7 @@ class Checkpoints:
 def unreadable_steps(folder: pathlib.Path) -> list[int]:
   """Finished checkpoints whose small files are damaged: Orbax cannot open a folder with those."""
   steps = []
-  for step in (path for path in folder.glob('*') if path.name.isdigit()):
+  for step in (path for path in folder.glob('*') if path.name.isdecimal()):
     try:
       for name in (
         'passport/metadata',

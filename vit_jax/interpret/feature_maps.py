@@ -116,4 +116,4 @@ def layers_in(measured: Measured) -> dict[str, dict[str, Any]]:
 def label(name: str) -> str:
   """'block_0/tokens' -> 'block 1'; 'tokens' -> 'last'."""
   block = name.partition('/')[0].removeprefix('block_')
-  return f'block {int(block) + 1}' if block.isdigit() else 'last'
+  return f'block {int(block) + 1}' if block.isdecimal() else 'last'

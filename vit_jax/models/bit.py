@@ -243,7 +243,7 @@ def build(*, variant: str, **section) -> BigTransfer:
 def assemble(make: Any, variant: str, section: dict[str, Any]) -> Any:
   """A ResNet, or a class `make` that is one, from a section whose every value is checked."""
   depth, _, factor = variant.removeprefix('R').partition('x')
-  known = depth.isdigit() and int(depth) in resnet.UNITS and factor.isdigit() and int(factor)
+  known = depth.isdecimal() and int(depth) in resnet.UNITS and factor.isdigit() and int(factor)
   if not known:
     check_choice('config.model.variant', variant, VARIANTS)
   check_choice('config.model.head', section['head'], HEADS)

@@ -204,7 +204,7 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> Convolving
     ValueError: no such variant, or a value that does not fit.
   """
   size, _, patch = variant.partition('/')
-  if size not in SIZES or not patch.isdigit() or not int(patch):
+  if size not in SIZES or not patch.isdecimal() or not int(patch):
     check_choice('config.model.variant', variant, VARIANTS)
   section |= {key: value for key, value in SIZES[size].items() if section[key] is None}
   side = int(patch)
@@ -238,7 +238,7 @@ def heads_of(section: dict[str, Any]) -> list[int]:
   depth, words = section['depth'], str(section['heads']).split(',')
   if not section['heads']:
     return [section['num_heads']] * depth
-  if len(words) != depth or any(not word.isdigit() or not int(word) for word in words):
+  if len(words) != depth or any(not word.isdecimal() or not int(word) for word in words):
     raise ValueError(
       f'config.model.heads={section["heads"]}: give at least one head for each of {depth} blocks, '
       f"such as '{','.join(['9'] * depth)}'"

@@ -182,7 +182,7 @@ def build(*, variant: str, image_size: tuple[int, int], **section) -> SwinTransf
   """
   check_values(section)
   size, _, patch = variant.partition('/')
-  if size not in SIZES or not patch.isdigit() or not int(patch):
+  if size not in SIZES or not patch.isdecimal() or not int(patch):
     check_choice('config.model.variant', variant, VARIANTS)
   sizes = SIZES[size]
   depths, heads, width = sizes['depths'], sizes['heads'], sizes['width']

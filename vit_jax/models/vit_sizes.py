@@ -47,7 +47,7 @@ def decode_variant(variant: str) -> tuple[str, int]:
     ValueError: no such size, or no patch side.
   """
   size, _, patch = variant.partition('/')
-  if size not in SIZES or not patch.isdigit() or not int(patch):
+  if size not in SIZES or not patch.isdecimal() or not int(patch):
     near = difflib.get_close_matches(variant, VARIANTS, n=1, cutoff=0.0)[0]
     raise ValueError(
       f'unknown variant {variant!r}; write SIZE/PATCH with SIZE one of {", ".join(SIZES)} and '

@@ -30,7 +30,7 @@ def by_depth(train: str, layer_decay: float, groups: tuple[str, ...]) -> Multipl
       nothing.
   """
   kind, _, count = train.partition(':')
-  if train not in ('all', 'head') and not (kind == 'last' and count.isdigit()):
+  if train not in ('all', 'head') and not (kind == 'last' and count.isdecimal()):
     raise ValueError(f'config.optimizer.train={train!r} must be all, head, or last:N with N blocks')
   if not 0 < layer_decay <= 1:
     raise ValueError(f'config.optimizer.layer_decay={layer_decay} must be in (0, 1]')

@@ -102,7 +102,7 @@ class Program:
     bounds = [condition.instructions[name] for name in test.operands]
     constants = [each.operands[0] for each in bounds if each.opcode == 'constant']
     known = test.opcode == 'compare' and 'direction=LT' in test.attributes and constants
-    return int(constants[0]) if known and constants[0].isdigit() else 1
+    return int(constants[0]) if known and constants[0].isdecimal() else 1
 
   def walk(
     self, name: str | None = None, times: int = 1

@@ -57,7 +57,7 @@ def installed() -> int:
   found = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
   for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
     limit = pathlib.Path(path).read_text().strip() if pathlib.Path(path).exists() else 'max'
-    found += [int(limit)] if limit.isdigit() else []
+    found += [int(limit)] if limit.isdecimal() else []
   return min(found)
 
 
