@@ -125,7 +125,7 @@ def test_labels_of_a_sequence():
   assert tfds.is_sequence(known['labels']) and not tfds.is_sequence(known['label'])
   assert tfds.known_classes('voc', 'labels') == 20
   rows = Rows({'image': b'', 'labels': found} for found in ([2, 0, 2], [], [1]))
-  source = tfds.Prepared(rows, np.arange(3), 'x train', 'image', 'labels', 3)
+  source = tfds.Prepared(rows, np.arange(3), 'x train', 'image', 'labels', 3, several=True)
   _, labels = source.read(np.array([0, 1, 2]))
   assert labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]] and labels.dtype == np.float32
   assert source.read(np.arange(0))[1].shape == (0, 3)

@@ -72,7 +72,7 @@ class Sums(predict.Predictor):
 
   def __init__(self):
     self.params, self.preprocess = {}, Preprocess((9, 9), 1)
-    self.output_names = [f'block_{i}/tokens' for i in range(4)]
+    self._shapes = {f'block_{i}/tokens': None for i in range(4)}  # What names its outputs.
     self.model = types.SimpleNamespace(image_size=(9, 9), channels=1, grid=(3, 3), prefix=())
 
   def forward(self, params, x):
