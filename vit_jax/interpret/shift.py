@@ -107,7 +107,7 @@ class Shift(Picture):
     axes[1].set_xscale('log', base=2)
     axes[0].set(xlabel='translation, % of the side', ylabel='accuracy')
     axes[1].set(xlabel='cells a side, shuffled', ylabel='accuracy')
-    axes[2].set(xlabel='depth', ylabel='reach, % of the side (dotted: fresh)')
+    axes[2].set(xlabel='depth (dotted: before training)', ylabel='reach, % of the side')
     for axis in axes:
       axis.set_ylim(bottom=0)
       axis.grid(alpha=0.3)
