@@ -458,6 +458,7 @@ def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
   convert.convert(a, to, 'vit_jax')
   with pytest.raises(ValueError, match=r'other things.*weights\.npz'):
     convert.convert(b, to, 'huggingface')
+  (to / 'weights.npz.partial').write_text('what an export that was killed left')
   convert.convert(b, to, 'vit_jax')
   head = weights.open_source(to).arrays['head/kernel'].load()
   np.testing.assert_array_equal(head, 2 * arrays['head/kernel'])

@@ -69,7 +69,10 @@ def check_replaceable(to: pathlib.Path, target: str) -> None:
   if to.exists() and to.is_dir() != is_folder:
     kinds = ('a file', 'a folder')
     raise ValueError(f'{to} is {kinds[not is_folder]}; --to={target} writes {kinds[is_folder]}')
-  others = {path.name for path in to.iterdir()} - {*FOLDERS[target]} if to.is_dir() else set()
+  there = {path.name for path in to.iterdir()} if to.is_dir() else set()
+  # What an export that was killed left half written is replaced too.
+  own = {name + end for name in FOLDERS.get(target, ()) for end in ('', '.new', '.partial')}
+  others = there - own
   if others:
     raise ValueError(
       f'{to} is a folder with other things in it than --to={target} writes '
