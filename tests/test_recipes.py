@@ -19,6 +19,7 @@ BIT = {
   'data.crop_from': (40, 40),
   'model.variant': 'R8x1',
   'batch_size': 8,
+  'accumulation_steps': 4,
 }
 SWIN = {'data.image_size': (32, 32), 'model.variant': 'digits/4'}
 SASA = {'data.image_size': (32, 32), 'model.variant': 'digits', 'model.kernel': 3}
