@@ -4,6 +4,7 @@ from concurrent import futures
 import dataclasses
 import os
 import signal
+import threading
 import time
 
 from conftest import small_config
@@ -75,6 +76,10 @@ def test_processes_make_the_batches_of_threads():
   os.kill(next(iter(processes.pool.workers._processes)), signal.SIGKILL)
   with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
     processes.batch_at(3, batch_size=7, seed=3)
+  end = threading.Thread(target=processes.pool.workers.shutdown, daemon=True)
+  end.start()
+  end.join(30)
+  assert not end.is_alive()  # As the command waits for it at its end.
 
 
 def numbered(size):

@@ -8,7 +8,7 @@ and sixteen threads no more; a GPU takes tens of thousands.
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import threading
@@ -38,6 +38,19 @@ def make_here(
   return _make[0](indices, rows, key)
 
 
+class Worker(multiprocessing.context.SpawnProcess):
+  """A process that ignores SIGTERM: a pool that lost another one would wait for it forever."""
+
+  def terminate(self) -> None:
+    self.kill()
+
+
+class Context(multiprocessing.context.SpawnContext):
+  """Starts workers anew; not forked: JAX's threads hold locks that a copy would wait for."""
+
+  Process = Worker
+
+
 class Pool:
   """Processes that make a batch each; the pictures are those that one process makes.
 
@@ -48,9 +61,7 @@ class Pool:
 
   def __init__(self, make: Make, count: int):
     self.count = count
-    # Not forked: JAX's threads hold locks that a copy would wait for.
-    context = multiprocessing.get_context('spawn')
-    self.workers = futures.ProcessPoolExecutor(count, context, begin, (make,))
+    self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (make,))
 
   def __call__(
     self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
