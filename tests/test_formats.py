@@ -253,6 +253,7 @@ def torch_names(monkeypatch):
     ('w', (19, (-5,), (1,)), 'beyond'),
     ('w', (19, (2,), (-1,)), 'beyond'),
     ('w', (-1, (0,), (1,)), 'beyond'),
+    ('w', (0, (10**9, 10**9), (0, 0)), 'beyond'),
     ('w', (1.5, (2,), (1,)), 'damaged'),
     ('w', (0, ('2',), (1,)), 'damaged'),
     (5, (0, (2,), (1,)), 'damaged'),
@@ -401,13 +402,26 @@ def test_flipped_bytes_are_refused_by_name(tmp_path, save):
     ('preprocessor_config.json', '"x"', 'holds a str instead'),
     ('model.safetensors.index.json', '[]', 'holds a list instead'),
     ('model.safetensors.index.json', '{}', 'has no weight_map'),
+    ('model.safetensors.index.json', '{"weight_map": {"a": 1}}', 'has no weight_map'),
+    ('preprocessor_config.json', '{"image_mean": 3}', 'says image_mean=3, which is not a list of'),
+    ('preprocessor_config.json', '{"image_std": []}', r'says image_std=\[\], which is not a list'),
+    ('config.json', '{"num_attention_heads": "12"}', "says num_attention_heads='12', which is not"),
+    ('config.json', '{"num_attention_heads": 0}', 'says num_attention_heads=0, which is not a'),
+    ('config.json', '{"image_size": {"height": 8}}', 'says image_size=.*not a side in pixels'),
+    ('config.json', '{"layer_norm_eps": "small"}', 'says layer_norm_eps=.*not a number'),
+    ('config.json', '{"layer_norm_eps": NaN}', 'says layer_norm_eps=nan, which is not a number'),
+    ('config.json', '{"hidden_act": ["gelu"]}', 'says hidden_act=.*not a word'),
+    ('config.json', '{"id2label": {"cat": "0"}}', 'says id2label=.*not an object with'),
+    ('config.json', '{"id2label": {"0": 3}}', 'says id2label=.*not an object with'),
+    ('config.json', '{"pretrained_cfg": {}, "label_names": "x"}', 'says label_names=.*not a list'),
+    ('config.json', '{"model_args": [3]}', 'says model_args=.*not an object'),
+    ('config.json', '{"model_args": {"num_heads": true}}', 'says num_heads=True, which is not'),
+    ('config.json', '{"pretrained_cfg": {"input_size": [3, 8]}}', 'says input_size=.*not channels'),
+    ('config.json', '{"pretrained_cfg": {"crop_pct": "all"}}', 'says crop_pct=.*not a number'),
   ],
 )
 def test_damaged_settings_are_named(tmp_path, name, text, words):
-  _, arrays = random_model()
-  files.write_safetensors(
-    tmp_path / 'model.safetensors', {n: Entry.of(x) for n, x in arrays.items()}, {}
-  )
+  files.write_safetensors(tmp_path / 'model.safetensors', {'a': Entry.of(np.zeros(3))}, {})
   (tmp_path / 'config.json').write_text('{}')
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=rf'{re.escape(name)} {words}'):

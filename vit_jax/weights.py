@@ -18,7 +18,7 @@ import numpy as np
 import vit_jax
 from vit_jax import checkpoint, defaults, models
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.formats import adapt, configs, files, official, read
+from vit_jax.formats import adapt, files, official, read, settings_files
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.weights import Weights, check_class_names
 from vit_jax.runtime import atomic, fetch
@@ -230,7 +230,7 @@ def read_passport(path: pathlib.Path) -> Passport:
   Raises:
     ValueError: it is damaged, or of a later version; names the file.
   """
-  content = configs.read(path)
+  content = settings_files.read(path)
   try:
     return Passport.from_json(content)
   except (ValueError, TypeError) as error:

@@ -1,32 +1,15 @@
 """The settings that other libraries keep beside weights: config.json and its like, as written.
 
-What was read here, `from_torch.py` understands.
+`settings_files.py` reads such files, `from_torch.py` understands them.
 """
 
-import json
 import math
-import pathlib
 from typing import Any
 
 TIMM_ACT = {'tanh': 'gelu_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 HUGGINGFACE_ACT = {'tanh': 'gelu_pytorch_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 RESAMPLE = {'nearest': 0, 'lanczos': 1, 'bilinear': 2, 'linear': 2, 'bicubic': 3}
 CENTRE = 0.875  # the share of the resized picture that a centre crop keeps, where nothing else says
-
-
-def read(path: pathlib.Path) -> dict[str, Any]:
-  """The object in a file of JSON.
-
-  Raises:
-    ValueError: it is damaged, or holds something else; names the file.
-  """
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: {error}') from None
-  if not isinstance(content, dict):
-    raise ValueError(f'{path} holds a {type(content).__name__} instead of an object')
-  return content
 
 
 def huggingface(passport: Any, sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:

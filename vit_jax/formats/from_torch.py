@@ -5,7 +5,16 @@ import pathlib
 import re
 from typing import Any
 
-from vit_jax.formats import configs, dinov2, families, files, names, prefix, weights
+from vit_jax.formats import (
+  configs,
+  dinov2,
+  families,
+  files,
+  names,
+  prefix,
+  settings_files,
+  weights,
+)
 from vit_jax.formats.files import Arrays
 
 Sizes = dict[str, dict[str, int]]  # The sizes that papers name: width, depth, mlp_dim, num_heads.
@@ -116,12 +125,12 @@ def heads_of(
   Raises:
     ValueError: neither says.
   """
-  if 'num_attention_heads' in settings:
-    return settings['num_attention_heads'], ()
   norm, hidden = f'{table.modules["Transformer/encoder_norm"]}.weight', 'MlpBlock_3/Dense_1'
   second = f'{table.block.format(0)}{table.modules[hidden]}.weight'
   if norm not in arrays or second not in arrays:
     raise ValueError(f'{norm if norm not in arrays else second} is missing')
+  if 'num_attention_heads' in settings:
+    return divided(arrays[norm].shape[0], settings['num_attention_heads']), ()
   found = (arrays[norm].shape[0], depth, arrays[second].shape[1])
   for name, size in sizes.items():
     if found == (size['width'], size['depth'], size['mlp_dim']):
@@ -130,6 +139,13 @@ def heads_of(
     f'does not say how many heads its blocks have, and no size that we know has (width, depth, MLP '
     f'width) {found}; write {{"num_attention_heads": N}} into a config.json beside it'
   )
+
+
+def divided(width: int, heads: int) -> int:
+  """The heads, or a ValueError where they do not divide the width."""
+  if width % heads:
+    raise ValueError(f'its settings say {heads} heads, which do not divide its width of {width}')
+  return heads
 
 
 def check_settings(settings: dict[str, Any], kinds: tuple[str, ...]) -> None:
@@ -203,8 +219,8 @@ def open_folder(path: pathlib.Path) -> tuple[Arrays, dict[str, Any]]:
   index = path / 'model.safetensors.index.json'
   found = ['model.safetensors', 'pytorch_model.bin']
   if index.exists():
-    shards = configs.read(index).get('weight_map')
-    if not isinstance(shards, dict):
+    shards = settings_files.read(index).get('weight_map')
+    if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
       raise ValueError(f'{index} has no weight_map, the file of each array')
     for name in sorted(set(shards.values())):
       arrays |= files.open_file(path / name)
@@ -217,11 +233,11 @@ def open_folder(path: pathlib.Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, Any]:
-  """config.json and preprocessor_config.json in one."""
+  """config.json and preprocessor_config.json in one; a ValueError names what cannot be used."""
   settings: dict[str, Any] = {}
   for name in ('preprocessor_config.json', 'config.json'):
     if (folder / name).exists():
-      read = configs.read(folder / name)
+      read = settings_files.said(folder / name)
       keys = ('size', 'image_size') if name.startswith('pre') else ()
       settings |= {key: value for key, value in read.items() if key not in keys[1:]}
   # timm writes arguments only where they differ from the architecture's own.

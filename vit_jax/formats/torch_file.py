@@ -7,6 +7,7 @@ functions and refuses every other name.
 
 from collections import OrderedDict
 from collections.abc import Callable
+import math
 from operator import index
 import pathlib
 import pickle
@@ -117,12 +118,14 @@ def tensors_of(state: Any) -> dict[str, Tensor]:
 
 
 def check(name: str, tensor: Tensor, size: int) -> None:
-  """Refuses a tensor that reaches beyond its storage, at either end."""
+  """Refuses a tensor that reaches beyond its storage, or claims more numbers than lie there."""
   numbers = (tensor.offset, *tensor.shape, *tensor.strides)
   steps = zip(tensor.shape, tensor.strides, strict=True)
   last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
   beyond = 0 not in tensor.shape and (last + 1) * tensor.dtype.itemsize > size
-  if beyond or min(numbers) < 0:
+  # Strides of 0 would make any shape of a few bytes.
+  claims = math.prod(tensor.shape) * tensor.dtype.itemsize > size
+  if beyond or claims or min(numbers) < 0:
     raise ValueError(f'{name} {tensor.shape} reaches beyond its {size:,} bytes')
 
 
