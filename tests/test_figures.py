@@ -7,6 +7,8 @@ from PIL import Image
 import pytest
 
 from vit_jax import figures, interpret
+from vit_jax.explore import against, series
+from vit_jax.explore import pictures as explored
 from vit_jax.interpret.picture import Measured
 
 
@@ -39,6 +41,9 @@ def test_dollars_in_names_are_no_formulas():
     figures.pairs(pictures, pictures, [title, names[2]], title),
     figures.confusion(counts, [*names[:3], title]),
     interpret.draw('confusion', [measured] * 2, [title, names[2]]),
+    explored.ranking([title, *names[1:]], np.full(4, 0.5), np.full((4, 2), 0.5), 0),
+    series.lines({title: {'test/probe_0': 0.5, 'test/probe_1': 0.6}}, 'test/probe'),
+    against.draw({name: {(): [(1.0, 0.5)]} for name in (title, '')}, ('compute', 'test/accuracy')),
   ):
     drawn(figure)
 

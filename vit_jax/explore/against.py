@@ -113,8 +113,8 @@ def draw(lines: dict[str, dict[tuple, list[tuple[float, float]]]], pair: Pair) -
     ])  # fmt: skip
     points = points[np.argsort(points[:, 0], kind='stable')]
     x, mean, low, high = points.T
-    axis.errorbar(x, mean, yerr=[mean - low, high - mean], capsize=3, label=name or None,
-                  **figures.style(i))  # fmt: skip
+    axis.errorbar(x, mean, yerr=[mean - low, high - mean], capsize=3,
+                  label=figures.plain(name) or None, **figures.style(i))  # fmt: skip
   everything = np.array([x for group in lines.values() for runs in group.values() for x, _ in runs])
   if everything.min() > 0 and everything.max() > 4 * everything.min():
     axis.set_xscale('log')

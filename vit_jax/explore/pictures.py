@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.figures import COLOURS, new_figure
+from vit_jax.figures import COLOURS, new_figure, plain
 
 Shape = tuple[int, int]
 
@@ -29,7 +29,7 @@ def ranking(
   axis.axvspan(*(100 * intervals[best]), color=COLOURS[5], alpha=0.2, lw=0)
   errors = 100 * np.abs(intervals.T - accuracy)
   axis.errorbar(100 * accuracy, rows, xerr=errors, fmt='o', color=COLOURS[0], capsize=3)
-  axis.set_yticks(rows, names)
+  axis.set_yticks(rows, [plain(name) for name in names])
   axis.set_ylim(len(names) - 0.4, -0.6)  # The first on top.
   axis.set(xlabel=label)
   axis.grid(axis='x', alpha=0.3)

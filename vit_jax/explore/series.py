@@ -87,7 +87,7 @@ def lines(found: dict[str, dict[str, float]], name: str) -> Any:
   for i, (setting, row) in enumerate(drawn.items()):
     count = sum(re.fullmatch(re.escape(name) + r'_\d+', key) is not None for key in row)
     values = [row[f'{name}_{k}'] for k in range(count)]
-    axis.plot(values, label=setting, **figures.style(i))
+    axis.plot(values, label=figures.plain(setting), **figures.style(i))
   axis.set(xlabel='block (0: the input)', ylabel=name.removeprefix('test/'))
   most = max(len(line.get_xdata()) for line in axis.lines)
   axis.set_xticks(range(0, most, 1 + most // 16))
