@@ -16,6 +16,7 @@ from vit_jax import defaults
 
 SEEDS = 3
 STEPS = {'digits': 1000, 'cifar10': 600}
+BATCH_SIZE = {'digits': 128, 'cifar10': 64}
 LABELS = {'digits': 100, 'cifar10': 5000}  # of the training pictures, to fine-tune on
 
 
@@ -61,7 +62,7 @@ def small(config, what):
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 0.1
   config.total_steps = STEPS[what]
-  config.batch_size = 128
+  config.batch_size = BATCH_SIZE[what]
   config.log_every = 100
   config.eval_every = STEPS[what]
   config.checkpoint_every = STEPS[what]

@@ -130,6 +130,13 @@ def test_no_recipe_is_left_out():
   assert names == {path.stem for path in CONFIGS.glob('*.py')}
 
 
+def test_every_recipe_has_a_row_with_its_cost_and_result():
+  page = (CONFIGS / 'README.md').read_text()
+  rows = [line.split(' | ') for line in page.splitlines() if line.startswith('| `')]
+  told = {row[0].partition('.py')[0].removeprefix('| `') for row in rows if len(row) == 4}
+  assert {path.stem for path in CONFIGS.glob('*.py')} <= told
+
+
 @pytest.fixture(scope='module')
 def weights(quick, tmp_path_factory):
   """A run of two steps to start from, of coloured digits."""
