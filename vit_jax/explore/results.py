@@ -95,7 +95,7 @@ def of_sweep(workdir: pathlib.Path) -> Result:
   records = read_json(workdir / 'reports/sweep.json')
   settings = [
     {'setting': row['setting'], 'runs': int(row['runs'])}
-    | {key: round(float(row[key]), 4) for key in numbers}
+    | {key: round(float(row[key]), 6) for key in numbers}
     | also([one for one in records if one['chosen'] and one['setting'] == row['setting']])
     for row in rows
   ]
