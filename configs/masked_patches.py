@@ -10,6 +10,11 @@ Half of the patches are corrupted, and the model predicts their colours; no labe
 The result is an ordinary ViT whose head is still zero, for `--config.init_from=W` of any recipe.
 The sweep does that, with three seeds: pre-trained, then fine-tuned on few labels, against the same
 labels from scratch for as many steps, and for as many as both together.
+
+The sweep of `digits` (1.0.0), 100 labels, test accuracy in %, means of three seeds: fine-tuned
+92.1, from scratch 89.1, twice as long 89.9; nothing below 3.5 points is told apart. The pre-trained
+models guess 55.3 % of the hidden colours, with a loss of 1.17 nats, where who sees no picture has
+1.77. 24 min of one busy core.
 """
 
 from vit_jax import defaults

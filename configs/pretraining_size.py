@@ -9,7 +9,11 @@ against the number of training pictures. The paper pre-trains on ImageNet, Image
 JFT-300M, and finds that larger models need more. DATA is `digits` or `cifar10`, with
 --config.data.data_dir=D.
 
-Not run.
+`digits` (1.0.0), test accuracy in %, means of three seeds, with 150, 300, 600 and 1,149 pictures:
+digits/2 65.6, 73.8, 83.3, 91.9, each regularised by choice; mu/2, a tenth as large, 64.3, 74.7,
+80.8, 80.9, none regularised. The larger model needs more pictures, and makes more of them: of 1,149
+it is clearly above (Tukey), of 600 and fewer the two are not told apart. 20 min of one busy core.
+`cifar10`: not run.
 """
 
 from vit_jax import defaults

@@ -284,3 +284,7 @@ def test_settings_have_names_that_tell_them_apart():
   found = [series.name_of(row, keys, rows) for row in rows]
   assert found == ['mean, depth=2', 'mean, width=2', 'max']
   assert series.name_of({}, keys, [{}, *rows]) == 'base'
+  same = [row | {'optimizer.warmup_steps': 10} for row in rows]
+  keys = ['optimizer.warmup_steps', *keys]
+  assert [series.name_of(row, keys, same) for row in same] == found
+  assert series.name_of(same[0], keys, same[:1]) == '10, mean, 2'

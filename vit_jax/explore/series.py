@@ -51,11 +51,15 @@ def by_block(names: Iterable[str]) -> list[str]:
 
 
 def name_of(row: dict[str, Any], keys: list[str], rows: Records) -> str:
-  """A setting in a few words: values that all rows have as they are, others with their key."""
+  """A setting in a few words: values that all rows have as they are, others with their key.
+
+  What is the same in all rows is left out, where they differ in anything.
+  """
+  telling = [key for key in keys if len({repr(other.get(key)) for other in rows}) > 1] or keys
   words = [
     str(row[key]) if all(other.get(key) is not None for other in rows)
     else f'{key.rpartition(".")[2]}={row[key]}'
-    for key in keys if row.get(key) is not None
+    for key in telling if row.get(key) is not None
   ]  # fmt: skip
   return ', '.join(words) or 'base'
 
