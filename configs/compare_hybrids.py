@@ -6,7 +6,7 @@ python -m vit_jax.main --config=configs/compare_hybrids.py:optimizers --workdir=
 The first trains ViTs, a hybrid and BiT ResNets at several sizes, the second BiT with Adam and with
 SGD at two rates each, of which validation chooses; three seeds. Pictures: accuracy and 5-shot
 accuracy against the compute of the training. On the digits, enlarged to 64 x 64, as a hybrid's
-patch is 32 pixels wide; other data: --config.data.name=folder --config.data.path=PATH
+patch is 32 pixels wide, and to 32 x 32 for BiT alone; other data: --config.data.name=folder --config.data.path=PATH
 --config.data.image_size='(224,224)'. The paper's are pre-trained on JFT-300M: hybrids lead at small
 compute, and Adam is better than SGD for ResNets by half a point on average.
 
@@ -27,7 +27,7 @@ def get_config(what='models'):
     raise ValueError(f'configs/compare_hybrids.py:{what}: choose models or optimizers')
   config = defaults.get_config()
   config.run = 'sweep'
-  config.data.image_size = (64, 64)
+  config.data.image_size = (64, 64) if what == 'models' else (32, 32)
   config.data.validation_fraction = 0.2
   config.model = dict(name='bit', variant='R26x1', head='random')
   config.optimizer.learning_rate = 1e-3
