@@ -18,7 +18,7 @@ TRANSFORMER, RESNET = {'optimizer.learning_rate': 2e-3}, {'optimizer.learning_ra
 ROWS = [
   ('vit', 'digits/8', TRANSFORMER), ('vit', 'digits/4', TRANSFORMER),
   ('axial', 'digits/8', TRANSFORMER), ('axial', 'digits/4', TRANSFORMER),
-  ('bit', 'R26x1', RESNET), ('axial_resnet', 'R26x1', RESNET),
+  ('bit', 'R5x2', RESNET), ('axial_resnet', 'R5x2', RESNET),
 ]  # fmt: skip
 SEEDS = 3
 PICTURES = tuple((x, y) for y in ('test/fewshot_5', 'test/accuracy') for x in ('compute', 'speed'))
