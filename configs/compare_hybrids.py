@@ -14,7 +14,8 @@ ResNets by half a point on average.
 The digits (1.0.0), test accuracy in %, means of three seeds after 60 steps of 32: BiT R26x1 97.5
 (2.1e12 floating point operations), ViT Ti/32 79.1 (3.2e11), hybrid R+Ti/16 60.7 (3.8e11), ViT
 Ti/16 38.2 (1.1e12); BiT is told from the last two, and Ti/32 from Ti/16. That a hybrid leads at
-small compute is not seen after so few steps. 24 min beside other work.
+small compute is not seen after so few steps. 24 min beside other work. `optimizers`, 120 steps:
+Adam 97.6, SGD 92.2, told apart, each at the larger of its rates; 6 min beside other work.
 """
 
 from vit_jax import defaults
