@@ -14,7 +14,9 @@ labels from scratch for as many steps, and for as many as both together.
 The sweep of `digits` (1.0.0), 100 labels, test accuracy in %, means of three seeds: fine-tuned
 92.1, from scratch 89.1, twice as long 89.9; nothing below 3.5 points is told apart. The pre-trained
 models guess 55.3 % of the hidden colours, with a loss of 1.17 nats, where who sees no picture has
-1.77. 24 min of one busy core.
+1.77. 24 min of one busy core. The same of `cifar10`, 5,000 labels: fine-tuned 44.4, from scratch
+41.1, twice as long 48.4, all told apart: pre-training helps, and labels for as long help more. 24.2
+% of the colours, 2.83 nats instead of 4.24. 38 min beside other work.
 """
 
 from vit_jax import defaults
