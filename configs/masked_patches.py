@@ -16,7 +16,7 @@ The sweep of `digits` (1.0.0), 100 labels, test accuracy in %, means of three se
 models guess 55.3 % of the hidden colours, with a loss of 1.17 nats, where who sees no picture has
 1.77. 24 min of one busy core. The same of `cifar10`, 5,000 labels: fine-tuned 44.4, from scratch
 41.1, twice as long 48.4, all told apart: pre-training helps, and labels for as long help more. 24.2
-% of the colours, 2.83 nats instead of 4.24. 38 min beside other work.
+% of the colours, 2.83 nats instead of 4.24. 40 min beside other work.
 """
 
 from vit_jax import defaults
