@@ -17,7 +17,7 @@ accuracy, calibration error, and of each model size, arithmetic, memory and spee
 accuracy against compute and against speed.
 
 The digits (1.0.0), test accuracy in %, means of three seeds, with `parameters` (150 steps),
-`compute` (8e11 products), `time` (10 s of two quiet cores): SASA 99.4, 99.4, 97.4; BiT 99.4, 99.1,
+`compute` (8e11 FLOPs), `time` (10 s of two quiet cores): SASA 99.4, 99.4, 97.4; BiT 99.4, 99.1,
 99.4; hybrid 98.3, 94.4, 89.1; Axial-ViT 94.4, 96.8, 91.9; ViT 94.3, 96.9, 96.9; Cordonnier 88.1,
 95.9, 90.7; Swin 84.4, 93.1, 87.1; DeiT 73.1, 96.6, 95.3; iGPT 55.6, 41.9, 42.5. Of 36 pairs 20, 12
 and 18 are told apart. 48, 60 and 40 min of one of two busy cores. CIFAR-10: not run as a whole.
@@ -46,7 +46,7 @@ def families():
     'DeiT': {'model.name': 'deit', 'model.variant': 'digits/8'} | wide | MIXING,
     'Swin': {'model.name': 'swin', 'model.variant': 'cifar/4', 'model.window': 4},
     'SASA': {'model.name': 'sasa', 'model.variant': 'digits', 'model.kernel': 5}
-    | {'model.stem': 'convolution'},  # The better one in the paper's table 1, and the faster here.
+    | {'model.stem': 'convolution'},  # Learns in few steps; in the paper better but for R50.
     'Cordonnier': {'model.name': 'cordonnier', 'model.variant': 'digits/8', 'model.depth': 6},
     'Axial-ViT': {'model.name': 'axial', 'model.variant': 'digits/8', 'model.depth': 5},
     'hybrid': {'model.name': 'hybrid', 'model.variant': 'R5+digits/4', 'model.depth': 6},

@@ -428,6 +428,19 @@ def test_damaged_settings_are_named(tmp_path, name, text, words):
     weights.open_source(tmp_path)
 
 
+def test_heads_that_do_not_divide_are_refused(tmp_path):
+  section = dict(variant='digits/16', gelu='exact')
+  _, arrays = random_model(**section)
+  weights.write_model(
+    tmp_path / 'a', traverse_util.unflatten_dict(arrays, sep='/'), about(section, 'vit')
+  )
+  convert.convert(str(tmp_path / 'a'), tmp_path / 'b', 'huggingface')
+  config = json.loads((tmp_path / 'b/config.json').read_text()) | {'num_attention_heads': 3}
+  (tmp_path / 'b/config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match='3 heads, which do not divide its width of 64'):
+    weights.open_source(tmp_path / 'b')
+
+
 def test_a_class_token_is_added(tmp_path):
   _, arrays = random_model(readout='mean', class_token=False)
   path = write(tmp_path / 'w.npz', arrays)
