@@ -120,6 +120,25 @@ def test_heavy_packages_load_where_they_are_used():
   assert done.returncode == 0, done.stderr
 
 
+def test_a_start_loads_neither_torch_nor_scikit_learn(tmp_path):
+  """Where torch is installed, TensorBoard's writer would import it: seconds, for no scalar."""
+  code = (
+    'import pathlib, sys\n'
+    'from vit_jax import data, defaults, metrics\n'
+    'config = defaults.get_config()\n'
+    'config.data.validation_fraction = 0.1\n'
+    'data.build(**config.data)\n'
+    'writer = metrics.events(pathlib.Path(sys.argv[1]), 1)\n'
+    'writer.add_scalar("a", 1.0, 1)\n'
+    'writer.close()\n'
+    'found = {"torch", "sklearn", "tensorflow"} & {*sys.modules}\n'
+    'assert not found, found\n'
+  )
+  done = subprocess.run([sys.executable, '-c', code, tmp_path], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert [path.stat().st_size > 50 for path in tmp_path.glob('events*')] == [True]
+
+
 def test_the_train_loop_stays_short():
   tree = ast.parse((PACKAGE / 'train.py').read_text())
   loop = next(node for node in tree.body if getattr(node, 'name', '') == 'train')

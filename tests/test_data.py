@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vit_jax import data
-from vit_jax.data import augment, pipeline, preprocess, sources
+from vit_jax.data import augment, pipeline, preprocess, sources, stratified
 
 
 def digits(**overrides):
@@ -39,6 +39,37 @@ def test_digits_are_the_real_ones_in_a_stratified_split():
   known = sources.all_digits()
   np.testing.assert_array_equal(known.images[..., 0], whole)
   np.testing.assert_array_equal(known.labels, load_digits().target)
+
+
+def test_parts_are_those_that_scikit_learn_draws():
+  from sklearn.model_selection import train_test_split
+
+  rng = np.random.default_rng(0)
+  drawn = refused = 0
+  for seed in range(400):
+    count = int(rng.integers(2, 200))
+    labels = rng.integers(0, rng.integers(1, 9), count) * 3 if seed % 4 else None
+    fraction = float(rng.choice([0.1, 0.2, 0.25, 1 / 3, 0.5, rng.uniform(0.01, 0.99)]))
+    try:
+      wanted = train_test_split(
+        np.arange(count), test_size=fraction, random_state=seed, stratify=labels
+      )
+    except ValueError:
+      refused += 1
+      with pytest.raises(ValueError, match=r'none for the first|one example alone|cannot both'):
+        stratified.split(count, fraction, seed, labels)
+      continue
+    drawn += 1
+    for got, part in zip(stratified.split(count, fraction, seed, labels), wanted, strict=True):
+      np.testing.assert_array_equal(got, part)
+  assert drawn > 200
+  assert refused > 10
+
+
+@pytest.mark.parametrize('fraction', [0.0, 1.0, -0.2, 1.5, float('nan')])
+def test_a_share_that_is_none_is_refused(fraction):
+  with pytest.raises(ValueError, match='between 0 and 1'):
+    stratified.split(10, fraction, 0)
 
 
 def test_batches_are_a_function_of_seed_and_step():

@@ -40,8 +40,6 @@ class Writer:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter
-
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
@@ -49,7 +47,7 @@ class Writer:
     whole.write_text(''.join(map(line_of, kept)))
     whole.replace(path)
     self._file = path.open('a')
-    self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
+    self._events = events(workdir / 'tensorboard', step + 1)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     self._file.write(line_of({'step': step, **values}))
@@ -60,6 +58,27 @@ class Writer:
   def close(self) -> None:
     self._file.close()
     self._events.close()
+
+
+def events(folder: pathlib.Path, first: int) -> Any:
+  """A writer of TensorBoard events from step `first` on."""
+  with without('torch'):  # It imports that where it can, in seconds, and needs it for no scalar.
+    from tensorboardX import SummaryWriter
+
+  return SummaryWriter(str(folder), purge_step=first)
+
+
+@contextlib.contextmanager
+def without(name: str):
+  """A context in which a package that is not loaded yet seems not to be installed."""
+  if name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None  # type: ignore[assignment]
+  try:
+    yield
+  finally:
+    del sys.modules[name]
 
 
 class Progress:

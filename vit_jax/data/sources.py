@@ -10,6 +10,7 @@ from typing import Protocol, SupportsIndex, runtime_checkable
 from jaxtyping import Float32, Int32
 import numpy as np
 
+from vit_jax.data import stratified
 from vit_jax.data.pictures import Picture
 
 
@@ -185,15 +186,10 @@ def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source,
   Raises:
     ValueError: `fraction` is not between 0 and 1, or leaves a part without some class.
   """
-  from sklearn.model_selection import train_test_split
-
   if not 0 < fraction < 1:
     raise ValueError(f'config.data.{key}={fraction} must lie between 0 and 1')
-  classes = classes_of(source)
   try:
-    parts = train_test_split(
-      np.arange(len(source)), test_size=fraction, stratify=classes, random_state=seed
-    )
+    parts = stratified.split(len(source), fraction, seed, classes_of(source))
   except ValueError as error:
     raise ValueError(
       f'config.data.{key}={fraction} cannot split {len(source)} images: {error}'

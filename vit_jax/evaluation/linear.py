@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vit_jax import figures
+from vit_jax.data import stratified
 from vit_jax.evaluation import fitting, views
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.frozen import Classifier, Frozen
@@ -142,20 +143,14 @@ def split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, n
   Raises:
     ValueError: a part would lack some class.
   """
-  from sklearn.model_selection import train_test_split
-
   alone = 1 in np.bincount(labels)  # One example cannot be on both sides.
   try:
-    rest, held = train_test_split(
-      np.arange(len(labels)), test_size=held_out, random_state=seed,
-      stratify=None if alone else labels,
-    )  # fmt: skip
+    return stratified.split(len(labels), held_out, seed, None if alone else labels)
   except ValueError as error:
     raise ValueError(
       f'config.evaluation.linear.{held_out=} cannot split {len(labels)} training examples: '
       f'{error}; with one number in strengths, or learning_rates, none is held out'
     ) from None
-  return np.asarray(rest), np.asarray(held)
 
 
 def regress(x: np.ndarray, labels: np.ndarray, strength: float) -> Head:

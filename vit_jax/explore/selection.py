@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data import stratified
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -89,12 +91,8 @@ def hold_out(
   Raises:
     ValueError: a part would lack some class.
   """
-  from sklearn.model_selection import train_test_split
-
   try:
-    rest, held = train_test_split(
-      np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
-    )
+    rest, held = stratified.split(len(labels), fraction, seed, labels)
   except ValueError as error:
     asked = asked or f'config.explore.validation_fraction={fraction}'
     raise ValueError(f'{asked} cannot split {len(labels)} training examples: {error}') from None
