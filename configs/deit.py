@@ -57,6 +57,7 @@ def get_config(which='S'):
 def higher(config):
   """Fine-tuning at 384 x 384, at one small rate."""
   config.data.image_size = (384, 384)
+  config.resample = 'bicubic'
   config.batch_size = 512
   config.optimizer = dict(
     name='adamw', learning_rate=5e-6, schedule='constant', weight_decay=1e-8, clip_norm=0.0

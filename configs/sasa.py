@@ -64,7 +64,12 @@ def imagenet(config, variant):
   config.model.dtype = 'bfloat16'
   config.objective.label_smoothing = 0.1
   config.optimizer = dict(
-    name='sgd', learning_rate=0.4, warmup_steps=10 * EPOCH, weight_decay=8e-5, nesterov=True
+    name='sgd',
+    learning_rate=0.4,
+    warmup_steps=10 * EPOCH,
+    weight_decay=8e-5,
+    nesterov=True,
+    clip_norm=0.0,
   )
   config.batch_size = 1024
   config.total_steps = 130 * EPOCH

@@ -126,5 +126,6 @@ def higher(config):
   """The same at 384 x 384 with windows of 12, whose tables of positions are resampled."""
   tuned(config)
   config.data.image_size = (384, 384)
+  config.data.fit = 'squash'  # The published code resizes straight to 384.
   config.model.window = 12
   config.model.drop_path = 0.1

@@ -27,15 +27,16 @@ class Commands:
   """Runs commands on one device, one after another; use as a context.
 
   Args:
-    folder: for what they print, and for compiled programs, which they share.
+    folder: for what they print.
+    compiled: where compiled programs are kept.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, compiled: pathlib.Path):
     self.folder = folder
     environment = os.environ | {
       'XLA_FLAGS': '',
       'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+      'JAX_COMPILATION_CACHE_DIR': str(compiled),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
     }
     self.server = subprocess.Popen(

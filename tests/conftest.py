@@ -69,24 +69,32 @@ def command(*arguments, module='vit_jax.main', **kwargs):
   )
 
 
+@pytest.fixture(scope='session')
+def compiled(tmp_path_factory):
+  """The folder of compiled programs: what one worker has compiled, the others need not.
+
+  With VIT_JAX_TEST_COMPILED one folder serves several sessions, as of the fast part and the slow.
+  """
+  base = tmp_path_factory.getbasetemp()
+  own = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'compiled'
+  return pathlib.Path(os.environ.get('VIT_JAX_TEST_COMPILED') or own)
+
+
 @pytest.fixture(autouse=True, scope='session')
-def _own_cache(tmp_path_factory):
+def _own_cache(tmp_path_factory, compiled):
   """Downloads, checks of files and compiled programs are remembered here, not in the user's cache.
 
-  Many tests train the same small models, and compiling one takes longer than training it; what one
-  worker has compiled, the others need not.
+  Many tests train the same small models, and compiling one takes longer than training it.
   """
   os.environ['VIT_JAX_CACHE'] = str(tmp_path_factory.mktemp('cache'))
-  base = tmp_path_factory.getbasetemp()
-  compiled = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'compiled'
   jax.config.update('jax_compilation_cache_dir', str(compiled))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 @pytest.fixture(scope='session')
-def quick(_own_cache, tmp_path_factory):
+def quick(_own_cache, tmp_path_factory, compiled):
   """As `command`, in processes of their own that are forks: without seconds of imports."""
-  with Commands(tmp_path_factory.mktemp('commands')) as commands:
+  with Commands(tmp_path_factory.mktemp('commands'), compiled) as commands:
     yield commands
 
 

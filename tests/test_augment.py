@@ -363,6 +363,15 @@ def test_every_picture_is_repeated_in_its_epoch_and_meets_others(size, repeats):
     np.testing.assert_array_equal(places[:group], np.tile(np.arange(pipeline.SPREAD), repeats))
 
 
+@pytest.mark.parametrize('parts', [2, 4, 16, 32, 64])
+def test_copies_do_not_meet_in_the_parts_of_a_batch(parts):
+  """A part takes every n-th row, and mixup's partner is the next of these."""
+  places = pipeline.picture_of(np.arange(1024), 3, 100_000 * 3)
+  for i in range(parts):
+    part = places[i::parts]
+    assert (part[1:] == part[:-1]).mean() < 0.05
+
+
 def test_each_copy_has_its_own_changes():
   shift = augment.Augment(colour_jitter=0.9)
   dataset = dataclasses.replace(numbered(30, repeats=3), augment=shift)

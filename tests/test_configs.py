@@ -164,6 +164,30 @@ def test_fine_tuning_names_what_it_was_asked_for(word):
     module.get_config(word)
 
 
+@pytest.mark.parametrize(
+  ('key', 'section', 'message'),
+  [
+    ('evaluation', dict(fewshto=dict(shots=(5,))), "did you mean 'fewshot'"),
+    ('optimizer', dict(name='sgd', momentun={'a': 1}), "did you mean 'momentum'"),
+  ],
+)
+def test_sections_that_nobody_reads_are_refused(key, section, message):
+  config = defaults.get_config()
+  config.evaluators = ('fewshot',)
+  config[key] = section
+  with pytest.raises(ValueError, match=message):
+    defaults.complete(config, {})
+
+
+def test_the_section_of_an_evaluator_may_stand_unused():
+  config = defaults.get_config()
+  config.evaluation = dict(fewshot=dict(shots=(5,)))
+  assert 'fewshot' not in defaults.complete(config, {}).evaluation
+  assert defaults.complete(config, {'evaluators': ('fewshot',)}).evaluation.fewshot.shots == (5,)
+  config.evaluators = ()
+  assert defaults.complete(config, {}).evaluators == ()
+
+
 def test_recipes_refuse_what_nobody_takes():
   config = defaults.get_config()
   config.optimizer = dict(name='sgd', momentun=0.5)

@@ -173,6 +173,48 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ['0-cache', '1-cache']
 
 
+def test_devices_that_are_no_box_stay_in_their_order(monkeypatch):
+  """As some of a TPU's, which its topology cannot place."""
+
+  def refuse(*_, **__):
+    raise NotImplementedError('Failed to find assignment')
+
+  monkeypatch.setattr(sharding.mesh_utils, 'create_device_mesh', refuse)
+  mesh = sharding.make_mesh(2)
+  assert dict(mesh.shape) == {'data': 4, 'fsdp': 2}
+  assert [*mesh.devices.flat] == jax.devices()
+
+
+def test_a_process_reads_the_rows_that_lie_on_its_devices():
+  """Whatever order a mesh has: on a TPU it goes along the wires."""
+  order = np.random.default_rng(0).permutation(8)
+  mesh = jax.sharding.Mesh(np.array(jax.devices())[order].reshape(4, 2), sharding.AXES)
+  np.testing.assert_array_equal(sharding.rows_here(16, mesh), np.arange(16))
+  here, whole = {jax.devices()[i] for i in (1, 4)}, sharding.batch_sharding(mesh)
+  told = types.SimpleNamespace(
+    addressable_devices_indices_map=lambda shape: {
+      device: index for device, index in whole.devices_indices_map(shape).items() if device in here
+    }
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'batch_sharding', lambda _: told)
+    rows = sharding.rows_here(16, mesh)
+  places = sorted([*order].index(i) for i in (1, 4))
+  np.testing.assert_array_equal(rows, [row for i in places for row in (2 * i, 2 * i + 1)])
+
+
+@pytest.mark.parametrize(
+  ('target', 'fsdp', 'count'),
+  [('v6e:4x4', 8, 16), ('v6e:4x4', 2, 16), ('v4:4x4x4', 8, 64), ('v5e:2x4', 1, 3)],
+)
+def test_every_share_of_a_tpu_has_a_mesh(target, fsdp, count):
+  pytest.importorskip('libtpu', reason='the TPU compiler comes with the extra `tpu`')
+  chips = targets.open_target(target).devices[:count]
+  mesh = sharding.make_mesh(fsdp, chips)
+  assert dict(mesh.shape) == {'data': count // fsdp, 'fsdp': fsdp}
+  assert {*mesh.devices.flat} == {*chips}
+
+
 def test_an_evaluation_batch_is_filled_up():
   mesh = sharding.make_mesh(1)
   assert [sharding.round_up(n, mesh) for n in (1, 8, 9)] == [8, 8, 16]

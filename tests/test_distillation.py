@@ -77,6 +77,25 @@ def test_other_readouts_have_one_head(name):
   assert 'head_dist' not in shapes and 'dist' in shapes
 
 
+@pytest.mark.parametrize('words', ['+after', '+before', '+before+after'])
+def test_two_heads_of_normalised_tokens(words):
+  model = build(readout=f'class_and_distillation{words}')
+  assert model.heads == ('class_token', 'distillation_token')
+  images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+  logits, outputs = model.apply({'params': random_params(model)}, images)
+  apart = [outputs[f'logits_{name}'] for name in model.heads]
+  np.testing.assert_allclose(logits, (apart[0] + apart[1]) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_no_sigmoid_of_a_mean_of_softmaxes():
+  section = dict(model__name='deit', model__variant='mu/4-distilled')
+  config = small_config(**section, model__average='probabilities', objective__loss='sigmoid')
+  with pytest.raises(ValueError, match='is a mean of softmaxes'):
+    experiment.build(config)
+  config.model.average = 'logits'
+  experiment.build(config)
+
+
 def test_refusals():
   with pytest.raises(ValueError, match=r"'distillation_token' reads the distillation token.*deit"):
     build('mu/4', readout='distillation_token')

@@ -4,6 +4,7 @@ import json
 
 from conftest import make_folder, small_config
 import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -204,6 +205,42 @@ def test_blocks_side_by_side(tmp_path):
   assert last['test/knn_5'] == pytest.approx(row['knn_5'], abs=0.004)
 
 
+@pytest.mark.parametrize(
+  ('model', 'size'),
+  [
+    (dict(model__name='swin', model__variant='digits/1'), 8),
+    (dict(model__name='bit', model__variant='R5x1', model__head='random'), 32),
+  ],
+)
+def test_inner_maps_of_a_pyramid_are_read_whole(model, size):
+  """They are larger than the last one, and have no token before their places."""
+  config = defaults.complete(
+    small_config(data__image_size=(size, size), **model), {'evaluators': ('knn',)}
+  )
+  config.update_from_flattened_dict({'evaluation.knn.layers': 'all'})
+  (one,) = experiment.build(config).evaluators.by_name.values()
+  for view in one.views:
+    shape = one.subject.outputs[view.output].shape
+    assert view.readout.grid == shape[1:3] and view.readout.prefix == ()
+    x = np.random.default_rng(0).normal(size=(2, shape[1] * shape[2], shape[3]))
+    np.testing.assert_allclose(view.read(jnp.asarray(x)), x.mean(1), atol=1e-5)
+  assert len({view.readout.grid for view in one.views}) == (2 if size == 8 else 1)
+
+
+def test_inner_blocks_are_read_by_the_models_own_patch():
+  config = defaults.complete(
+    small_config(model__depth=2, model__readout='patch+after', model__patch_index=3),
+    {'evaluators': ('knn',)},
+  )
+  config.update_from_flattened_dict({'evaluation.knn.layers': '1'})
+  (one,) = experiment.build(config).evaluators.by_name.values()
+  x = np.random.default_rng(0).normal(size=(2, 5, 32))
+  own = x[:, 3] - x[:, 3].mean(-1, keepdims=True)
+  np.testing.assert_allclose(
+    one.views[0].read(jnp.asarray(x)), own / x[:, 3].std(-1, keepdims=True), atol=1e-4
+  )
+
+
 def test_the_lab_reads_the_same_cache(trained, tmp_path):
   folder = make_folder(tmp_path / 'p', {f'{s}/{k}': 8 for s in ('train', 'test') for k in 'abc'})
   data = dict(data__name='folder', data__path=str(folder), data__image_size=(8, 8),
@@ -334,6 +371,7 @@ def test_real_labels_by_number_by_name_and_by_class(trained, pictures, tmp_path)
   ('content', 'message'),
   [
     ([[1], [2]], 'is a list of 2, and .* has no number'),
+    (5, 'holds 5, neither a list of lists nor an object'),
     ({'c': [1]}, 'names no picture and no class of the data, such as .*a'),
     ({'a': [10]}, r'10 is not in 0\.\.9'),
     ({'a': ['ten']}, "'ten'"),
@@ -401,6 +439,27 @@ def test_a_plan_of_data_that_are_not_here_has_these_evaluators(tmp_path, name):
   known = data.describe(num_classes=10, **config.data.to_dict())
   built = experiment.build(config, tmp_path, dataset=known)
   assert f'test/{name}' in {metric.partition('_')[0] for metric in built.evaluators.metrics}
+
+
+def test_a_plan_of_data_that_are_not_here_has_real_labels_too(tmp_path):
+  for content in ({'a': [1]}, [[1]]):
+    config = defaults.complete(small_config(), {'evaluators': ('real',)})
+    config.evaluation.real.labels = write(tmp_path / 'r.json', content)
+    known = data.describe(num_classes=10, **config.data.to_dict())
+    built = experiment.build(config, tmp_path, dataset=known)
+    assert 'test/real_accuracy' in built.evaluators.metrics
+
+
+def test_a_part_of_one_class_is_no_reason_to_stop():
+  """With two classes of 18 and 1 examples the one may be among those that choose."""
+  x, labels = np.random.default_rng(0).normal(size=(19, 4)), np.array([0] * 18 + [1])
+  for seed in range(8):
+    rest, held = linear.split(labels, 0.2, seed)
+    kernel, bias = linear.regress(x[rest], labels[rest], 1.0)
+    predicted = (x[held] @ kernel + bias).argmax(-1)
+    assert labels[rest].any() or not predicted.any()
+  kernel, bias = linear.regress(x[:3], np.array([2, 2, 2]), 1.0)
+  np.testing.assert_array_equal((x @ kernel + bias).argmax(-1), 2)
 
 
 def test_a_report_has_top_k_and_calibration(trained, tmp_path):

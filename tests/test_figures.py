@@ -48,6 +48,17 @@ def test_dollars_in_names_are_no_formulas():
     drawn(figure)
 
 
+def test_names_that_are_no_utf8_are_drawn():
+  drawn(figures.confusion(np.eye(2, dtype=int), ['caf\udce9', 'tea']))
+
+
+def test_legends_keep_names_that_begin_with_an_underscore():
+  axes = figures.new_figure(3.0, 3.0)[1]
+  for name in ('_background_', 'cat'):
+    axes[0, 0].plot([0, 1], label=figures.plain(name))
+  assert [x.strip() for x in axes[0, 0].get_legend_handles_labels()[1]] == ['_background_', 'cat']
+
+
 def test_dollars_stand_for_themselves():
   def pixels(text, **options):
     figure = figures.blank(3.0, 1.0)

@@ -17,7 +17,7 @@ import pytest
 
 from vit_jax import data
 from vit_jax.data import folder, pictures
-from vit_jax.runtime import fetch
+from vit_jax.runtime import archives, fetch
 
 COUNTS = {'train/a b': 6, 'train/\u00e9t\u00e9': 8, 'test/a b': 2, 'test/\u00e9t\u00e9': 3}
 
@@ -99,6 +99,21 @@ def test_broken_files_can_be_skipped(made, caplog):
     break_file(file)
   with pytest.raises(ValueError, match=r"no pictures for the classes \['a b'\]"):
     build(made, on_error='skip')
+
+
+def test_what_is_no_picture_is_found_before_training(made):
+  """Arrays that are no pixels, floats of no known range, a link that leads nowhere."""
+  np.save(made / 'train/a b/floats.npy', np.zeros((8, 8, 3), np.float32))
+  np.save(made / 'train/a b/flat.npy', np.zeros((8, 8), np.uint8))
+  np.save(made / 'train/a b/none.npy', np.zeros((0, 8, 3), np.uint8))
+  Image.new('F', (8, 8), 0.5).save(made / 'train/a b/floats.tiff')
+  (made / 'train/a b/link.png').symlink_to(made / 'nowhere.png')
+  names = ('floats.npy', 'flat.npy', 'none.npy', 'floats.tiff', 'link.png')
+  for below in (4096, 5):  # Every picture is decoded; or headers alone are read.
+    with pytest.raises(ValueError, match='5 of 24 files cannot be read') as caught:
+      build(made, decode_below=below)
+    assert all(name in str(caught.value) for name in names)
+    assert sizes(build(made, on_error='skip', decode_below=below)) == {'train': 14, 'test': 5}
 
 
 def test_the_check_is_remembered_until_a_file_changes(made, monkeypatch):
@@ -202,6 +217,47 @@ def test_archives_that_escape_are_refused(tmp_path, archive, name, kind):
   assert not pathlib.Path('/tmp/vit_jax_out.txt').exists()
   assert not list(tmp_path.rglob('out.txt'))
   assert not list(fetch.cache_folder().rglob('out.txt'))
+
+
+@pytest.mark.parametrize(
+  'kind', [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, 'encrypted', 'unknown', 'xz']
+)
+def test_damaged_archives_leave_nothing(tmp_path, kind):
+  size = 400_000 if kind == 'xz' else 4_000  # Of a small one, the beginning is damaged too.
+  content = (
+    np.random.default_rng(0).integers(0, 4 if size < 9_000 else 256, size, np.uint8).tobytes()
+  )
+  path = tmp_path / ('a.tar.xz' if kind == 'xz' else 'a.zip')
+  if kind == 'xz':
+    with tarfile.open(path, 'w:xz') as file:
+      member = tarfile.TarInfo('train/a/1.png')
+      member.size = len(content)
+      file.addfile(member, io.BytesIO(content))
+  else:
+    method = kind if isinstance(kind, int) else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, 'w', method) as file:
+      file.writestr('train/a/1.png', content)
+  whole = bytearray(path.read_bytes())
+  if kind in ('encrypted', 'unknown'):  # A flag, or a method, in both of its headers.
+    central = whole.index(b'PK\x01\x02')
+    for at in (6, central + 8) if kind == 'encrypted' else (8, central + 10):
+      whole[at] = 1 if kind == 'encrypted' else 9
+    path.write_bytes(whole)
+    damaged = [path]
+  else:
+    damaged = []
+    for at in range(size // 2 if kind == 'xz' else 50, len(whole) - 120, size // 40):
+      broken = whole.copy()
+      broken[at] ^= 255
+      damaged.append(tmp_path / f'{at}{path.name}')
+      damaged[-1].write_bytes(broken)
+  told = 0
+  for file in damaged:
+    try:
+      archives.unpack(file, tmp_path / 'cache' / file.name)
+    except ValueError as error:
+      told += 'cannot be unpacked' in str(error)
+  assert told and not list((tmp_path / 'cache').glob('*.partial'))
 
 
 def test_no_archive_and_a_broken_one(tmp_path):

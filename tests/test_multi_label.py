@@ -180,6 +180,7 @@ class Linear(nn.Module):
   """Logits that are linear in the picture."""
 
   heads: tuple[str, ...] = ()
+  log_probabilities: bool = False
   num_classes: int = 3
 
   @nn.compact
@@ -265,6 +266,14 @@ def test_a_softmax_head_has_no_average_precision():
   whole = data.build(**config_of().data)
   with pytest.raises(ValueError, match=r'reads sigmoids, and this head is softmax'):
     multi_label.check(whole, 'softmax')
+
+
+@pytest.mark.usefixtures('_pairs')
+def test_labels_of_single_pictures_are_refused():
+  config = defaults.complete(config_of(), {'evaluators': ('real',)})
+  config.evaluation.real.labels = 'r.json'
+  with pytest.raises(ValueError, match='real needs one label a picture'):
+    experiment.build(config)
 
 
 def test_a_plan_needs_no_data():

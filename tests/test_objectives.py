@@ -34,6 +34,7 @@ class Sum(nn.Module):
   """Logits that are linear in the picture, so that mixtures can be followed by hand."""
 
   heads: tuple[str, ...] = ()
+  log_probabilities: bool = False
   num_classes: int = 3
 
   @nn.compact

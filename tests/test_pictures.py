@@ -152,6 +152,17 @@ def test_linear_takes_four_neighbours(size, channels):
   np.testing.assert_allclose(given, four_neighbours(pixels, size), atol=1.01)
 
 
+@pytest.mark.parametrize('channels', [2, 5, 8, 9])
+def test_linear_shrinks_any_number_of_channels(channels):
+  """OpenCV alone refuses more than four where it averages squares that do not fit."""
+  pixels = np.random.default_rng(0).integers(0, 256, (51, 53, channels), np.uint8)
+  assert resize.shrink((51, 53), (20, 20)) == 2
+  apart = [resize.resize(pixels[..., i : i + 1], (20, 20), 'linear') for i in range(channels)]
+  np.testing.assert_array_equal(
+    resize.resize(pixels, (20, 20), 'linear'), np.concatenate(apart, axis=-1)
+  )
+
+
 def test_linear_skips_no_pixel():
   """Stripes one pixel wide become grey: squares are averaged first."""
   stripes = np.zeros((48, 48, 3), np.uint8)

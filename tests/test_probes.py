@@ -332,6 +332,22 @@ def test_batch_norm_holds_the_statistics_of_what_trained():
   assert held['gem+batch']['mean'].shape == (1, 1, 8)  # seeds, rates, width
 
 
+@pytest.mark.parametrize('name', ['mean+batch_before', 'mean+all+batch_before'])
+def test_what_is_normalised_does_not_depend_on_what_is_beside_it(name):
+  """The class token, far away from the patches, is in the statistics of who reads it alone."""
+  tokens = planted(64)
+  tokens.values[0][:, 0] += 20
+  names = ('class_token+batch_before', 'mean+batch_before', 'mean+all+batch_before')
+
+  def logits(*names):
+    some = some_probes(names, epochs=3, batch_size=64)
+    one = jax.tree.map(lambda x: x[0], train(some, tokens))
+    found = jax.jit(some.logits)(one, tokens.values[0], np.zeros(64, int))
+    return found[[candidate.name for candidate in some.candidates].index(name)]
+
+  np.testing.assert_allclose(logits(*names), logits(name), rtol=1e-4, atol=1e-5)
+
+
 def test_batch_norm_of_evaluation_is_that_of_training():
   """A whole set in each batch: what is tested sees the numbers that were trained on, to the bit."""
   tokens = planted(64)
@@ -409,7 +425,7 @@ def test_lars_by_hand():
   tokens = planted(64)
   settings = dict(optimizer='lars', schedule='constant', head='torch', epochs=3, batch_size=64)
   some = some_probes(('mean', 'max', 'sum'), **settings)
-  start = some.head(jax.random.key(3), 8)
+  start = some.settings.head_of(jax.random.key(3), 8, some.num_classes)
   x, labels = tokens.values[0, :, 1:].mean(1), tokens.labels
   own = {name: np.asarray(value, np.float64) for name, value in start.items()}
   trace = {name: 0 * value for name, value in own.items()}

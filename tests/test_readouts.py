@@ -165,7 +165,9 @@ def test_all_together_is_each_alone_and_a_plain_loop():
   together = fitting.fit(some, train, rows, train, rows, rates, [3, 5])
   for r, candidate in enumerate(some.candidates):
     for i, rate in enumerate(rates[r]):
-      head = some.head(jax.random.key(5), 16 if 'concat' in candidate.name else WIDTH)
+      head = some.settings.head_of(
+        jax.random.key(5), 16 if 'concat' in candidate.name else WIDTH, some.num_classes
+      )
       module = candidate.module
       own = module.init(jax.random.key(5), jnp.zeros((1, 7, WIDTH))).get('params', {})
       params = {'readout': own, 'head': head}
@@ -487,7 +489,14 @@ def test_power_is_what_simulation_finds():
     found += statistics.permutation((kind == 0)[None], (kind == 1)[None]) < 0.05
   assert 0.74 < found / trials < 0.86
   assert power.examples(0.0, 0.3) is None
-  assert power.detectable(0.0, 100) < 0.03  # Alike on all: about what one example could change.
+  # Alike on all: with one seed a true difference still is a share of discordant examples.
+  assert power.detectable(0.0, 100) == pytest.approx(0.0762, abs=1e-3)
+  assert power.detectable(0.0, 100, seeds=5) < 0.03
+  for n in (75, 200):  # So that a difference of that size, all of it in one direction, is found.
+    least = power.detectable(0.0, n)
+    better = rng.random((trials, 1, n)) < least
+    found = sum(statistics.permutation(row, np.zeros((1, n), bool)) < 0.05 for row in better)
+    assert 0.7 < found / trials < 0.9
   assert power.examples(1.0, 1.0) == 4  # So that fewer show nothing, however they differ.
   assert all(power.detectable(square, n) == 1 for square in (0.0, 0.3, 1.0) for n in (1, 2, 3))
 

@@ -55,8 +55,8 @@ def asked(tmp_path_factory):
 @contextlib.contextmanager
 def running(asked, host='127.0.0.1', token=''):
   """A server in a thread: `ask(method, path, body, **headers) -> (status, headers, body)`."""
-  pytest.importorskip('uvicorn', reason="needs the extra page: pip install 'vit_jax[page]'")
-  pytest.importorskip('starlette', reason="needs the extra page: pip install 'vit_jax[page]'")
+  pytest.importorskip('uvicorn', reason="needs the extra page: pip install -e '.[page]'")
+  pytest.importorskip('starlette', reason="needs the extra page: pip install -e '.[page]'")
   server = serve.make_server(asked, access.make_access(host, token))
   with serve.listen('127.0.0.1', 0) as listening:
     port = listening.getsockname()[1]

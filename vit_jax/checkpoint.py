@@ -208,7 +208,7 @@ class Checkpoints:
       ValueError: there is none, or none can be read.
     """
     steps, damaged = self._newest_first(), {}
-    for step in dict.fromkeys([self._manager.best_step() or steps[0], *steps] if steps else []):
+    for step in dict.fromkeys([self._best_step() or steps[0], *steps] if steps else []):
       try:
         passport = self._passport(step)
         return self._arrays(step, passport['weights']), passport
@@ -220,7 +220,21 @@ class Checkpoints:
 
   def wanted_step(self) -> int | None:
     """The step of the best checkpoint, else of the newest."""
-    return self._manager.best_step() or self._manager.latest_step()
+    return self._best_step() or self._manager.latest_step()
+
+  def _best_step(self) -> int | None:
+    """Orbax's, which cannot be asked where what is left as it is has damaged metrics."""
+    bad = unreadable_steps(self.folder) if self._read_only else []
+    if not bad:
+      return self._manager.best_step()
+    for step in bad:
+      logging.warning(
+        'checkpoint %s: its metrics or passport cannot be read', self.folder / str(step)
+      )
+    rest = [step for step in self._newest_first() if step not in bad]
+    files = {step: self.folder / str(step) / 'metrics/metrics' for step in rest}
+    told = {step: json.loads(path.read_text()) for step, path in files.items() if path.exists()}
+    return max(told, key=lambda step: (goodness(told[step]), step), default=None)
 
   def _newest_first(self) -> list[int]:
     if not self.folder.exists():

@@ -567,13 +567,16 @@ def complete(config: Config, chosen: dict[str, Any]) -> Config:
   known = get_config()
   for key in config:
     check_choice('config key', key, list(known))
-  evaluators = chosen.get('evaluators') or config.get('evaluators') or known.evaluators
+  given = (chosen.get('evaluators'), config.get('evaluators'), known.evaluators)
+  evaluators = next(names for names in given if names is not None)
   with known.unlocked():
     for key in known:
       if key == 'evaluators':
         known[key] = tuple(evaluators)
       elif key == 'evaluation':
-        known[key] = fill(evaluation(evaluators), config.get(key) or {}, 'config.evaluation')
+        asked = {name: x for name, x in (config.get(key) or {}).items() if name in evaluators
+                 or name not in PARTS['evaluators']}  # fmt: skip
+        known[key] = fill(evaluation(evaluators), asked, 'config.evaluation')
       elif key in PARTS:
         given = config.get(key) or {}
         before = given.get('name') or known[key].name
@@ -592,8 +595,6 @@ def fill(section: Config, given: Any, title: str) -> Config:
   for key, value in given.items():
     if isinstance(section.get(key), config_dict.ConfigDict):
       fill(section[key], value, f'{title}.{key}')
-    elif isinstance(value, config_dict.ConfigDict | dict):
-      continue  # The section of an evaluator that is not asked for.
     else:
       check_choice(f'key of {title}', key, list(section))
       section[key] = value

@@ -40,8 +40,12 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 
 def plain(text: str) -> str:
-  """A text that a person chose, such as a class's name: '$' stands for itself, not for TeX."""
-  return text.replace('$', r'\$')
+  """A text that a person chose, such as a class's name: '$' stands for itself, not for TeX.
+
+  A legend would leave out what begins with '_': a space stands before it.
+  """
+  text = text.encode('utf-8', 'replace').decode()  # Of a folder whose name is no UTF-8.
+  return ' ' * text.startswith('_') + text.replace('$', r'\$')
 
 
 def curves(rows: list[dict[str, Any]]) -> Any:

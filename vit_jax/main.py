@@ -88,7 +88,7 @@ def check_mode(config: Config) -> None:
     raise ValueError(
       f'--mode={FLAGS.mode} with config.run={config.run}: choose {" or ".join(choices)}'
     )
-  given = [key for key in ('target', 'fit', 'num_classes') if FLAGS[key].present]
+  given = [key for key in ('target', 'fit', 'table', 'num_classes') if FLAGS[key].present]
   if given and FLAGS.mode != 'plan':
     raise ValueError(f'--{given[0]} belongs to --mode=plan')
 
@@ -162,6 +162,9 @@ def main(argv: list[str] | None = None) -> None:
   """Runs the command; a person's mistake ends it with one line instead of a traceback."""
   messages.show()
   argv = sys.argv if argv is None else argv
+  if {'--help', '-h'} & {*argv[1:]}:
+    print(f'{__doc__}\n{FLAGS.main_module_help()}')
+    return
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C; the loop takes both over.
   try:
     run(parse(argv), argv)

@@ -102,9 +102,10 @@ def training_batches(exp: Experiment, first: int):
   """Pairs (step, batch on the devices) from `first + 1` on, made ahead in threads."""
   config = exp.config
   wanted = exp.objective.batch_shapes(exp.data.image_shape, config.batch_size)
+  rows = sharding.rows_here(config.batch_size, exp.mesh)
 
   def make(step: int):
-    batch = exp.data.batch_at(step, batch_size=config.batch_size, seed=config.seed)
+    batch = exp.data.batch_at(step, batch_size=config.batch_size, seed=config.seed, rows=rows)
     return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
 
   steps = range(first + 1, config.total_steps + 1)

@@ -253,7 +253,7 @@ def describe(found: Weights, path: pathlib.Path) -> Passport:
   preprocess |= {'image_size': section['image_size'], 'channels': section['channels']}
   origin = {'file': str(path), 'family': found.family, 'notes': list(found.notes)}
   content = {'model': section, 'preprocess': preprocess, 'class_names': names, 'origin': origin}
-  return Passport.from_json(content)
+  return Passport.from_json(content | {'predictions': found.predictions})
 
 
 def write_model(folder: pathlib.Path, params: dict, passport: Passport) -> None:

@@ -19,6 +19,7 @@ TARGETS = ('vit_jax', 'official', 'timm', 'torchvision', 'huggingface', 'pth', '
 # What `--check` bears, in standard deviations. Right exports differ by at most a fifth of it (see
 # README), those with heads interleaved, a grid turned round or a bias left out by more.
 LIMIT = 1e-3
+CACHED = '__pycache__'  # Python leaves it where a StableHLO export's load.py was imported.
 # By target that makes a folder, all that it writes there.
 FOLDERS = write.FOLDERS | {'vit_jax': ('weights.npz', 'model.json'), 'stablehlo': stablehlo.FILES}
 
@@ -48,15 +49,16 @@ def convert(source: Place, to: Place, target: str, accept_loss: bool = False) ->
       weights.write_model(to, opened.tree(), opened.passport)
     else:
       sizes = opened.passport.build().sizes()
-      write.check(target, opened.passport.model, sizes, to, accept_loss)
+      write.check(target, opened.passport, sizes, to, accept_loss)
       write.write(target, opened.arrays, opened.passport, sizes, to)
   logging.info('%s -> %s (%s)', source, to, target)
 
 
 def check_apart(source: pathlib.Path, to: pathlib.Path) -> None:
-  """Raises a ValueError where writing to `to` would replace `source` itself."""
+  """Raises a ValueError where writing to `to` would replace `source` itself, or a part of it."""
   read, named = weights.own_folder(source) or source, source.resolve()
-  if to.resolve() in (read.resolve(), named, *named.parents):
+  part = to.is_file() and read.resolve() in to.resolve().parents
+  if part or to.resolve() in (read.resolve(), named, *named.parents):
     raise ValueError(f'{to} is where {source} itself lies; choose another place')
 
 
@@ -71,8 +73,9 @@ def check_replaceable(to: pathlib.Path, target: str) -> None:
     raise ValueError(f'{to} is {kinds[not is_folder]}; --to={target} writes {kinds[is_folder]}')
   there = {path.name for path in to.iterdir()} if to.is_dir() else set()
   # What an export that was killed left half written is replaced too.
-  own = {name + end for name in FOLDERS.get(target, ()) for end in ('', '.new', '.partial')}
-  others = there - own
+  ends = ('', '.new', '.partial', '.new.partial')
+  own = {name + end for name in (*FOLDERS.get(target, ()), 'partial.npz') for end in ends}
+  others = there - own - {CACHED}
   if others:
     raise ValueError(
       f'{to} is a folder with other things in it than --to={target} writes '
@@ -104,7 +107,7 @@ def check(source: Place, to: Place, target: str | None = None) -> list[dict[str,
     Of a StableHLO export, which has no blocks, one row.
   """
   to = pathlib.Path(to)
-  there = {path.name for path in to.iterdir()} if to.is_dir() else set()
+  there = {path.name for path in to.iterdir()} - {CACHED} if to.is_dir() else set()
   if target == 'stablehlo' or (target is None and there == {*stablehlo.FILES}):
     return stablehlo.check(source, to)
   ours, theirs = predict.load(source), predict.load(to)

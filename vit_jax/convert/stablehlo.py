@@ -39,7 +39,7 @@ model = lambda images: exported.call(params, images)  # uint8 (batch, height, wi
 
 
 def write(predictor: predict.Predictor, to: pathlib.Path) -> None:
-  """Writes the folder `to`; nothing is left of it after an error."""
+  """Writes the folder `to`, which an error leaves without a load.py."""
   params: dict[str, Any] = traverse_util.flatten_dict(predictor.params, sep='/')
   exported = export(predictor, params)
   to.mkdir(parents=True, exist_ok=True)

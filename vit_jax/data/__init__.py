@@ -70,9 +70,15 @@ class Dataset:
     """Whether a picture may have several labels, or none: 'label' is then float32 `B K`."""
     return bool(label_shape(self.splits['train']))
 
-  def batch_at(self, step: int, *, batch_size: int, seed: int) -> dict[str, np.ndarray]:
-    """The training batch of a step counted from 1, this process's rows: 'image' uint8 `B H W C`,
-    'label' int32 `B`, or float32 `B K` (`multi_label`), 'mask' bool `B`: which rows are real."""
+  def batch_at(
+    self, step: int, *, batch_size: int, seed: int, rows: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
+    """The training batch of a step counted from 1: 'image' uint8 `B H W C`, 'label' int32 `B`, or
+    float32 `B K` (`multi_label`), 'mask' bool `B`: which rows are real.
+
+    Args:
+      rows: of it that are read, as `sharding.rows_here` says; None: this process's equal share.
+    """
     return pipeline.training_batch(
       self.splits['train'],
       step,
@@ -81,6 +87,7 @@ class Dataset:
       whole_epochs=self.whole_epochs,
       make=self.pool if self.processes else self.changed,
       repeats=self.repeats,
+      rows=rows,
     )
 
   def changed(

@@ -132,8 +132,7 @@ def check_files(files: list[str], root: pathlib.Path, on_error: str, decode_belo
     ValueError: with `on_error='error'`, names the broken files.
   """
   whole = len(files) < decode_below
-  stats = [os.stat(file) for file in files]
-  seen = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)]
+  seen = [(file, *written(file)) for file in files]
   key = hashlib.sha256(repr((whole, Image.__version__, seen)).encode()).hexdigest()[:16]
   record = fetch.cache_folder() / 'checked' / f'{key}.json'
   if record.exists():
@@ -155,15 +154,25 @@ def check_files(files: list[str], root: pathlib.Path, on_error: str, decode_belo
   return set(broken)
 
 
+def written(file: str) -> tuple[int, int]:
+  """The size of a file and when it was written, in ns; (-1, -1) of a link that leads nowhere."""
+  try:
+    stat = os.stat(file)
+  except OSError:
+    return -1, -1
+  return stat.st_size, stat.st_mtime_ns
+
+
 def find_broken(files: list[str], whole: bool) -> dict[str, str]:
   """The broken files with what is wrong, by file."""
 
   def check(file: str) -> str | None:
     try:
       if whole or file.lower().endswith('.npy'):
-        pictures.decode(pathlib.Path(file).read_bytes())
+        pictures.check(pictures.decode(pathlib.Path(file).read_bytes()))
       else:
-        Image.open(file).close()
+        with Image.open(file) as image:
+          pictures.check(image)
     except pictures.Damaged as error:
       return f'{file}: {error}'
     except pictures.BROKEN as error:

@@ -71,8 +71,7 @@ def read(
   long as the region has that many pixels.
 
   Raises:
-    Damaged: not an image, or a broken one.
-    ValueError: an array of another number of channels.
+    Damaged: not an image, a broken one, or one of another number of channels.
     OSError: the file cannot be opened.
   """
   if isinstance(picture, str | pathlib.Path):
@@ -182,26 +181,38 @@ def upright(image: Image.Image) -> Image.Image:
   return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
+def check(picture: Image.Image | np.ndarray) -> None:
+  """Refuses what has no pixels whose values have a known range.
+
+  Raises:
+    Damaged: an array that is not uint8 `H W C`, or is empty; an image of floats.
+  """
+  if isinstance(picture, np.ndarray):
+    if picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size:
+      raise Damaged(
+        f'an array of pixels must be uint8 (height, width, channels), not {picture.dtype} '
+        f'{picture.shape}'
+      )
+  elif picture.mode == 'F':
+    raise Damaged('floats, whose range nothing says; save it with 8 or 16 bits')
+
+
 def convert(picture: Image.Image | np.ndarray, channels: int) -> UInt8[np.ndarray, 'H W C']:
   """Brings a picture to the asked number of channels: grey is repeated, transparent is white.
 
   Raises:
-    ValueError: an array of another number of channels, or not uint8.
+    Damaged: as `check` says, or an array of another number of channels.
   """
+  check(picture)
   if isinstance(picture, np.ndarray):
-    if picture.dtype != np.uint8 or picture.ndim != 3:
-      raise ValueError(
-        f'an array of pixels must be uint8 (height, width, channels), not {picture.dtype} '
-        f'{picture.shape}'
-      )
     if picture.shape[-1] == channels:
       return picture
     if picture.shape[-1] not in MODES or channels not in MODES:
       given = picture.shape[-1]
-      raise ValueError(f'a picture has {given} channels, not config.data.channels={channels}')
+      raise Damaged(f'a picture has {given} channels, not config.data.channels={channels}')
     picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
   if channels not in MODES:
-    raise ValueError(f'config.data.channels={channels}: give such pictures as .npy files')
+    raise Damaged(f'config.data.channels={channels}: give such pictures as .npy files')
   pixels = np.asarray(to_mode(picture, MODES[channels]))
   return pixels.reshape(*pixels.shape[:2], channels)
 

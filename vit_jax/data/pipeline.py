@@ -23,7 +23,9 @@ from vit_jax.runtime import devices
 Batch = dict[str, np.ndarray]
 # Pictures that a thread takes at a time: enough to hide the hand-over, few enough to share evenly.
 CHUNK = 8
-SPREAD = 32  # pictures between the copies of one, where it is repeated
+# Pictures between the copies of one, where it is repeated. A prime: a part of a batch that is
+# accumulated takes every n-th row, and would bring copies together where n divides this.
+SPREAD = 31
 
 
 @functools.lru_cache(maxsize=8)
@@ -35,7 +37,7 @@ def shuffled(size: int, seed: int) -> Any:
 
 
 def process_share(batch_size: int) -> np.ndarray:
-  """The rows of a global batch that this process reads."""
+  """The rows of a global batch that this process reads, whatever its devices."""
   size = batch_size // jax.process_count()
   return np.arange(size) + jax.process_index() * size
 
@@ -76,6 +78,7 @@ def training_batch(
   whole_epochs: bool,
   make: Make,
   repeats: int = 1,
+  rows: np.ndarray | None = None,
 ) -> Batch:
   """This process's rows of the training batch of `step`, counted from 1.
 
@@ -84,8 +87,9 @@ def training_batch(
 
   Args:
     make: given indices, rows of the whole batch and (seed, step).
+    rows: that lie on this process's devices; None: an equal share in the order of processes.
   """
-  rows = process_share(batch_size)
+  rows = process_share(batch_size) if rows is None else rows
   places, mask = training_places(step, rows, batch_size, len(source) * repeats, whole_epochs)
   order = shuffled(len(source), seed)
   epoch = len(source) * repeats

@@ -44,6 +44,9 @@ def _linear(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   import cv2  # 0.2 s that not every run needs.
 
   height, width, channels = pixels.shape
+  if channels > 4:  # OpenCV's INTER_AREA knows no more.
+    bands = np.split(pixels, range(4, channels, 4), axis=-1)
+    return np.concatenate([_linear(band, size) for band in bands], axis=-1)
   by = shrink((height, width), size)
   if by > 1:
     pixels = cv2.resize(pixels, (width // by, height // by), interpolation=cv2.INTER_AREA)

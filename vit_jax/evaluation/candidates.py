@@ -73,10 +73,21 @@ class Source:
     return math.prod(self.grid)
 
 
-def source_of(model: Any, section: dict[str, Any], shape: tuple[int, int]) -> Source:
-  """What candidates read of a model, by its section; what `shape` has more are earlier blocks'."""
+def source_of(
+  model: Any,
+  section: dict[str, Any],
+  shape: tuple[int, int],
+  grid: tuple[int, int] | None = None,
+) -> Source:
+  """What candidates read of a model, by its section; what `shape` has more are earlier blocks'.
+
+  Args:
+    grid: of a map, whose places are all there is to read; None: tokens as the last block has them.
+  """
   kept = {key: value for key, value in section.items() if key not in OWN}
   kept |= {key: x for key, x in model.sizes().items() if key in ('num_heads', 'mlp_dim')}
+  if grid is not None:
+    return Source((), grid, kept, shape)
   extra = shape[0] - len(model.prefix) - math.prod(model.grid)
   return Source(readouts.earlier(extra) + model.prefix, model.grid, kept, shape)
 
@@ -87,6 +98,7 @@ def choose_candidates(
   section: dict[str, Any],
   shape: tuple[int, int],
   key: str = 'config.explore.readouts',
+  grid: tuple[int, int] | None = None,
 ) -> tuple[Candidate, ...]:
   """The readouts that `names` stand for, each once, in the order of READOUTS, controls last.
 
@@ -98,11 +110,12 @@ def choose_candidates(
     shape: tokens and width of what is read, `T D`; before those of the model class tokens of
       earlier blocks.
     key: what a person wrote the names for, named in errors.
+    grid: as in `source_of`.
 
   Raises:
     ValueError: an unknown name, a patch outside the grid, or a class token that is not there.
   """
-  source = source_of(model, section, shape)
+  source = source_of(model, section, shape, grid)
   wanted = specs_of(names, source, key)
   known = dict(rows(source, {spec.row for spec in wanted} | {'mean', 'class_token'}))
   silent = [spec.row for spec in wanted if spec.row in readouts.READOUTS and spec.row not in known]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from vit_jax import figures, metrics
+from vit_jax import figures
 from vit_jax.evaluation import views
 from vit_jax.evaluation.subject import Subject
 from vit_jax.evaluation.views import Features, View
@@ -147,8 +147,3 @@ def check_joined(layers: str) -> None:
       f'config.evaluation: layers={layers}: give blocks with commas between, each by itself '
       "('4,8'), or with + between, side by side ('4+8')"
     )
-
-
-def interval(accuracy: float, count: int) -> list[float]:
-  """Wilson's 95 % interval of an accuracy on so many examples."""
-  return list(metrics.wilson(round(accuracy * count), count))

@@ -157,6 +157,10 @@ def regress(x: np.ndarray, labels: np.ndarray, strength: float) -> Head:
   """The optimum of multinomial logistic regression, by L-BFGS (scikit-learn)."""
   from sklearn.linear_model import LogisticRegression
 
+  if labels.min() == labels.max():  # The one example of another class may be held out.
+    only = np.full(labels[0] + 1, -np.inf)
+    only[-1] = 0
+    return np.zeros((x.shape[1], len(only))), only
   found = LogisticRegression(C=strength, max_iter=2000, tol=1e-5).fit(x, labels)
   kernel, bias = found.coef_.T, found.intercept_
   if len(found.classes_) == 2:  # Its one column says what the second class has above the first.

@@ -27,20 +27,24 @@ def mean_square(a: Bool[np.ndarray, 'S n'], b: Bool[np.ndarray, 'S n']) -> float
   return float(np.square(a.mean(0) - b.mean(0)).mean())
 
 
-def detectable(square: float, n: int) -> float:
+def detectable(square: float, n: int, seeds: int = 1) -> float:
   """The smallest difference of accuracy that so many examples show with a chance of `POWER`.
 
   1, as large as any can be, where they are too few to show one: 3 or less.
 
   Args:
     square: as `mean_square` gives it; no less than one discordant example is assumed.
+    seeds: of each classifier. An example's difference is a multiple of 1 / seeds, so that a mean
+      difference has a mean square of at least itself / seeds, whatever was seen of a smaller one.
   """
-  z, power = quantiles()
-  square = max(square, 1 / n)
-  # examples(difference, square) = n, solved for the difference.
-  a = z * math.sqrt(square * n)
-  root = a**2 - (n + power**2) * square * (z**2 - power**2)
-  return min(1.0, (a + math.sqrt(root)) / (n + power**2)) if root >= 0 else 1.0
+  low, high, quantile = 0.0, 1.0, quantiles()
+  while high - low > 1e-9:
+    middle = (low + high) / 2
+    if wanted(middle, max(square, 1 / n, middle / seeds), *quantile) <= n:
+      high = middle
+    else:
+      low = middle
+  return 1.0 if high > 1 - 1e-6 else high
 
 
 def examples(difference: float, square: float) -> int | None:
@@ -50,7 +54,11 @@ def examples(difference: float, square: float) -> int | None:
   """
   if not difference:
     return None
-  z, power = quantiles()
+  return math.ceil(wanted(difference, square, *quantiles()))
+
+
+def wanted(difference: float, square: float, z: float, power: float) -> float:
+  """Connor's number of examples, not rounded."""
   square = max(square, difference**2)
   root = z * math.sqrt(square) + power * math.sqrt(square - difference**2)
-  return math.ceil((root / difference) ** 2)
+  return (root / difference) ** 2

@@ -46,11 +46,13 @@ class Probes:
     mesh: Any = None,
   ):
     self.candidates = tuple(candidates)
-    # By the width of their features, and what is normalised over batches: '768', '768+batch'.
+    # By the width of their features, and what is normalised over batches: '768', '768+batch'; where
+    # tokens are, by the first of them too: '768+batch_before+1'.
     self.fixed: dict[str, list[Candidate]] = {}
     for candidate in candidates:
       if not candidate.learned:
-        stack = '+'.join([str(candidate.width), *candidate.batch])
+        start = [str(candidate.start)] * ('batch_before' in candidate.batch)
+        stack = '+'.join([str(candidate.width), *candidate.batch, *start])
         self.fixed.setdefault(stack, []).append(candidate)
     self.learned = [candidate for candidate in candidates if candidate.learned]
     # Logits come out with the fixed first; this brings them back into the order of candidates.
@@ -109,10 +111,6 @@ class Probes:
     given = params, tokens, jnp.zeros(len(tokens), int), jnp.ones(len(tokens))
     found = jax.eval_shape(self.measure, *given)[1]
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
-
-  def head(self, key, width: int) -> dict[str, Array]:
-    """Kernel and bias of a head, as it starts."""
-    return self.settings.head_of(key, width, self.num_classes)
 
   def parameters(self, candidate: Candidate) -> int:
     """How many numbers are trained for a readout."""

@@ -62,6 +62,11 @@ class Real(WholeSplit):
         'config.evaluation.real.labels is not set: a JSON file, such as the real.json of '
         'google-research/reassessed-imagenet'
       )
+    if subject.data.multi_label:
+      raise ValueError(
+        'config.evaluators: real needs one label a picture, and these data have several; take '
+        "config.evaluators=('multi_label',)"
+      )
     forward = subject.forward
 
     def rows(params, batch):
@@ -112,6 +117,13 @@ def read_labels(path: pathlib.Path, data: Dataset, classes: Sequence[str]) -> li
     raise ValueError(f'config.evaluation.real.labels={path}: {error.strerror}') from None
   except ValueError as error:
     raise ValueError(f'config.evaluation.real.labels={path} is damaged: {error}') from None
+  if not isinstance(content, list | dict):
+    raise ValueError(
+      f'config.evaluation.real.labels={path} holds {content!r:.60}, neither a list of lists nor an '
+      'object from names to lists'
+    )
+  if not len(data.splits['test']):  # A plan of data that need not be here.
+    return []
   listed = isinstance(content, list)
   rows = by_number(content, path, data) if listed else by_name(content, path, data)
   found = [frozenset(numbers_of(row, classes)) for row in rows]

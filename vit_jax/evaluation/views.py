@@ -66,7 +66,7 @@ def views_of(subject: Subject, layers: str, readout: str) -> tuple[View, ...]:
       f"none; take layers='last' with readout='{NATIVE}'"
     )
   chosen = tokens.layer_names(names, layers.replace('+', ','), 'config.evaluation: layers')
-  name = readout if readout != NATIVE else subject.passport.readout or 'mean'
+  name = readout if readout != NATIVE else own_readout(subject)
   blocks = tokens.block_names(names)
   views = []
   for output in chosen:
@@ -89,11 +89,20 @@ def native_output(subject: Subject) -> str:
   return found
 
 
+def own_readout(subject: Subject) -> str:
+  """The name of the readout that the model itself has, 'patch_3' for patch 3; else 'mean'."""
+  name, behind, words = (subject.passport.readout or 'mean').partition('+')
+  number = subject.passport.model.get('patch_index')
+  return (f'patch_{number}' if name == 'patch' else name) + behind + words
+
+
 def readout_of(subject: Subject, name: str, output: str) -> Any:
-  """The module of a readout without parameters, for the tokens of an output."""
+  """The module of a readout without parameters, for the tokens or the map of an output."""
+  seen = subject.outputs[output].shape
   shape = jax.eval_shape(tokens.rows, subject.outputs[output]).shape[1:]
   key, section = 'config.evaluation: readout', subject.passport.model
-  found = candidates.choose_candidates((name,), subject.model, section, shape, key)
+  grid = seen[1:3] if len(seen) == 4 else None  # Earlier maps of a pyramid are larger.
+  found = candidates.choose_candidates((name,), subject.model, section, shape, key, grid)
   if len(found) != 1 or found[0].learned or found[0].module is None or found[0].batch:
     raise ValueError(
       f'{key}={name} is not one readout without parameters, such as class_token, mean or patch_3; '

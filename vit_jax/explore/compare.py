@@ -155,12 +155,12 @@ def pairs_of(
 ) -> list[Comparison]:
   """Each pair (a, b), with p values for as many comparisons as there are."""
   p = np.array([statistics.permutation(correct[:, a], correct[:, b]) for a, b in pairs])
-  rows = []
+  rows, (seeds, _, n) = [], correct.shape
   for (a, b), single, adjusted in zip(pairs, p, statistics.holm(p), strict=True):
     low, high = statistics.interval(draws[:, a] - draws[:, b])
     difference = float(correct[:, a].mean() - correct[:, b].mean())
     square = power.mean_square(correct[:, a], correct[:, b])
     rows.append(Comparison(names[a], names[b], difference, low, high, float(single),
-                           float(adjusted), power.detectable(square, correct.shape[-1]),
+                           float(adjusted), power.detectable(square, n, seeds),
                            power.examples(difference, square)))  # fmt: skip
   return rows

@@ -102,6 +102,8 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
   checkpoint.check_owner(workdir, config.to_dict())
   check(config)
   readers = {kind: reader_of(config, kind) for kind in config.explore.kinds}
+  for kind, reader in readers.items():
+    probes_of(config, reader, shape_of(config, kind, reader), 2)
   found = {}
   for kind, reader in readers.items():
     path = workdir / 'probes/planted' / f'{kind}.npz'
@@ -192,6 +194,14 @@ def plant(
   )
   evidence = planted.patches_of(quarter, reader.grid)
   return reader.read(images), labels, evidence, float('nan'), images[0]
+
+
+def shape_of(config: Config, kind: str, reader: Reader) -> tuple[int, int]:
+  """Tokens and width of what a reader reads, `T D`."""
+  if reader.predictor is not None:
+    return lab.shape_of_tokens(reader.predictor, ('tokens',))
+  patches, options = reader.grid[0] * reader.grid[1], config.explore
+  return 1 + patches, options.width if kind in planted.TOKENS else options.side**2
 
 
 def probes_of(config: Config, reader: Reader, shape: tuple[int, int], classes: int) -> Probes:

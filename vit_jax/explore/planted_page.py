@@ -194,12 +194,12 @@ def percent(interval: Sequence[float] | None) -> str:
 
 def draw_precision(finders: dict[str, list[dict[str, Any]]]) -> Any:
   """A panel for each kind: precision by finder, with its interval."""
-  names = [row['finder'] for row in next(iter(finders.values()))]
+  names = [*dict.fromkeys(row['finder'] for rows in finders.values() for row in rows)]
   figure, axes = figures.new_figure(2.2 + 2.0 * len(finders), 1.3 + 0.32 * len(names), 1,
                                     len(finders))  # fmt: skip
   for axis, (kind, rows) in zip(axes[0], finders.items(), strict=True):
-    for place, row in enumerate(rows):
-      low, high = row['precision_interval']
+    for row in rows:  # A model without class token has fewer.
+      place, (low, high) = names.index(row['finder']), row['precision_interval']
       axis.plot([low, high], [place] * 2, color=figures.COLOURS[5], lw=3)
       axis.plot(row['precision'], place, 'o', color=figures.COLOURS[0], ms=5)
     axis.axvline(rows[0]['by_chance'], color='black', lw=0.8, ls='--')
@@ -212,7 +212,7 @@ def draw_precision(finders: dict[str, list[dict[str, Any]]]) -> Any:
 
 def draw_maps(found: dict[str, Found]) -> Any:
   """A row for each kind: its canvas, if there is one, and each finder's map of the first draw."""
-  names = list(next(iter(found.values())).maps)
+  names = [*dict.fromkeys(name for one in found.values() for name in one.maps)]
   columns = 1 + len(names)
   figure, axes = figures.new_figure(1.75 * columns + 0.3, 1.95 * len(found) + 0.3, len(found),
                                     columns)  # fmt: skip
@@ -227,6 +227,9 @@ def draw_maps(found: dict[str, Found]) -> Any:
       row[0].imshow(planted, cmap='gray_r', vmin=0, vmax=2)
     row[0].set_title(TITLES[kind], fontsize=8)
     for axis, name in zip(row[1:], names, strict=True):
+      if name not in one.maps:
+        axis.set_visible(False)
+        continue
       axis.imshow(one.maps[name][0].reshape(one.grid), cmap='viridis')
       axis.set_title(name, fontsize=8)
     for axis in row:

@@ -235,9 +235,14 @@ def chunk(lab: Lab) -> list[Probes]:
 
 
 def closed_form(lab: Lab, part: Probes, train: Tokens, test: Tokens) -> np.ndarray:
-  """The accuracy of least squares for each readout of a part, `R`; not a number for learned."""
+  """The accuracy of least squares for each readout of a part, `R`.
+
+  Not a number for what is learned, or reads tokens that are normalised over batches.
+  """
   accuracy = np.full(len(part.candidates), np.nan)
   for stack in part.fixed.values():
+    if 'batch_before' in stack[0].batch:
+      continue
     size = max(1, int(MEMORY / 4 / (8 * stack[0].width ** 2)))  # Gram matrices in float64
     rows = [part.candidates.index(candidate) for candidate in stack]
     for start in range(0, len(rows), size):

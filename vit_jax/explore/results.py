@@ -77,6 +77,10 @@ def name_of(config: dict[str, Any]) -> str:
 def of_run(workdir: pathlib.Path) -> Result:
   """The config of a run and the numbers of its last step."""
   config = read_json(workdir / 'config.json')
+  if config.get('run', 'train') != 'train':
+    raise ValueError(
+      f'{workdir} is an exploration, whose reports tell; a result is of a run or sweep'
+    )
   rows = metrics.read(workdir / 'metrics.jsonl')
   if not rows or rows[-1]['step'] < config['total_steps']:
     raise ValueError(f'{workdir} is not finished: the same command goes on')

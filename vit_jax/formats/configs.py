@@ -9,6 +9,7 @@ from typing import Any
 TIMM_ACT = {'tanh': 'gelu_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 HUGGINGFACE_ACT = {'tanh': 'gelu_pytorch_tanh', 'exact': 'gelu', 'quick': 'quick_gelu'}
 RESAMPLE = {'nearest': 0, 'lanczos': 1, 'bilinear': 2, 'linear': 2, 'bicubic': 3}
+MULTI_LABEL = 'multi_label_classification'  # Hugging Face's word for a head of sigmoids
 CENTRE = 0.875  # the share of the resized picture that a centre crop keeps, where nothing else says
 
 

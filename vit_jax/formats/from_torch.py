@@ -36,6 +36,7 @@ GUESSED = (
   'the config.json or preprocessor_config.json of their library there'
 )
 GATED = 'the gated MLP is taken for SwiGLU, the gate before the value'
+SWAG = 384  # pixels from which torchvision's ViTs are those of SWAG, fine-tuned end to end
 RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Buffers and heads of pre-training that no classifier computes with.
 IDLE = (
@@ -77,7 +78,8 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   heads, notes = heads_of(arrays, table, depth, settings, sizes)
   ours, left = names.to_ours(arrays, table, depth, heads)
   weights.refuse({name for name in left if not re.fullmatch(IDLE, name)})
-  ours = prefix.place(ours, own or family == 'huggingface_dinov2', weights.grid_of(settings))
+  grid = grid_of(settings, ours)
+  ours = prefix.place(ours, own or family == 'huggingface_dinov2', grid)
   ours = dinov2.with_mean(ours) if family == 'huggingface_dinov2' else ours
   gated = weights.is_gated(ours)
   notes += (GATED,) * (gated and family == 'timm' and not own)
@@ -87,14 +89,32 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
     check_settings(settings, dinov2.KINDS if family == 'huggingface_dinov2' else ('vit', 'deit'))
     gelu = GELU[settings.get('hidden_act', 'gelu')]
     epsilon = settings.get('layer_norm_eps', epsilon)
-  model = weights.vit_model(ours, gelu, epsilon, weights.grid_of(settings))
+  model = weights.vit_model(ours, gelu, epsilon, grid)
   model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
   model['readout'] = settings.get('readout', dinov2.readout_of(ours) or model['readout'])
   trained = 'dist' in ours or own or family == 'huggingface_dinov2'
   seen = preprocess_of(family, settings, trained)
+  if family == 'torchvision' and not settings and model['image_size'][0] >= SWAG:
+    seen |= {'resize': 'bicubic', 'resize_small': min(model['image_size'])}
+    notes += (f"pictures are resized as of torchvision's SWAG weights: {SWAG} pixels or more",)
   notes += (GUESSED,) * (seen == weights.HALF)
   labels = class_names(settings) if model['num_classes'] else None
   return weights.Weights(ours, family, model, seen, labels, notes)
+
+
+def grid_of(settings: dict[str, Any], ours: Arrays) -> tuple[int, int] | None:
+  """Patches as (height, width), where the settings say the size of images: timm leaves out patches.
+
+  A hybrid's kernel is not of pixels. What does not fit the table of positions says nothing.
+  """
+  told = weights.grid_of(settings)
+  kernel, table = ours.get('embedding/kernel'), ours.get(weights.POSITION)
+  if told or kernel is None or table is None or 'conv_root/kernel' in ours:
+    return told
+  grid = weights.grid_of({'patch_size': list(kernel.shape[:2])} | settings)
+  others = table.shape[1] - math.prod(grid) if grid else -1
+  most = sum(ours[name].shape[1] for name in ('cls', 'dist', 'reg') if name in ours)
+  return grid if 0 <= others <= most else None
 
 
 def tidy(arrays: Arrays, family: str) -> Arrays:
@@ -163,21 +183,35 @@ def check_settings(settings: dict[str, Any], kinds: tuple[str, ...]) -> None:
 def preprocess_of(family: str, settings: dict[str, Any], facebook: bool) -> dict[str, Any]:
   """What the weights were trained to see: as the preprocessor's file says, else as usual there."""
   if 'image_mean' in settings:
-    crop = settings.get('do_center_crop', False)
+    if 'image_std' not in settings:
+      raise ValueError('its settings say image_mean without image_std; write both or neither')
     made: dict[str, Any] = {
       'mean': tuple(settings['image_mean']),
       'std': tuple(settings['image_std']),
     }
-    made['resize'] = RESAMPLE.get(settings.get('resample', 2), 'bilinear')
-    size = settings.get('size', {})
-    shorter = size.get('shortest_edge') if isinstance(size, dict) else size
-    shorter = same_share(shorter, settings)
-    return made | ({'fit': 'crop', 'resize_small': shorter} if crop else {})
+    if not settings.get('do_normalize', True):
+      made = {'mean': (0.0,), 'std': (1.0,)}
+    made['resize'] = RESAMPLE[settings.get('resample', 2)]
+    shorter = shorter_side(settings)
+    return made | ({'fit': 'crop', 'resize_small': shorter} if shorter != 0 else {})
   if family == 'torchvision':
     return weights.IMAGENET | {'fit': 'crop', 'resize_small': None}
   if facebook:  # All that are published are DeiT's and DINOv2's.
     return weights.IMAGENET | {'fit': 'crop', 'resize_small': None, 'resize': 'bicubic'}
   return dict(weights.HALF)
+
+
+def shorter_side(settings: dict[str, Any]) -> int | None:
+  """Pixels of the shorter side before the centre is cut out: 0 nothing is, None as is usual."""
+  if not settings.get('do_center_crop', False):
+    return 0
+  size = settings.get('size', {})
+  sides = [size] if isinstance(size, int) else size
+  if isinstance(size, dict):
+    sides = [size[key] for key in ('shortest_edge', 'height', 'width') if key in size]
+  if isinstance(size, dict) and 'height' in size and size == settings.get('crop_size'):
+    return 0
+  return same_share(min(sides, default=None), settings)
 
 
 def same_share(shorter: int | None, settings: dict[str, Any]) -> int | None:
@@ -192,14 +226,18 @@ def same_share(shorter: int | None, settings: dict[str, Any]) -> int | None:
   return round(shorter * image / crop)
 
 
-def timm_crop(trained: dict[str, Any]) -> dict[str, Any]:
-  """How timm's evaluation transform fits a picture, in the words of a preprocessor's file."""
+def timm_crop(trained: dict[str, Any], size: int | list[int]) -> dict[str, Any]:
+  """How timm's evaluation transform fits a picture, in the words of a preprocessor's file.
+
+  Args:
+    size: of what the model sees, which its arguments may have changed.
+  """
   numbers = {name: number for number, name in RESAMPLE.items()}
   made: dict[str, Any] = {'resample': numbers.get(trained.get('interpolation', 'bicubic'), 3)}
   if trained.get('crop_mode') == 'squash':
     return made
   share = trained.get('crop_pct') or configs.CENTRE
-  shorter = math.floor(min(trained['input_size'][1:]) / share)
+  shorter = math.floor(min(weights.sides(size)) / share)
   return made | {'do_center_crop': True, 'size': {'shortest_edge': shorter}}
 
 
@@ -251,10 +289,12 @@ def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   act = given.get('act_layer', 'gelu')
   made: dict[str, Any] = {'hidden_act': words.get(act, act)}
   same = {'num_heads': 'num_attention_heads', 'img_size': 'image_size', 'patch_size': 'patch_size'}
+  # Not timm's: what a person is asked to write where nothing tells the heads.
+  made |= {key: settings[key] for key in ('num_attention_heads',) if key in settings}
   made |= {'image_size': trained['input_size'][1:]} if 'input_size' in trained else {}
   made |= {there: given[here] for here, there in same.items() if here in given}
   made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
-  made |= timm_crop(trained) if 'input_size' in trained else {}
+  made |= timm_crop(trained, made['image_size']) if 'input_size' in trained else {}
   if names := settings.get('label_names'):  # By number where numbers are left out.
     made['id2label'] = names if isinstance(names, dict) else dict(enumerate(names))
   pool = given.get('global_pool', settings.get('global_pool'))

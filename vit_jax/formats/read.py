@@ -1,9 +1,10 @@
 """Reads the weights of any file: what it is, its content says."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
-from vit_jax.formats import bit, files, from_torch, igpt, official, swin, weights
+from vit_jax.formats import bit, configs, files, from_torch, igpt, official, swin, weights
 
 
 def read(
@@ -31,6 +32,8 @@ def read(
   settings |= hints or {}
   try:
     found = open_family(path, arrays, settings, sizes)
+    if settings.get('problem_type') == configs.MULTI_LABEL:
+      found = dataclasses.replace(found, predictions='sigmoid')
     weights.check_class_names(found.class_names, found.model['num_classes'])
     return weights.for_channels(found)
   except ValueError as error:

@@ -93,12 +93,19 @@ KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     lambda x: is_whole(x) or is_list_of(is_whole, 1, 2)(x), ('image_size', 'patch_size', 'img_size')
   ),
   'channels, height and width': (is_list_of(is_whole, 3), ('input_size',)),
-  "a number of Pillow's filters": (lambda x: type(x) is int, ('resample',)),
+  "a number of Pillow's filters from 0 to 3, of which we have each": (
+    lambda x: type(x) is int and 0 <= x <= 3, ('resample',)
+  ),
+  'a side in pixels, two, or an object of such': (
+    lambda x: is_whole(x) or is_list_of(is_whole, 1, 2)(x)
+    or (isinstance(x, dict) and all(map(is_whole, x.values()))), ('size', 'crop_size')
+  ),
+  'true or false': (lambda x: isinstance(x, bool), ('do_center_crop', 'do_normalize')),
   'a list of numbers': (is_list_of(is_number), ('image_mean', 'image_std', 'mean', 'std')),
   'a number': (is_number, ('layer_norm_eps', 'layer_norm_epsilon', 'crop_pct')),
   'a word': (
     is_text, ('hidden_act', 'activation_function', 'act_layer', 'model_type', 'interpolation',
-              'crop_mode', 'architecture'),
+              'crop_mode', 'architecture', 'problem_type'),
   ),
   'an object with the name of each number': (are_numbered, ('id2label',)),
   'a list of names, or an object with the name of each number': (

@@ -37,6 +37,7 @@ class Weights:
     preprocess: what the weights were trained to see.
     class_names: in order of the logits; None where the file does not say.
     notes: what was taken for granted, in words.
+    predictions: how logits become probabilities: softmax, or sigmoid.
   """
 
   arrays: Arrays
@@ -45,6 +46,7 @@ class Weights:
   preprocess: dict[str, Any]
   class_names: list[str] | None = None
   notes: tuple[str, ...] = ()
+  predictions: str = 'softmax'
 
 
 def for_channels(found: Weights) -> Weights:

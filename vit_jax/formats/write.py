@@ -28,13 +28,14 @@ def is_folder(target: str, to: pathlib.Path) -> bool:
   return target == 'huggingface' or (target == 'timm' and to.suffix != '.safetensors')
 
 
-def check(
-  target: str, model: dict[str, Any], sizes: Sizes, to: pathlib.Path, accept_loss: bool
-) -> None:
+def check(target: str, passport: Any, sizes: Sizes, to: pathlib.Path, accept_loss: bool) -> None:
   """Raises a ValueError, in one line, where `target` cannot hold all of a model of these sizes."""
+  model = passport.model
   whose = holds.names_of(target, model['name'])
   holds.check_held(whose, model['name'], is_folder(target, to))
   lost = holds.losses(whose, model, sizes)
+  if passport.predictions != 'softmax' and is_folder(target, to) and target != 'huggingface':
+    lost.append(f'predictions={passport.predictions!r}: a folder of {target} does not tell')
   if lost and not accept_loss:
     raise ValueError(
       f'--to={target} would lose {"; ".join(lost)} (--accept_loss writes it all the same, '
@@ -63,6 +64,8 @@ def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.
   made = holds.renamed(holds.names_of(target, family), full, family)
   if is_folder(target, to):
     settings = holds.settings(target, passport, sizes)
+    if target == 'huggingface' and passport.predictions == 'sigmoid':
+      settings['config.json']['problem_type'] = configs.MULTI_LABEL
     about = {to / name: content for name, content in settings.items()}
     to = to / 'model.safetensors'
   else:

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
   }
   try:
     commands.get(words[0] if words else '', write_pictures)(words)
-  except (ValueError, OSError) as error:
+  except (ValueError, TypeError, OSError) as error:
     sys.exit(f'error: {error}')
 
 

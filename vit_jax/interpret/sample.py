@@ -131,7 +131,7 @@ def paint(predictor: Predictor, colours: Int[np.ndarray, 'n N']) -> UInt8[np.nda
   mean, std = (np.asarray(x) for x in (predictor.preprocess.mean, predictor.preprocess.std))
   pixels = (np.asarray(model.palette) * std + mean) * 255
   palette = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-  return palette[colours].reshape(len(colours), *model.grid, -1)
+  return palette[colours].reshape(len(colours), *model.grid, palette.shape[-1])
 
 
 def layout(measured: Measured) -> tuple[int, list[tuple[str, np.ndarray]]]:

@@ -54,6 +54,11 @@ class DistilledTransformer(vit.VisionTransformer):
     """The tokens whose own logits are outputs, 'logits_' and the name."""
     return self.readout.needs if self.two_heads else ()
 
+  @property
+  def log_probabilities(self) -> bool:
+    """Whether the probabilities of two heads are averaged."""
+    return self.two_heads and self.average == 'probabilities'
+
   def layer_groups(self) -> tuple[str, ...]:
     """As a ViT's; the second head belongs to the task."""
     return *super().layer_groups()[:-1], '(head|head_dist|pre_logits|readout)/.*'

@@ -154,8 +154,9 @@ class WeightedMix(Readout):
     patches, token = self.patches(tokens), self.token(tokens, 'class_token')
     count, softmax = patches.shape[1], self.readout_weights == 'softmax'
     start = nn.initializers.constant(0.0 if softmax else 1 / count)
-    weights = self.param('weights', start, (count,)).astype(tokens.dtype)
-    mixed = jnp.einsum('bnd,n->bd', patches, jax.nn.softmax(weights) if softmax else weights)
+    weights = self.param('weights', start, (count,))
+    weights = (jax.nn.softmax(weights) if softmax else weights).astype(tokens.dtype)
+    mixed = jnp.einsum('bnd,n->bd', patches, weights)
     return token + mixed if self.join == 'add' else jnp.concatenate([token, mixed], 1)
 
 

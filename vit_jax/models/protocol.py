@@ -50,6 +50,11 @@ class Model(nn.Module):
     return ()
 
   @property
+  def log_probabilities(self) -> bool:
+    """Whether logits are logarithms of softmax probabilities, of which no sigmoid can be taken."""
+    return False
+
+  @property
   def has_stages(self) -> bool:
     """Whether `embed`, `encode` and `read` can be called alone: a family has all three, or none.
 

@@ -209,6 +209,11 @@ class Normalised(nn.Module):
     """Whether it reads two tokens that may have a head each."""
     return self.pool.is_pair
 
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """The tokens that it cannot do without."""
+    return self.pool.needs
+
   def shape(self, width: int) -> tuple[int, ...]:
     """The shape of the features of one image, from tokens of this width."""
     return self.pool.shape(width)

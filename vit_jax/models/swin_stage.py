@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models import encoder, layers
+from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.models.windows import WindowAttention, Windows
 from vit_jax.runtime.sections import take
 
@@ -18,13 +19,14 @@ class PatchMerging(nn.Module):
 
   epsilon: float
   dtype: str
+  initialisers: str
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
     quarters = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
     x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(jnp.concatenate(quarters, -1))
-    kernel = nn.initializers.truncated_normal(0.02)
+    kernel = INITIALISERS[self.initialisers]('mlp', x.shape[-1])
     return layers.Dense(x.shape[-1] // 2, False, self.dtype, kernel, name='reduction')(x)
 
 
@@ -82,5 +84,5 @@ def build_stage(
     windows = Windows.of(grid, section['window'], shifted=bool(j % 2))
     attend = take(WindowAttention, section, num_heads=num_heads, windows=windows)
     blocks.append(take(layers.Block, section, attention=attend, mlp=mlp, norm=norm, drop_path=rate))
-  merging = PatchMerging(section['epsilon'], section['dtype']) if merge else None
+  merging = take(PatchMerging, section) if merge else None
   return Stage(tuple(blocks), merging, section['remat'])

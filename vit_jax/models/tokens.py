@@ -103,9 +103,10 @@ def earlier_class_tokens(
 
 
 def standardise(x: Any) -> Any:
-  """Layer norm of the last axis without learned scale."""
+  """Layer norm of the last axis without learned scale; computed in float32, where squares fit."""
+  dtype, x = x.dtype, x.astype(jnp.float32)
   x = x - x.mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+  return (x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)).astype(dtype)
 
 
 def choose(model: Any, x: Any, wanted: str) -> Any:

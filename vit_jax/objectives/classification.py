@@ -45,6 +45,11 @@ class Classification(Objective):
     if not 0 <= self.erasing <= 1:
       raise ValueError(f'config.objective.erasing={self.erasing} must be in 0..1')
     self.mixing()  # Checks its numbers.
+    if self.loss == 'sigmoid' and self.model.log_probabilities:
+      raise ValueError(
+        'config.model.average=probabilities is a mean of softmaxes, and config.objective.loss='
+        'sigmoid trains heads that are none; set config.model.average=logits'
+      )
     if self.multi_label:
       self.check_multi_label()
 

@@ -1,11 +1,17 @@
 """Zip and tar files, unpacked safely: no path leads outside, and what is there is whole."""
 
+import lzma
 import pathlib
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 
+# RuntimeError: of an encrypted file, or one packed in a way that is not known.
+DAMAGED = (
+  tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError,
+)  # fmt: skip
 ENDINGS = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 
 
@@ -26,11 +32,10 @@ def unpack(archive: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     partial.chmod(0o755)  # A cache may be shared.
     try:
       extract(archive, partial)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except BaseException as error:
       shutil.rmtree(partial)
-      raise ValueError(f'{archive}: cannot be unpacked ({error})') from None
-    except ValueError:
-      shutil.rmtree(partial)
+      if isinstance(error, DAMAGED):
+        raise ValueError(f'{archive}: cannot be unpacked ({error})') from None
       raise
     try:
       partial.rename(target)

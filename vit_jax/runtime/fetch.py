@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import hashlib
+from http import client
 import os
 import pathlib
 import re
@@ -58,6 +59,8 @@ def unpacked(sha256: str) -> pathlib.Path:
 
 HUB = 'https://huggingface.co'
 HUB_FILES = ('config.json', 'preprocessor_config.json', 'model.safetensors')
+# An address that is none, an answer that is not HTTP, or one cut off: of the third kind.
+UNREACHED = (OSError, url_error.URLError, client.HTTPException)
 TORCHVISION = 'https://download.pytorch.org/models'
 # Names of torchvision's files; each ends in the beginning of its SHA-256.
 TORCHVISION_FILES = {'vit_b_16': 'vit_b_16-c867db91.pth'}
@@ -127,7 +130,7 @@ def fetch_model(base: str, name: str, target: pathlib.Path) -> None:
       if file == 'preprocessor_config.json' and error.code == 404:
         continue
       raise ValueError(f'hf://{name}: {file}: {error}') from None
-    except (OSError, url_error.URLError) as error:
+    except UNREACHED as error:
       raise ValueError(
         f'hf://{name}: {file}: {error}; what arrived is kept, try again to go on'
       ) from None
@@ -187,7 +190,7 @@ def download(address: str, sha256: str | None) -> pathlib.Path:
       return target  # Another process was faster.
     try:
       receive(address, partial)
-    except (OSError, url_error.URLError) as error:
+    except UNREACHED as error:
       raise ValueError(f'{address}: {error}; what arrived is kept, try again to go on') from None
     found = hash_of(partial)
     try:

@@ -16,6 +16,6 @@ def load(module: str, extra: str) -> Any:
   except (ImportError, RuntimeError) as error:
     name, why = module.partition('.')[0], ' '.join(str(error).split())[:160]
     raise ValueError(
-      f"this needs {name}, which cannot be loaded ({why}): pip install 'vit_jax[{extra}]', or "
-      f"pip install -e '.[{extra}]' in a copy of the repository"
+      f'this needs {name}, which cannot be loaded ({why}); in a copy of the repository: '
+      f"pip install -e '.[{extra}]'"
     ) from None

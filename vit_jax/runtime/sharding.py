@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -27,8 +28,26 @@ def make_mesh(fsdp: int, devices: list[Any] | None = None) -> Mesh:
   count = len(devices)
   if fsdp < 1 or count % fsdp:
     raise ValueError(f'config.fsdp={fsdp} must divide the {count} devices')
-  shape = (count // fsdp, fsdp)
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+  placed = arrange(devices, (count // fsdp, fsdp))
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def arrange(devices: list[Any], shape: tuple[int, int]) -> np.ndarray:
+  """Devices in rows of neighbours; those of a TPU that are no box in the order that they have."""
+  try:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  except (AssertionError, NotImplementedError, ValueError):
+    return np.array(devices).reshape(shape)
+
+
+def rows_here(batch_size: int, mesh: Mesh) -> np.ndarray:
+  """The rows of a global batch that lie on this process's devices, in order.
+
+  They need not be next to one another: on a TPU a mesh goes along the wires, not by process.
+  """
+  places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  rows = np.arange(batch_size)
+  return np.unique(np.concatenate([rows[place] for place in places.values() if place is not None]))
 
 
 def is_here(mesh: Mesh) -> bool:
