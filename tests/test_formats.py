@@ -414,6 +414,11 @@ def test_flipped_bytes_are_refused_by_name(tmp_path, save):
     ('config.json', '{"id2label": {"cat": "0"}}', 'says id2label=.*not an object with'),
     ('config.json', '{"id2label": {"0": 3}}', 'says id2label=.*not an object with'),
     ('config.json', '{"pretrained_cfg": {}, "label_names": "x"}', 'says label_names=.*not a list'),
+    ('preprocessor_config.json', '{"size": {"shortest_edge": "9"}}', 'says size=.*not a side'),
+    ('preprocessor_config.json', '{"crop_size": [0]}', r'says crop_size=.*not a side'),
+    ('preprocessor_config.json', '{"resample": 5}', 'says resample=5, which is not a number of'),
+    ('preprocessor_config.json', '{"do_center_crop": "no"}', 'says do_center_crop=.*true or false'),
+    ('config.json', '{"problem_type": 3}', 'says problem_type=3, which is not a word'),
     ('config.json', '{"model_args": [3]}', 'says model_args=.*not an object'),
     ('config.json', '{"model_args": {"num_heads": true}}', 'says num_heads=True, which is not'),
     ('config.json', '{"pretrained_cfg": {"input_size": [3, 8]}}', 'says input_size=.*not channels'),
@@ -426,6 +431,115 @@ def test_damaged_settings_are_named(tmp_path, name, text, words):
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=rf'{re.escape(name)} {words}'):
     weights.open_source(tmp_path)
+
+
+def exported(tmp_path, target, section, **about_it):
+  """A folder for `target` of a small random ViT; its config.json can be changed."""
+  section = dict(gelu='exact') | section
+  _, arrays = random_model(**section)
+  passport = dataclasses.replace(about(section, 'vit'), **about_it)
+  tree = traverse_util.unflatten_dict(arrays, sep='/')
+  weights.write_model(tmp_path / 'a', tree, passport)
+  convert.convert(tmp_path / 'a', tmp_path / target, target)
+  return tmp_path / target
+
+
+def change(path, **keys):
+  """Writes keys of a JSON file; None leaves one out."""
+  content = json.loads(path.read_text()) | keys
+  path.write_text(json.dumps({key: x for key, x in content.items() if x is not None}))
+
+
+@pytest.mark.parametrize('image_size', [(32, 64), (112, 128), (64, 32)])
+def test_a_folder_of_timm_that_leaves_out_the_patches_is_not_square(tmp_path, image_size):
+  """7 x 8 patches and a class token are 57; 14 x 16 would make 225 = 15 * 15, 2 x 4 make 9."""
+  folder = exported(tmp_path, 'timm', dict(image_size=image_size))
+  config = json.loads((folder / 'config.json').read_text())
+  del config['model_args']['patch_size']
+  change(folder / 'config.json', model_args=config['model_args'])
+  assert passport_of(folder).model['image_size'] == image_size
+  np.testing.assert_array_equal(logits(folder), logits(tmp_path / 'a'))
+
+
+@pytest.mark.parametrize(('size', 'shorter'), [((96, 96), 106), ((32, 32), 35)])
+def test_the_crop_of_timm_is_of_what_the_model_sees(tmp_path, size, shorter):
+  """Arguments may make a 384 of an architecture that was pre-trained at 224."""
+  folder = exported(tmp_path, 'timm', dict(image_size=size))
+  config = json.loads((folder / 'config.json').read_text())
+  seen = config['pretrained_cfg'] | dict(
+    input_size=[3, 64, 64], crop_pct=0.9, crop_mode='center'
+  )  # fmt: skip
+  change(folder / 'config.json', pretrained_cfg=seen)
+  given = passport_of(folder).preprocess
+  assert (given.image_size, given.fit, given.resize_small) == (size, 'crop', shorter)
+
+
+def test_heads_may_be_written_into_a_config_of_timm(tmp_path):
+  """As the error asks, where no size that has a name tells them."""
+  folder = exported(tmp_path, 'timm', dict(width=24, num_heads=6, mlp_dim=40))
+  config = json.loads((folder / 'config.json').read_text())
+  del config['model_args']['num_heads']
+  change(folder / 'config.json', model_args=config['model_args'])
+  with pytest.raises(ValueError, match=r'write \{"num_attention_heads": N\} into a config\.json'):
+    weights.open_source(folder)
+  change(folder / 'config.json', num_attention_heads=6)
+  np.testing.assert_array_equal(logits(folder), logits(tmp_path / 'a'))
+
+
+def test_sigmoids_stay_sigmoids(tmp_path):
+  """Hugging Face's settings say so; a folder of timm cannot, and loses them by consent alone."""
+  folder = exported(tmp_path, 'huggingface', {}, predictions='sigmoid')
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['problem_type'] == 'multi_label_classification'
+  assert passport_of(folder).predictions == 'sigmoid'
+  change(folder / 'config.json', problem_type=None)
+  assert passport_of(folder).predictions == 'softmax'
+  with pytest.raises(ValueError, match="would lose predictions='sigmoid'"):
+    convert.convert(tmp_path / 'a', tmp_path / 'timm', 'timm')
+  convert.convert(tmp_path / 'a', tmp_path / 'one.safetensors', 'timm')
+  assert passport_of(tmp_path / 'one.safetensors').predictions == 'sigmoid'
+
+
+@pytest.mark.parametrize(
+  ('keys', 'expected'),
+  [
+    (dict(do_center_crop=True, size={'height': 48, 'width': 48},
+          crop_size={'height': 48, 'width': 48}), dict(fit='squash')),
+    (dict(do_center_crop=True, size={'height': 60, 'width': 64}),
+     dict(fit='crop', resize_small=60)),
+    (dict(do_center_crop=True, size=56), dict(fit='crop', resize_small=56)),
+    (dict(do_center_crop=True, size=None), dict(fit='crop', resize_small=None)),
+    (dict(do_normalize=False), dict(mean=(0.0,), std=(1.0,))),
+    (dict(resample=1), dict(resize='lanczos')),
+  ],
+)  # fmt: skip
+def test_a_preprocessor_is_taken_at_its_word(tmp_path, keys, expected):
+  folder = exported(tmp_path, 'huggingface', {})
+  change(folder / 'preprocessor_config.json', **keys)
+  given = passport_of(folder).preprocess
+  assert {key: getattr(given, key) for key in expected} == expected
+
+
+def test_a_mean_without_deviation_is_refused(tmp_path):
+  folder = exported(tmp_path, 'huggingface', {})
+  change(folder / 'preprocessor_config.json', image_std=None)
+  with pytest.raises(ValueError, match='image_mean without image_std'):
+    weights.open_source(folder)
+
+
+def test_large_vits_of_torchvision_are_seen_as_swag_has_them(tmp_path):
+  section = dict(variant='mu/32', gelu='exact', epsilon=1e-6)
+  for side, expected in ((384, ('bicubic', 384)), (224, ('bilinear', None))):
+    _, arrays = random_model(image_size=(side, side), **section)
+    passport = about(section | {'image_size': (side, side)})
+    weights.write_model(
+      tmp_path / f'{side}', traverse_util.unflatten_dict(arrays, sep='/'), passport
+    )
+    convert.convert(tmp_path / f'{side}', tmp_path / f'{side}.safetensors', 'torchvision')
+    (tmp_path / f'{side}.safetensors.json').unlink()
+    given = passport_of(tmp_path / f'{side}.safetensors')
+    assert (given.preprocess.resize, given.preprocess.resize_small) == expected
+    assert any('SWAG' in note for note in given.origin['notes']) == (side == 384)
 
 
 def test_heads_that_do_not_divide_are_refused(tmp_path):
@@ -485,7 +599,8 @@ def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
   convert.convert(a, to, 'vit_jax')
   with pytest.raises(ValueError, match=r'other things.*weights\.npz'):
     convert.convert(b, to, 'huggingface')
-  (to / 'weights.npz.partial').write_text('what an export that was killed left')
+  for name in ('weights.npz.partial', 'partial.npz', 'partial.npz.partial'):
+    (to / name).write_text('what an export that was killed left')
   convert.convert(b, to, 'vit_jax')
   head = weights.open_source(to).arrays['head/kernel'].load()
   np.testing.assert_array_equal(head, 2 * arrays['head/kernel'])
@@ -497,8 +612,14 @@ def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
     with pytest.raises(ValueError, match=words):
       convert.convert(a / 'weights.npz' if target == 'official' else a, place, target)
   convert.convert(a, tmp_path / 'hub', 'huggingface')
-  with pytest.raises(ValueError, match='itself lies'):
-    convert.convert(tmp_path / 'hub', tmp_path / 'hub/.', 'timm')
+  before = (tmp_path / 'hub/model.safetensors').read_bytes()
+  for place, target in (('hub/.', 'timm'), ('hub/model.safetensors', 'timm'),
+                        ('hub/config.json', 'official')):  # fmt: skip
+    with pytest.raises(ValueError, match='itself lies'):
+      convert.convert(tmp_path / 'hub', tmp_path / place, target)
+  assert (tmp_path / 'hub/model.safetensors').read_bytes() == before
+  (tmp_path / 'hub/model.safetensors.new.partial').write_text('as above')
+  convert.convert(b, tmp_path / 'hub', 'huggingface')
 
 
 @pytest.mark.parametrize(
@@ -577,6 +698,9 @@ def test_stablehlo_runs_with_jax_and_numpy_alone(trained, tmp_path, monkeypatch)
   loader = (tmp_path / 'out/load.py').read_text()
   assert 'vit_jax' not in loader
   assert len(loader.splitlines()) <= 15
+  (tmp_path / 'out/__pycache__').mkdir()  # Of an import of load.py.
+  assert convert.check(str(trained), tmp_path / 'out') == rows
+  convert.convert(str(trained), tmp_path / 'out', 'stablehlo')
   monkeypatch.setattr(stablehlo, 'export', lambda *_: types.SimpleNamespace())
   with pytest.raises(AttributeError):  # A crash between new weights and a new program
     convert.convert(trained, tmp_path / 'out', 'stablehlo')

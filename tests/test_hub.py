@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import socket
 import threading
 
 import pytest
@@ -70,6 +71,34 @@ def test_a_broken_download_goes_on(hub):
     weights.load('hf://someone/digits')
   weights.load('hf://someone/digits@v2')
   weights.load('hf://someone/digits')
+
+
+@pytest.mark.parametrize(
+  'answer',
+  [b'', b'no HTTP\r\n\r\n', b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\na'],
+)
+def test_an_answer_that_is_none_is_told(tmp_path, monkeypatch, answer):
+  """Python's own errors of such answers are of another kind than of a connection."""
+  monkeypatch.setenv('VIT_JAX_CACHE', str(tmp_path))
+  with socket.create_server(('127.0.0.1', 0)) as server:
+
+    def speak():
+      talk, _ = server.accept()
+      with talk:
+        talk.recv(4096)
+        talk.sendall(answer)
+
+    threading.Thread(target=speak, daemon=True).start()
+    address = f'http://127.0.0.1:{server.getsockname()[1]}/w.npz'
+    with pytest.raises(ValueError, match=r'w\.npz: .* is kept, try again'):
+      fetch.download(address, 'ab' * 32)
+
+
+@pytest.mark.parametrize('address', ['http://a b/w.npz', 'http://127.0.0.1:port/w.npz'])
+def test_an_address_that_is_none_is_told(tmp_path, monkeypatch, address):
+  monkeypatch.setenv('VIT_JAX_CACHE', str(tmp_path))
+  with pytest.raises(ValueError, match='is kept, try again'):
+    fetch.download(address, 'ab' * 32)
 
 
 def test_another_file_than_the_hub_tells(hub):

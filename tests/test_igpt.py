@@ -739,6 +739,8 @@ def test_pictures_of_what_a_run_draws(run, tmp_path):
   model = predict.load(run)
   again = interpret.measure('sample', model, arrays['images'], temperature=0.7, half=0.25)
   np.testing.assert_array_equal(again[0].arrays['completion_2'], arrays['completion_2'])
+  interpret_command.main(['sample', str(run), f'--out={tmp_path}/none', '--count=1', '--samples=0'])
+  assert dict(np.load(tmp_path / 'none/sample.npz'))['samples'].shape == (0, 8, 8, 1)
   with pytest.raises(ValueError, match=r'--half=2.0 must be in 0..1'):
     interpret.measure('sample', model, arrays['images'], half=2.0)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import defaults, explore, recipe
+from vit_jax import defaults, explore, models, recipe, weights
 from vit_jax.data import planted as data
 from vit_jax.data import sources
 from vit_jax.evaluation import candidates
@@ -171,6 +171,32 @@ def test_readouts_without_a_map_are_named():
   found = planted.Found((2, 2), 2, np.ones((2, 4), bool), maps, accuracy, two, np.zeros(0))
   (text,) = planted_page.without_map({'code': found})
   assert isinstance(text, page.Text) and text.text.endswith('over the patches: mean, ep.')
+
+
+def passport_without_class_token():
+  section = dict(variant='mu/4', readout='mean', class_token=False, image_size=(16, 16), channels=1)
+  known = defaults.part('model', 'vit').to_dict() | section | {'num_classes': 10}
+  seen = dict(image_size=(16, 16), channels=1, resize='bilinear', mean=(0.5,), std=(0.5,))
+  return weights.Passport.from_json({
+    'format': 1, 'model': models.complete(known), 'class_names': list('0123456789'),
+    'preprocess': seen | dict(fit='squash', resize_small=None),
+  })  # fmt: skip
+
+
+def test_a_model_without_class_token(tmp_path):
+  """What it cannot be read by is told before anything is computed; else kinds differ in finders."""
+  passport = passport_without_class_token()
+  model = passport.build()
+  params = jax.jit(lambda: models.init(model, jax.random.key(0)))()
+  weights.write_model(tmp_path / 'm', params, passport)
+  options = dict(draws=2, kinds=('code', 'digit_on_noise'), init_from=str(tmp_path / 'm'), **SMALL)
+  with pytest.raises(ValueError, match='reads the class token, which these weights lack'):
+    explore.run(exploration(**options, readouts=('weighted_add',)), tmp_path / 'W')
+  assert not (tmp_path / 'W').exists()
+  explore.run(exploration(**options | dict(readouts=('all',), epochs=1)), tmp_path / 'W')
+  about = json.loads((tmp_path / 'W/reports/planted.json').read_text())
+  found = {kind: {row['finder'] for row in about[kind]['finders']} for kind in options['kinds']}
+  assert 'weighted_add' in found['code'] - found['digit_on_noise']
 
 
 @pytest.mark.parametrize(

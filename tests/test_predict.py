@@ -82,6 +82,13 @@ def test_a_batch_of_no_pictures_is_refused(tmp_path, count):
     interpret_command.main(['batch', *words])
 
 
+@pytest.mark.parametrize('word', ['optimizer.multipliers=(1,2)', "data.mean=('a',)"])
+def test_a_config_of_the_wrong_kind_is_one_line(tmp_path, word):
+  words = [f'--config={ROOT}/configs/vit_digits.py', f'--out={tmp_path}', f'--config.{word}']
+  with pytest.raises(SystemExit, match=r'^error: '):
+    interpret_command.main(['batch', *words])
+
+
 # Options.
 
 

@@ -114,10 +114,13 @@ def test_a_sweep_tells_what_was_chosen(tmp_path):
 def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):
   finished(tmp_path / 'short', total=7)
   (tmp_path / 'empty').mkdir()
+  lab = finished(tmp_path / 'lab') / 'config.json'
+  lab.write_text(json.dumps(json.loads(lab.read_text()) | {'run': 'explore'}))
   untold = finished(tmp_path / 'untold')
   (untold / 'metrics.jsonl').write_text('{"step": 6, "train/loss": 1, "validation/loss": 1}\n')
   cases = [
     ([f'{tmp_path}/short', '--name=a'], 'is not finished'),
+    ([f'{tmp_path}/lab', '--name=a'], 'is an exploration, which has reports'),
     ([f'{tmp_path}/empty', '--name=a'], 'has no commands.json'),
     ([f'{untold}', '--name=a'], 'ends without a number of the test split'),
     ([f'{tmp_path}/short'], 'belong together'),

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax import checkpoint, experiment, metrics, optim, step, train
+from vit_jax import checkpoint, experiment, metrics, optim, predict, step, train
 from vit_jax.runtime import fingerprint, sharding
 
 
@@ -184,6 +184,24 @@ def test_the_best_checkpoint_is_kept_and_used(trained):
   best = max(scores, key=lambda at: scores[at])
   passport = json.loads((trained / 'model/model.json').read_text())
   assert scores[passport['step']] == scores[best]
+
+
+@pytest.mark.parametrize('content', ['', '{"acc'])
+def test_damaged_metrics_of_a_checkpoint_do_not_hide_the_others(trained, tmp_path, caplog, content):
+  """What reads a run chooses among those that can be read, and names the one that cannot."""
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run)
+  with checkpoint.Checkpoints(run, read_only=True) as kept:
+    best, steps = kept.wanted_step(), sorted(kept._manager.all_steps())
+  (run / f'checkpoints/{best}/metrics/metrics').write_text(content)
+  rows = {row['step']: row['validation/accuracy'] for row in metrics.read(run / 'metrics.jsonl')
+          if 'validation/accuracy' in row}  # fmt: skip
+  rest = [step for step in steps if step != best]
+  with checkpoint.Checkpoints(run, read_only=True) as kept:
+    assert kept.wanted_step() == max(rest, key=lambda step: (rows[step], step))
+    kept.restore_params()
+  assert f'checkpoints/{best}: its metrics or passport cannot be read' in caplog.text
+  predict.load(run)
 
 
 def test_what_interruptions_saved_goes_as_other_checkpoints_do(tmp_path):

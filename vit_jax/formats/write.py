@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.formats import files, holds
+from vit_jax.formats import configs, files, holds
 from vit_jax.formats.files import Arrays
 from vit_jax.runtime import atomic, optional
 
