@@ -120,7 +120,7 @@ def test_what_cannot_be_a_result_is_refused(tmp_path, capsys):
   (untold / 'metrics.jsonl').write_text('{"step": 6, "train/loss": 1, "validation/loss": 1}\n')
   cases = [
     ([f'{tmp_path}/short', '--name=a'], 'is not finished'),
-    ([f'{tmp_path}/lab', '--name=a'], 'is an exploration, which has reports'),
+    ([f'{tmp_path}/lab', '--name=a'], 'is an exploration, whose reports tell'),
     ([f'{tmp_path}/empty', '--name=a'], 'has no commands.json'),
     ([f'{untold}', '--name=a'], 'ends without a number of the test split'),
     ([f'{tmp_path}/short'], 'belong together'),

@@ -192,7 +192,7 @@ def test_damaged_metrics_of_a_checkpoint_do_not_hide_the_others(trained, tmp_pat
   run = tmp_path / 'run'
   shutil.copytree(trained, run)
   with checkpoint.Checkpoints(run, read_only=True) as kept:
-    best, steps = kept.wanted_step(), sorted(kept._manager.all_steps())
+    best, steps = kept.wanted_step(), checkpoint.steps_in(kept.folder)
   (run / f'checkpoints/{best}/metrics/metrics').write_text(content)
   rows = {row['step']: row['validation/accuracy'] for row in metrics.read(run / 'metrics.jsonl')
           if 'validation/accuracy' in row}  # fmt: skip
@@ -200,7 +200,7 @@ def test_damaged_metrics_of_a_checkpoint_do_not_hide_the_others(trained, tmp_pat
   with checkpoint.Checkpoints(run, read_only=True) as kept:
     assert kept.wanted_step() == max(rest, key=lambda step: (rows[step], step))
     kept.restore_params()
-  assert f'checkpoints/{best}: its metrics or passport cannot be read' in caplog.text
+  assert f'checkpoints/{best}/metrics/metrics cannot be read' in caplog.text
   predict.load(run)
 
 

@@ -77,13 +77,17 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 def newest_passport(workdir: pathlib.Path) -> dict[str, Any] | None:
   """The passport of the newest finished checkpoint that can be read; None where there is none."""
   folder = workdir / 'checkpoints'
-  steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdecimal()), reverse=True)
-  for step in steps:
+  for step in steps_in(folder):
     try:
       return json.loads((folder / str(step) / 'passport/metadata').read_text())
     except (OSError, ValueError):  # `Checkpoints` says what is wrong with it.
       continue
   return None
+
+
+def steps_in(folder: pathlib.Path) -> list[int]:
+  """The finished checkpoints of a folder, the newest first: Orbax renames them when they are."""
+  return sorted((int(p.name) for p in folder.glob('*') if p.name.isdecimal()), reverse=True)
 
 
 # The number that `config.best` names, its sign turned for min: the highest is the best.
@@ -220,28 +224,30 @@ class Checkpoints:
 
   def wanted_step(self) -> int | None:
     """The step of the best checkpoint, else of the newest."""
-    return self._best_step() or self._manager.latest_step()
+    return self._best_step() or next(iter(self._newest_first()), None)
 
   def _best_step(self) -> int | None:
-    """Orbax's, which cannot be asked where what is left as it is has damaged metrics."""
-    bad = unreadable_steps(self.folder) if self._read_only else []
-    if not bad:
+    """The step with the best metrics; None where none has any. The folder is read without Orbax,
+    which refuses all of it where the metrics of one are damaged, if it is to stay as it is."""
+    if not self._read_only:
       return self._manager.best_step()
-    for step in bad:
-      logging.warning(
-        'checkpoint %s: its metrics or passport cannot be read', self.folder / str(step)
-      )
-    rest = [step for step in self._newest_first() if step not in bad]
-    files = {step: self.folder / str(step) / 'metrics/metrics' for step in rest}
-    told = {step: json.loads(path.read_text()) for step, path in files.items() if path.exists()}
-    return max(told, key=lambda step: (goodness(told[step]), step), default=None)
+    told = {}
+    for step in self._newest_first():
+      path = self.folder / str(step) / 'metrics/metrics'
+      try:
+        told |= {step: goodness(json.loads(path.read_text()))} if path.exists() else {}
+      except (OSError, ValueError) as error:
+        logging.warning('%s cannot be read (%s); another checkpoint may be the best', path, error)
+    return max(told, key=lambda step: (told[step], step), default=None)
 
   def _newest_first(self) -> list[int]:
     if not self.folder.exists():
       return []
-    return sorted(self._manager.all_steps(), reverse=True)
+    return steps_in(self.folder) if self._read_only else sorted(self._manager.all_steps())[::-1]
 
   def _passport(self, step: int) -> dict:
+    if self._read_only:
+      return json.loads((self.folder / str(step) / 'passport/metadata').read_text())
     return orbax().restore_passport(self._manager, step)
 
   def _arrays(self, step: int, weights: str) -> dict:

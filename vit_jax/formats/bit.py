@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import re
 from typing import Any
 
-from vit_jax.formats import from_torch, weights
+from vit_jax.formats import from_torch, preprocessing, weights
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.names import OUT, Rule, back
 
@@ -42,7 +42,7 @@ def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
     'group_norm_epsilon': 1e-5,
     'pool_padding': 'zero',
   }
-  seen = from_torch.preprocess_of('timm', settings, False)
+  seen = preprocessing.of_settings('timm', settings, False)
   labels = from_torch.class_names(settings) if model['num_classes'] else None
   return weights.Weights(ours, 'timm' if torch else 'bit', model, seen, labels)
 

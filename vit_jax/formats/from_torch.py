@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from vit_jax.formats import (
-  configs,
   dinov2,
   families,
   files,
   names,
   prefix,
+  preprocessing,
   settings_files,
   weights,
 )
@@ -36,8 +36,6 @@ GUESSED = (
   'the config.json or preprocessor_config.json of their library there'
 )
 GATED = 'the gated MLP is taken for SwiGLU, the gate before the value'
-SWAG = 384  # pixels from which torchvision's ViTs are those of SWAG, fine-tuned end to end
-RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 # Buffers and heads of pre-training that no classifier computes with.
 IDLE = (
   r'((vit|deit|dinov2)\.embeddings\.)?mask_token|.*position_ids|.*num_batches_tracked'
@@ -93,13 +91,14 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   model |= {'standardise': 'timm', 'group_norm_epsilon': 1e-5}
   model['readout'] = settings.get('readout', dinov2.readout_of(ours) or model['readout'])
   trained = 'dist' in ours or own or family == 'huggingface_dinov2'
-  seen = preprocess_of(family, settings, trained)
-  if family == 'torchvision' and not settings and model['image_size'][0] >= SWAG:
-    seen |= {'resize': 'bicubic', 'resize_small': min(model['image_size'])}
-    notes += (f"pictures are resized as of torchvision's SWAG weights: {SWAG} pixels or more",)
-  notes += (GUESSED,) * (seen == weights.HALF)
+  pixels = preprocessing.of_settings(family, settings, trained)
+  if family == 'torchvision' and not settings:
+    found, note = preprocessing.of_torchvision(min(model['grid']) * model['embedding_side'])
+    pixels |= found
+    notes += note
+  notes += (GUESSED,) * (pixels == weights.HALF)
   labels = class_names(settings) if model['num_classes'] else None
-  return weights.Weights(ours, family, model, seen, labels, notes)
+  return weights.Weights(ours, family, model, pixels, labels, notes)
 
 
 def grid_of(settings: dict[str, Any], ours: Arrays) -> tuple[int, int] | None:
@@ -180,67 +179,6 @@ def check_settings(settings: dict[str, Any], kinds: tuple[str, ...]) -> None:
     raise ValueError(f'config.json says hidden_act={act!r}; our models have {", ".join(GELU)}')
 
 
-def preprocess_of(family: str, settings: dict[str, Any], facebook: bool) -> dict[str, Any]:
-  """What the weights were trained to see: as the preprocessor's file says, else as usual there."""
-  if 'image_mean' in settings:
-    if 'image_std' not in settings:
-      raise ValueError('its settings say image_mean without image_std; write both or neither')
-    made: dict[str, Any] = {
-      'mean': tuple(settings['image_mean']),
-      'std': tuple(settings['image_std']),
-    }
-    if not settings.get('do_normalize', True):
-      made = {'mean': (0.0,), 'std': (1.0,)}
-    made['resize'] = RESAMPLE[settings.get('resample', 2)]
-    shorter = shorter_side(settings)
-    return made | ({'fit': 'crop', 'resize_small': shorter} if shorter != 0 else {})
-  if family == 'torchvision':
-    return weights.IMAGENET | {'fit': 'crop', 'resize_small': None}
-  if facebook:  # All that are published are DeiT's and DINOv2's.
-    return weights.IMAGENET | {'fit': 'crop', 'resize_small': None, 'resize': 'bicubic'}
-  return dict(weights.HALF)
-
-
-def shorter_side(settings: dict[str, Any]) -> int | None:
-  """Pixels of the shorter side before the centre is cut out: 0 nothing is, None as is usual."""
-  if not settings.get('do_center_crop', False):
-    return 0
-  size = settings.get('size', {})
-  sides = [size] if isinstance(size, int) else size
-  if isinstance(size, dict):
-    sides = [size[key] for key in ('shortest_edge', 'height', 'width') if key in size]
-  if isinstance(size, dict) and 'height' in size and size == settings.get('crop_size'):
-    return 0
-  return same_share(min(sides, default=None), settings)
-
-
-def same_share(shorter: int | None, settings: dict[str, Any]) -> int | None:
-  """The shorter side before the centre of the model's own size is cut out.
-
-  Published DINOv2 is for 518 pixels, and its preprocessor cuts 224 out of 256 for speed.
-  """
-  crop, image = settings.get('crop_size'), settings.get('image_size')
-  crop = crop.get('height') if isinstance(crop, dict) else crop
-  if not (shorter and isinstance(crop, int) and isinstance(image, int)):
-    return shorter
-  return round(shorter * image / crop)
-
-
-def timm_crop(trained: dict[str, Any], size: int | list[int]) -> dict[str, Any]:
-  """How timm's evaluation transform fits a picture, in the words of a preprocessor's file.
-
-  Args:
-    size: of what the model sees, which its arguments may have changed.
-  """
-  numbers = {name: number for number, name in RESAMPLE.items()}
-  made: dict[str, Any] = {'resample': numbers.get(trained.get('interpolation', 'bicubic'), 3)}
-  if trained.get('crop_mode') == 'squash':
-    return made
-  share = trained.get('crop_pct') or configs.CENTRE
-  shorter = math.floor(min(weights.sides(size)) / share)
-  return made | {'do_center_crop': True, 'size': {'shortest_edge': shorter}}
-
-
 def class_names(settings: dict[str, Any]) -> list[str] | None:
   """The labels in order; None where there are none."""
   labels = settings.get('id2label')
@@ -294,7 +232,7 @@ def from_timm(settings: dict[str, Any]) -> dict[str, Any]:
   made |= {'image_size': trained['input_size'][1:]} if 'input_size' in trained else {}
   made |= {there: given[here] for here, there in same.items() if here in given}
   made |= {f'image_{key}': trained[key] for key in ('mean', 'std') if key in trained}
-  made |= timm_crop(trained, made['image_size']) if 'input_size' in trained else {}
+  made |= preprocessing.timm_crop(trained, made['image_size']) if 'input_size' in trained else {}
   if names := settings.get('label_names'):  # By number where numbers are left out.
     made['id2label'] = names if isinstance(names, dict) else dict(enumerate(names))
   pool = given.get('global_pool', settings.get('global_pool'))

@@ -15,7 +15,8 @@ import numpy as np
 
 from vit_jax.formats import weights
 from vit_jax.formats.files import Arrays, Entry
-from vit_jax.formats.from_torch import GELU, RESAMPLE, class_names
+from vit_jax.formats.from_torch import GELU, class_names
+from vit_jax.formats.preprocessing import RESAMPLE
 
 ATTENTION = 'MultiHeadDotProductAttention_1'
 # Masks that older files keep.

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from vit_jax.formats import from_torch, names, weights
+from vit_jax.formats import from_torch, names, preprocessing, weights
 from vit_jax.formats.files import Arrays
 
 ATTENTION = 'MultiHeadDotProductAttention_1'
@@ -184,7 +184,7 @@ def seen(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
   It resizes to 256 and crops 224; at 384 nothing is cut off but what is longer.
   """
   if 'image_mean' in settings:
-    return from_torch.preprocess_of('huggingface', settings, False)
+    return preprocessing.of_settings('huggingface', settings, False)
   small = min(size) if min(size) >= 384 else None
   return weights.IMAGENET | {'fit': 'crop', 'resize_small': small, 'resize': 'bicubic'}
 

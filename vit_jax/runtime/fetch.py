@@ -92,6 +92,10 @@ def local(source: str | pathlib.Path) -> pathlib.Path:
   return path
 
 
+def in_one_line(error: Exception) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
 def hash_in_name(address: str) -> str | None:
   """'.../vit_b_16-c867db91.pth' -> 'c867db91': torch's files carry the start of their hash."""
   match = re.search(r'-([0-9a-f]{8,64})\.\w+$', address)
@@ -132,7 +136,7 @@ def fetch_model(base: str, name: str, target: pathlib.Path) -> None:
       raise ValueError(f'hf://{name}: {file}: {error}') from None
     except UNREACHED as error:
       raise ValueError(
-        f'hf://{name}: {file}: {error}; what arrived is kept, try again to go on'
+        f'hf://{name}: {file}: {in_one_line(error)}; what arrived is kept, try again to go on'
       ) from None
     found = hash_of(partial)
     if told and found != told:
@@ -191,7 +195,9 @@ def download(address: str, sha256: str | None) -> pathlib.Path:
     try:
       receive(address, partial)
     except UNREACHED as error:
-      raise ValueError(f'{address}: {error}; what arrived is kept, try again to go on') from None
+      raise ValueError(
+        f'{address}: {in_one_line(error)}; what arrived is kept, try again to go on'
+      ) from None
     found = hash_of(partial)
     try:
       check_hash(address, found, sha256)
