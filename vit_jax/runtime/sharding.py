@@ -5,6 +5,7 @@ same code serves one CPU, several GPUs, a TPU slice, or several processes.
 """
 
 from collections.abc import Callable
+import contextlib
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 # Smaller arrays gain nothing from being cut: they cost a message and save a few kilobytes.
 SMALLEST_SHARDED = 2**10
 AXES = ('data', 'fsdp')
+AUTO = (AxisType.Auto,) * 2
 
 
 def make_mesh(fsdp: int, devices: list[Any] | None = None) -> Mesh:
@@ -29,15 +31,17 @@ def make_mesh(fsdp: int, devices: list[Any] | None = None) -> Mesh:
   if fsdp < 1 or count % fsdp:
     raise ValueError(f'config.fsdp={fsdp} must divide the {count} devices')
   placed = arrange(devices, (count // fsdp, fsdp))
-  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 2)
+  return Mesh(placed, AXES, axis_types=AUTO)
 
 
 def arrange(devices: list[Any], shape: tuple[int, int]) -> np.ndarray:
   """Devices in rows of neighbours; those of a TPU that are no box in the order that they have."""
-  try:
+  failed = (AssertionError, NotImplementedError, ValueError)
+  with contextlib.suppress(*failed):
+    return jax.make_mesh(shape, AXES, axis_types=AUTO, devices=devices).devices
+  with contextlib.suppress(*failed):  # Where no whole axis of the wires fits, a part of one may.
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-  except (AssertionError, NotImplementedError, ValueError):
-    return np.array(devices).reshape(shape)
+  return np.array(devices).reshape(shape)
 
 
 def rows_here(batch_size: int, mesh: Mesh) -> np.ndarray:
