@@ -318,6 +318,24 @@ def test_the_live_page_by_keys_and_without_a_server(asked, tmp_path):
     )
 
 
+def test_an_atlas_that_is_not_there_is_told(asked, tmp_path):
+  """Of a picture that the server has forgotten, as for another client's: no frame shows that."""
+  with (
+    running(asked) as ask,
+    browsing(f'http://127.0.0.1:{ask.port}/', DESK, tmp_path) as page,
+  ):
+    drop(page, picture=encoded())
+    page.wait(
+      lambda: page.text('noAtlas') == '' and page.find_element('id', 'alone').is_displayed()
+    )
+    asked._kept.clear()
+    page.complaints = ('404 (',)
+    page.find_element('css selector', '#pictures button').click()
+    page.wait(lambda: page.text('noAtlas').startswith('no such picture: the last 2 are kept'))
+    assert not page.find_element('id', 'atlas').is_displayed()
+    assert not page.find_element('id', 'alone').is_displayed()
+
+
 def test_a_model_without_attention_on_the_live_page(tmp_path):
   predictor = predict.load(write(tmp_path, 'bit', **FAMILIES['bit']))
   with (
