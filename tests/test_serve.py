@@ -399,7 +399,7 @@ def test_a_port_that_cannot_be_had_is_one_line(tmp_path):
 
 def test_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'uvicorn', None)
-  with pytest.raises(SystemExit, match=r"uvicorn.*pip install 'vit_jax\[page\]'"):
+  with pytest.raises(SystemExit, match=r"uvicorn.*pip install -e '\.\[page\]'"):
     command.main(['serve', str(tmp_path)])
 
 
