@@ -24,8 +24,8 @@ and 18 are told apart. 48, 60 and 40 min of one of two busy cores.
 
 CIFAR-10 (1.0.1), with `parameters` (200 steps) and `time` (12 s): BiT 43.5, 38.5; SASA 38.4, 32.5;
 Cordonnier 31.7, 31.9; hybrid 29.4, 22.7; ViT 28.8, 31.1; Swin 27.2, 26.5; Axial-ViT 27.1, 25.4;
-DeiT 26.0, 28.2; iGPT 18.9, 18.9. Of 36 pairs 29 and 30 are told apart. 140 min each of one core
-beside other work; `compute,cifar10`: not run as a whole.
+DeiT 26.0, 28.2; iGPT 18.9, 18.9. Of 36 pairs 29 and 30 are told apart. 140 min of one core beside
+other work, and 95 for 59 of the 81 runs of `time`; `compute,cifar10`: not run as a whole.
 """
 
 from vit_jax import defaults

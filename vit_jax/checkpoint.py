@@ -138,7 +138,7 @@ class Checkpoints:
   def _manager(self) -> Any:
     """Orbax's; it makes the folder, so that a start which fails before has left nothing."""
     if self._open is None:
-      how = self._keep, goodness, bool(self._best), self._read_only
+      how = self._keep, goodness, bool(self._best)
       self._open = orbax().open_folder(self.folder, *how)
     return self._open
 

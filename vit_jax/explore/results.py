@@ -77,7 +77,7 @@ def name_of(config: dict[str, Any]) -> str:
 def of_run(workdir: pathlib.Path) -> Result:
   """The config of a run and the numbers of its last step."""
   config = read_json(workdir / 'config.json')
-  if config.get('run', 'train') != 'train':
+  if config.get('run') == 'explore':
     raise ValueError(
       f'{workdir} is an exploration, whose reports tell; a result is of a run or sweep'
     )

@@ -39,7 +39,6 @@ def open_folder(
   keep: int,
   goodness: Callable[[dict[str, float]], float],
   keep_best: bool,
-  read_only: bool,
 ) -> ocp.CheckpointManager:
   """Orbax's manager of a folder, which it makes.
 
@@ -47,7 +46,6 @@ def open_folder(
     keep: how many of the newest stay.
     goodness: of a checkpoint, from its metrics: the highest is the best.
     keep_best: whether the best one stays beside them.
-    read_only: any process may read by itself.
   """
   write_whole()
   policies: list[Any] = [POLICY.LatestN(keep)]
@@ -58,9 +56,6 @@ def open_folder(
   options = ocp.CheckpointManagerOptions(
     preservation_policy=POLICY.AnyPreservationPolicy(policies),
     best_fn=goodness,
-    read_only=read_only,
-    create=not read_only,
-    multiprocessing_options=alone() if read_only else ocp.options.MultiprocessingOptions(),
   )
   return ocp.CheckpointManager(folder, options=options, item_names=('state', 'passport'))
 
