@@ -5,7 +5,11 @@ python -m vit_jax.main --config=configs/ablate_cordonnier.py:cifar10 --config.da
 
 Quadratic encodings, isotropic and general, and learned ones, each of positions alone and with
 queries and keys of content beside them; three seeds, on the digits in patches of 2 x 2, or on 5,000
-pictures of CIFAR-10 in patches of 4 x 4. Not run.
+pictures of CIFAR-10 in patches of 4 x 4 (not run).
+
+The digits (1.1.0), means of three seeds: with content general 95.2 %, isotropic 94.8, learned 93.3;
+of positions alone 87.0, 86.8, 85.3. Of 15 pairs 2 are told apart, general and isotropic ones with
+content from learned ones without. 7 min of one of two busy cores.
 
 The paper's, of CIFAR-10: about 93.8 % isotropic, 91.8 learned, 87.1 learned with content (from
 memory: they were not at hand). At that scale: `configs/cordonnier.py:cifar10`. Not run.

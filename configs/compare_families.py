@@ -22,10 +22,11 @@ The digits (1.0.0), test accuracy in %, means of three seeds, with `parameters` 
 95.9, 90.7; Swin 84.4, 93.1, 87.1; DeiT 73.1, 96.6, 95.3; iGPT 55.6, 41.9, 42.5. Of 36 pairs 20, 12
 and 18 are told apart. 48, 60 and 40 min of one of two busy cores.
 
-CIFAR-10 (1.0.1), with `parameters` (200 steps) and `time` (12 s): BiT 43.5, 38.5; SASA 38.4, 32.5;
-Cordonnier 31.7, 31.9; hybrid 29.4, 22.7; ViT 28.8, 31.1; Swin 27.2, 26.5; Axial-ViT 27.1, 25.4;
-DeiT 26.0, 28.2; iGPT 18.9, 18.9. Of 36 pairs 29 and 30 are told apart. 140 min of one core beside
-other work, and 95 for 59 of the 81 runs of `time`; `compute,cifar10`: not run as a whole.
+CIFAR-10 (1.0.1), with `parameters` (200 steps), `compute` (1e12 FLOPs), `time` (12 s): BiT 43.5,
+38.2, 38.5; SASA 38.4, 37.5, 32.5; Cordonnier 31.7, 33.4, 31.9; hybrid 29.4, 24.9, 22.7; ViT 28.8,
+32.0, 31.1; Swin 27.2, 29.5, 26.5; Axial-ViT 27.1, 31.9, 25.4; DeiT 26.0, 30.0, 28.2; iGPT 18.9,
+19.1, 18.9. Of 36 pairs 29, 29 and 30 are told apart. 140 min of one core beside other work, 64 for
+49 of the 81 runs of `compute`, and 95 for 59 of the 81 of `time`.
 """
 
 from vit_jax import defaults

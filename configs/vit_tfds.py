@@ -43,6 +43,18 @@ def cifar10(config):
   config.checkpoint_every = 500
 
 
+def cifar10_hybrid(config):
+  """The same Transformer on the map of a small ResNet, 8 x 8 places: convolutions learn sooner."""
+  cifar10(config)
+  config.data.crop_border = 'reflect'
+  config.model.name = 'hybrid'
+  config.model.variant = 'R5+digits/4'
+  config.optimizer.learning_rate = 1.5e-3
+  config.optimizer.warmup_steps = 400
+  config.total_steps = 6000
+  config.eval_every = 1500
+
+
 def cifar10_long(config):
   """80 epochs of a larger model with more changes of the pictures, for one GPU."""
   cifar10(config)
@@ -133,7 +145,7 @@ def sweep(dataset='cifar10'):
 
 
 RECIPES = (
-  cifar10, cifar10_long, cifar10_distilled, cifar10_teacher, cifar100_long, cifar10_5000,
-  fashion_mnist,
+  cifar10, cifar10_hybrid, cifar10_long, cifar10_distilled, cifar10_teacher, cifar100_long,
+  cifar10_5000, fashion_mnist,
 )  # fmt: skip
 SETS = {x.__name__: x for x in RECIPES}

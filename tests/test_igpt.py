@@ -178,8 +178,9 @@ def test_causality_by_gradient(causal):
 def test_the_fused_kernel_is_as_causal_as_the_plain_form(length):
   qkv = jnp.asarray(np.random.default_rng(0).normal(size=(2, length, 3, 2, 8)), jnp.float32)
   bias = attention.Attention(num_heads=2, causal=True).bias(length)
-  exponents, total = attention.exponents_of(qkv, 0.3, None, bias)
-  plain = jnp.einsum('bhts,bshd->bthd', exponents / total, qkv[:, :, 2])
+  query, key, value = attention.by_head(qkv)
+  exponents, total = attention.exponents_of(query, key, 0.3, None, bias)
+  plain = jnp.einsum('bhts,bhsd->bthd', exponents / total, value)
   fused = fused_attention.on_gpu(qkv, 0.3, 'xla', True)
   np.testing.assert_allclose(fused, plain, rtol=1e-4, atol=1e-5)
   tpu = type('Device', (), dict(platform='tpu', device_kind='TPU v4'))

@@ -17,16 +17,12 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models.activations import GELU
 from vit_jax.models.dropout import Dropout, DropPath
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime import sharding
 from vit_jax.runtime.choices import check_choice
 
-GELU: dict[str, Callable] = {
-  'tanh': lambda x: jax.nn.gelu(x, approximate=True),  # Flax, official code, big_vision
-  'exact': lambda x: jax.nn.gelu(x, approximate=False),  # timm, torchvision, transformers
-  'quick': lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI
-}
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
