@@ -5,7 +5,7 @@ python -m vit_jax.main --config=configs/explore_readouts.py --config.init_from=C
 C is a run or any weight file that the project reads. The data are those of the checkpoint; others:
 --config.data.name=folder --config.data.path=PATH. Every patch, every mix, 5 seeds; the report is
 W/reports/readouts.html. 75 s for 77 readouts of the digits at 8 x 8 patches on two CPU cores
-(0.1.0), 41 min for 81 of all of CIFAR-10 on two busy ones, without the audit (1.2.0).
+(0.1.0), 41 min for 81 of all of CIFAR-10 on two busy ones, without the audit (1.1.0).
 
 `study` is the protocol of the token-readout study: Adam at 1e-3, batches of 32, 10 epochs, heads
 that start as torch's. For its ViT-B/16 with 3 classes that trains 2,307 parameters for the class

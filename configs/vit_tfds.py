@@ -3,7 +3,7 @@
 python -m vit_jax.main --config=configs/vit_tfds.py:cifar10 --config.data.data_dir=D --workdir=W
 
 `cifar10`: 59.0 % of the 10,000 test images after 2,000 steps, 6 min 20 s on two CPU cores (0.1.0).
-`cifar10_hybrid`: 80.7 % after 6,000 steps, 65 min of one of two busy cores (1.1.0); the backbone of
+`cifar10_hybrid`: 80.7 % after 6,000 steps, 66 min of two busy cores (1.1.0); the backbone of
 vit_jax/explore/README.md.
 `cifar10_5000`: 5,000 pictures, 102 epochs, 50.6 % (50.7, 51.3, 49.9 with seeds 0 to 2); without
 augmentation 39.7 % (40.0, 40.2, 38.7): --config.run=sweep, 13 min a run on one core (0.4.0).

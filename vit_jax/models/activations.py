@@ -1,7 +1,7 @@
 """GELU in its three published forms, with derivatives in closed form.
 
 Derived by JAX, the error function and tanh are computed more often than is needed: on a CPU an MLP
-of Swin-T's or ViT-S's width then takes a fifth to a third longer, forward and back (float32).
+of Swin-T's or ViT-S's width then takes up to half as long again, forward and back (float32).
 """
 
 from collections.abc import Callable

@@ -57,8 +57,8 @@ def add_in_turn(
 ) -> Float32[Array, 'B h T T']:
   """A bias for `G` sequences in turn added to scores, of whose batch `G` is a divisor.
 
-  The gradient of the bias is a product with ones: a CPU's compiler would sum it far apart in memory
-  (Swin-T's first stage, 8 pictures: 30 ms instead of 3).
+  The gradient of the bias is a product with ones: a CPU's compiler sums slowly what lies far apart
+  (Swin-T's first stage, 8 pictures, attention forward and back: 83 ms instead of 114).
   """
   return (scores.reshape(-1, len(bias), *scores.shape[1:]) + bias).reshape(scores.shape)
 
