@@ -11,7 +11,7 @@ T, S, B: ImageNet from scratch, 300 epochs in batches of 1,024 with RandAugment,
 erasing and drop path 0.2, 0.3, 0.5. B_22k, L_22k: ImageNet-21k's 21,841 classes, 90 epochs.
 B_384: 30 epochs at 384 pixels, windows of 12, from `init_from`; B_1k, L_1k: the same at 224 from
 ImageNet-21k. Not run at this scale. Published, top-1: T 81.3, S 83.0, B 83.5, B_384 84.5, B from
-ImageNet-21k 85.2, L 86.3. Compiled for 8 H100, T takes 12 GB of each; for v5e:4x4, 10 GB of each.
+ImageNet-21k 85.2, L 86.3. Compiled for 8 H100, T takes 9.5 GB of each; for v5e:4x4, 8.7 GB.
 
 Paper and published settings differ; these are the paper's: clipping at 1 (settings 5), fine-tuning
 at a constant 1e-5 (cosine from 4e-5), drop path 0.1 at 384 (0.5), ImageNet-21k with a linear decay
