@@ -151,7 +151,9 @@ def test_a_report_of_few_draws_goes_on_where_it_stopped(tmp_path, monkeypatch):
   ('name', 'expected'),
   [('attention_pool', True), ('attention_pool+before', True), ('attention_pool+all', False),
    ('attention_pool+batch_before', False), ('clip', False), ('abmilp_attention', False),
-   ('simpool', False), ('ep', False), ('mean', False)],
+   ('cait', False), ('prr', False), ('vjepa2', False), ('mean', False), ('gem', False),
+   ('ep', True), ('aim', True), ('capi+before', True), ('vjepa', True), ('abmilp', True),
+   ('abmilp_tanh', True), ('simpool', True), ('simpool_gamma', True)],
 )  # fmt: skip
 def test_a_map_of_attention_is_that_over_the_patches(name, expected):
   reader = planted.Reader((4, 4))
@@ -170,7 +172,7 @@ def test_readouts_without_a_map_are_named():
   maps = {planted.PATCH_MAP: np.zeros((2, 4)), 'attention_pool': np.zeros((2, 4))}
   found = planted.Found((2, 2), 2, np.ones((2, 4), bool), maps, accuracy, two, np.zeros(0))
   (text,) = planted_page.without_map({'code': found})
-  assert isinstance(text, page.Text) and text.text.endswith('over the patches: mean, ep.')
+  assert isinstance(text, page.Text) and text.text.endswith('as they are: mean, ep.')
 
 
 def passport_without_class_token():

@@ -15,6 +15,7 @@ from vit_jax.evaluation import candidates, fitting, probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import compare, lab, native, readouts, selection
 from vit_jax.models import readout, tokens
+from vit_jax.models.cross_attention import AttentiveReadout
 
 RECIPE = f'{ROOT}/configs/explore_readouts.py'
 GRID, WIDTH, HEADS = (2, 3), 12, 3
@@ -222,6 +223,37 @@ def test_formula_order_and_reach(name):
     'class_of_4_and_mean': {*range(10)},
   }  # fmt: skip
   assert reached == expected.get(name, patches)
+
+
+LIGHT = [
+  name
+  for name in readout.READOUTS
+  if readout.class_of(name).pools
+  and issubclass(readout.class_of(name), AttentiveReadout)
+  and not make(name).heavy
+]
+
+
+def sizes_of(jaxpr):
+  """The sizes of all arrays that a program makes, those of inner programs too."""
+  for equation in jaxpr.eqns:
+    for inner in jax.core.jaxprs_in_params(equation.params):
+      yield from sizes_of(inner)
+    yield from (out.aval.size for out in equation.outvars)
+
+
+@pytest.mark.parametrize('name', LIGHT)
+def test_many_rates_share_the_tokens(name):
+  """No keys, no values, no scaled tokens of each rate: nothing of a step is as large."""
+  module, rates, count, width = make(name), 50, 48, 24
+  module = module.clone(grid=(1, count), prefix=())
+  shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, count, width)))['params']
+  own = jax.tree.map(lambda x: jnp.ones((rates, *x.shape)), shapes)
+  x = jnp.zeros((8, count, width))
+  loss = lambda own: jax.vmap(lambda p: module.apply({'params': p}, x))(own).sum()  # noqa: E731
+  made = jax.make_jaxpr(jax.grad(loss))(own).jaxpr
+  largest = max(*sizes_of(made), max(x.size for x in jax.tree.leaves(own)))
+  assert largest < rates * x.size
 
 
 def test_words_behind_a_name():

@@ -14,6 +14,7 @@ import numpy as np
 
 from vit_jax.evaluation import batch_norm
 from vit_jax.evaluation.candidates import Candidate
+from vit_jax.evaluation.mapped import in_turn, over
 from vit_jax.evaluation.probe_settings import Settings
 from vit_jax.evaluation.store import Tokens
 from vit_jax.models.readout import Normalised, WeightedMix
@@ -137,18 +138,9 @@ class Probes:
       features = norm.features(name, features, stack[0])
       parts.append(jax.vmap(one)(params['fixed'][name], features))
     for candidate in self.learned:
-      seen = norm.tokens(tokens, candidate)
-
-      def read(own, held, module=candidate.module, seen=seen, candidate=candidate):
-        inner = batch_norm.BatchNorm({candidate.name: held}, mask)
-        features = module.apply({'params': own['readout']}, seen)
-        features = inner.features(candidate.name, features, candidate)
-        return apply_head(own['head'], features), inner.found.get(candidate.name)
-
-      # Attention's activations are as large as the model's: one learning rate after another.
       own = params['learned'][candidate.name], norm.held_of(candidate)
-      each_rate = one_by_one if candidate.module.heavy else jax.vmap
-      logits, found = each_rate(read)(*own)
+      given = *own, norm.tokens(tokens, candidate), mask
+      logits, found = jax.vmap(probe_of(candidate), (0, 0, None, None))(*given)
       norm.found |= {} if found is None else {candidate.name: found}
       parts.append(logits[None])
     return jnp.concatenate(parts)[self.order], norm.found
@@ -254,32 +246,21 @@ class Probes:
     return found
 
 
-def one_by_one(function: Any) -> Any:
-  """A function mapped over the first axis in a loop, whose backward pass computes it again."""
-  again = jax.checkpoint(function)
-  return lambda *given: jax.lax.map(lambda x: again(*x), given)
+def probe_of(candidate: Candidate) -> Any:
+  """A function of parameters, held statistics, tokens and mask: logits, and the batch's statistics.
 
-
-def over(function: Any, axes: int, shared: int = 0) -> Any:
-  """A function of one probe for all of them: mapped over the leading axes of its arguments.
-
-  Args:
-    shared: how many of its last arguments are the same for all seeds, which are the first axis.
+  What it makes of tokens is made again in the backward pass, as that of many at once would not fit.
+  Where it is as large as the model's own, one learning rate and seed comes after another.
   """
-  for axis in range(axes):
-    apart = shared if axis == axes - 1 else 0
-    function = by_axis(function, apart)
-  return function
 
+  def read(own, held, tokens, mask):
+    norm = batch_norm.BatchNorm({candidate.name: held}, mask)
+    features = candidate.module.apply({'params': own['readout']}, tokens)
+    features = norm.features(candidate.name, features, candidate)
+    return apply_head(own['head'], features), norm.found.get(candidate.name)
 
-def by_axis(function: Any, shared: int) -> Any:
-  """A function mapped over the first axis of all arguments but the last `shared` ones."""
-
-  def mapped(*given):
-    axes = [0] * (len(given) - shared) + [None] * shared
-    return jax.vmap(function, axes)(*given)
-
-  return mapped
+  again = jax.checkpoint(read)
+  return in_turn(again, 2) if candidate.module.heavy else again
 
 
 def apply_head(head: dict[str, Array], features: Float[Array, 'B F']) -> Float[Array, 'B K']:

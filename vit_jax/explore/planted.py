@@ -26,7 +26,7 @@ from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import lab
-from vit_jax.models.attentive_readouts import AttentionPool
+from vit_jax.models.cross_attention import AttentiveReadout
 from vit_jax.runtime import atomic
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
@@ -239,23 +239,17 @@ def judge(
 
 
 def attends_to_patches(candidate: Candidate, patches: int) -> bool:
-  """Whether a readout is attention pooling over exactly the patches, as they are read."""
+  """Whether a readout weighs by attention exactly the patches, as they are read."""
   pool = getattr(candidate.module, 'pool', candidate.module)
-  is_whole = isinstance(pool, AttentionPool) and math.prod(pool.grid) == patches
-  return is_whole and 'batch_before' not in candidate.batch
+  is_map = isinstance(pool, AttentiveReadout) and pool.is_map
+  return is_map and math.prod(pool.grid) == patches and 'batch_before' not in candidate.batch
 
 
 def attention(module: Any, params: Any, tokens: np.ndarray) -> np.ndarray:
-  """The mean attention to each patch, `N`, of attention pooling over the patches."""
-  _, state = module.apply(
-    {'params': params}, jnp.asarray(tokens), mutable='intermediates',
-    capture_intermediates=lambda layer, _: layer.name in ('query', 'key'),
-  )  # fmt: skip
-  found = {path[-2].key: x for path, x in jax.tree_util.tree_leaves_with_path(
-    state.get('intermediates', {}), is_leaf=lambda x: isinstance(x, tuple))}  # fmt: skip
-  query, key = found['query'][0], found['key'][0]  # B Q h d, B N h d
-  scores = np.einsum('bqhd,bnhd->bhqn', query, key) / query.shape[-1] ** 0.5
-  return np.asarray(jax.nn.softmax(scores)).mean((0, 1, 2))
+  """The mean attention to each patch, `N`, over images, queries and heads."""
+  _, state = module.apply({'params': params}, jnp.asarray(tokens), mutable='intermediates')
+  (weights,) = jax.tree.leaves(state['intermediates'])  # B Q h N
+  return np.asarray(weights).mean((0, 1, 2))
 
 
 def save(path: pathlib.Path, found: Found) -> None:

@@ -144,8 +144,8 @@ def without_map(found: dict[str, Found]) -> list[Block]:
   """A line on the readouts that point at no patch."""
   names = {name: 0 for one in found.values() for name in one.accuracy if name not in one.maps}
   told = [name for name in names if name != ALONE]
-  why = 'Accuracy alone is told of what points at no patch, and of attention other than'
-  return [Text(f'{why} `attention_pool` over the patches: {", ".join(told)}.')] if told else []
+  why = 'Accuracy alone is told of what points at no patch, and of attention to more than patches'
+  return [Text(f'{why} as they are: {", ".join(told)}.')] if told else []
 
 
 def span(interval: Sequence[float] | None) -> str:

@@ -2,7 +2,8 @@
 
 Published probes of frozen models, each also a model's own readout. `D` is the width of the tokens,
 `N` their number; parameters are counted without the head. Scores are in float32 and divided by the
-root of a head's width, as everywhere.
+root of a head's width, as everywhere. Where few queries read the patches, their keys and values are
+never made (`cross_attention.py`).
 """
 
 import math
@@ -13,100 +14,20 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models import layers
-from vit_jax.models.initialisers import INITIALISERS
-from vit_jax.models.plain_readouts import Readout, is_earlier
-
-NORMAL = nn.initializers.normal(0.02)  # What timm's `trunc_normal_` of 0.02 draws: it cuts at 2.
-
-
-def attend(
-  query: Float[Array, 'B Q D'],
-  key: Float[Array, 'B N D'],
-  value: Float[Array, 'B N F'],
-  num_heads: int = 1,
-) -> Float[Array, 'B Q F']:
-  """Multi-head attention of queries that are projected already: softmax(q k^T / sqrt(d)) v."""
-  query, key, value = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
-  scores = jnp.einsum('bqhd,bnhd->bhqn', query, key, preferred_element_type=jnp.float32)
-  weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(value.dtype)
-  y = jnp.einsum('bhqn,bnhd->bqhd', weights, value)
-  return y.reshape(*y.shape[:2], -1)
-
-
-def divisor(width: int, most: int) -> int:
-  """The largest number up to `most` that divides `width`."""
-  return next(n for n in range(max(1, min(width, most)), 0, -1) if width % n == 0)
-
-
-def heads_of(width: int, size: int) -> int:
-  """The number of heads of `size` numbers each, or of fewer and larger ones that divide `width`."""
-  return divisor(width, width // size)
-
-
-class AttentiveReadout(Readout):
-  """What readouts that weigh patches by attention share: their projections, and that they pool."""
-
-  pools: ClassVar[bool] = True
-  published: ClassVar[bool] = True
-  heavy: ClassVar[bool] = True
-
-  def project(
-    self,
-    x: Float[Array, '... I'],
-    features: int,
-    name: str,
-    use_bias: bool = True,
-    initialisers: str = 'deit',
-  ) -> Float[Array, '... O']:
-    """A linear map of the last axis, in the dtype of `x`."""
-    initial = INITIALISERS[initialisers]
-    kernel, bias = (initial(role, x.shape[-1]) for role in ('output', 'projection_bias'))
-    return layers.Dense(features, use_bias, x.dtype.name, kernel, bias, name=name)(x)
-
-  def queries(self, tokens: Float[Array, 'B T D'], count: int = 1) -> Float[Array, 'B Q D']:
-    """Learned queries, `query`, the same for each image."""
-    batch, _, width = tokens.shape
-    query = self.param('query', NORMAL, (1, count, width)).astype(tokens.dtype)
-    return jnp.broadcast_to(query, (batch, count, width))
-
-
-class AttentionPool(Readout):
-  """A learned query attends to the patches (MAP head: arXiv:1810.00825, big_vision's names).
-
-  Parameters: 12 D^2 + 12 D, with an MLP of four times the width.
-
-  Attributes:
-    num_heads: None: of 64 numbers each, or fewer heads where that does not divide the width.
-    mlp_dim: None: four times the width.
-  """
-
-  num_heads: int | None = None
-  mlp_dim: int | None = None
-  gelu: str = 'tanh'
-  epsilon: float = 1e-6
-  heavy: ClassVar[bool] = True
-  pools: ClassVar[bool] = True
-
-  def multiply_adds(self, width: int) -> int:
-    patches, hidden = math.prod(self.grid), self.mlp_dim or 4 * width
-    # Query and output of one token; keys, values and both products of all patches; the MLP.
-    return 2 * (1 + patches) * width**2 + 2 * patches * width + 2 * width * hidden
-
-  @nn.compact
-  def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    patches = self.patches(tokens)
-    batch, _, width = patches.shape
-    probe = self.param('probe', nn.initializers.xavier_uniform(), (1, 1, width))
-    attention = nn.MultiHeadDotProductAttention(
-      self.num_heads or heads_of(width, 64),
-      kernel_init=nn.initializers.xavier_uniform(),
-      name='MultiHeadDotProductAttention_0',
-    )
-    x = attention(jnp.tile(probe.astype(tokens.dtype), (batch, 1, 1)), patches)
-    y = nn.LayerNorm(self.epsilon, name='LayerNorm_0')(x)
-    mlp = layers.MlpBlock(self.mlp_dim or 4 * width, gelu=self.gelu, name='MlpBlock_0')
-    return (x + mlp(y, False))[:, 0]
+from vit_jax.models.cross_attention import (
+  NORMAL,
+  AttentiveReadout,
+  NormParameters,
+  ask,
+  attend,
+  divisor,
+  gather,
+  heads_of,
+  of_reading,
+  values,
+)
+from vit_jax.models.plain_readouts import is_earlier
+from vit_jax.models.tokens import standardise
 
 
 class EfficientProbe(AttentiveReadout):
@@ -122,22 +43,22 @@ class EfficientProbe(AttentiveReadout):
 
   num_queries: int = 32
 
+  @property
+  def heavy(self) -> bool:
+    """Whether few fit into memory at once: what the queries gather is of their number."""
+    return True
+
   def multiply_adds(self, width: int) -> int:
-    patches, count = math.prod(self.grid), divisor(width, self.num_queries)
-    return patches * width * (width + count + 1)
+    return of_reading(self.grid, width, divisor(width, self.num_queries)) + width**2
 
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
-    batch, length, width = patches.shape
-    count = divisor(width, self.num_queries)
-    value = self.project(patches, width, 'value', False, 'torch')
-    scores = jnp.einsum(
-      'bqd,bnd->bqn', self.queries(tokens, count), patches, preferred_element_type=jnp.float32
-    )
-    weights = jax.nn.softmax(scores * width**-0.5).astype(value.dtype)
-    slices = value.reshape(batch, length, count, -1)
-    return jnp.einsum('bqn,bnqd->bqd', weights, slices).reshape(batch, width)
+    width = patches.shape[-1]
+    query = self.queries(width, divisor(width, self.num_queries)).astype(patches.dtype)
+    weights = self.weigh(query[None], [patches], width)  # As heads, whose keys are the tokens.
+    value = self.linear(width, width, 'value', False, 'torch')
+    return values(gather(weights, [patches]), value)[:, 0]
 
 
 class KeyValuePool(AttentiveReadout):
@@ -151,15 +72,15 @@ class KeyValuePool(AttentiveReadout):
   use_bias: bool = True
 
   def multiply_adds(self, width: int) -> int:
-    return math.prod(self.grid) * 2 * width * (width + 1)
+    return of_reading(self.grid, width, heads_of(width, self.head_width)) + 2 * width**2
 
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
     width = patches.shape[-1]
-    key = self.project(patches, width, 'key', self.use_bias)
-    value = self.project(patches, width, 'value', self.use_bias)
-    return attend(self.queries(tokens), key, value, heads_of(width, self.head_width))[:, 0]
+    key, value = (self.linear(width, width, name, self.use_bias) for name in ('key', 'value'))
+    heads = heads_of(width, self.head_width)
+    return self.read(self.queries(width), [patches], key, value, heads)[:, 0]
 
 
 class SimPool(AttentiveReadout):
@@ -176,20 +97,27 @@ class SimPool(AttentiveReadout):
   gamma: float = 0.0
   epsilon: float = 1e-6
 
+  @property
+  def heavy(self) -> bool:
+    """Whether few fit into memory at once: powers of tokens that are scaled by what is learned."""
+    return bool(self.gamma)
+
   def multiply_adds(self, width: int) -> int:
-    return width**2 + math.prod(self.grid) * width * (width + 2)
+    return of_reading(self.grid, width) + 2 * width**2
 
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
     width = patches.shape[-1]
-    value = nn.LayerNorm(self.epsilon, name='norm')(patches)
-    query = self.project(patches.mean(1, keepdims=True), width, 'query', False)
-    key = self.project(value, width, 'key', False)
+    mean, patches = patches.mean(1, keepdims=True), standardise(patches, self.epsilon)
+    affine = NormParameters(name='norm')(width)
+    query, key = (self.linear(width, width, name, False) for name in ('query', 'key'))
     if not self.gamma:
-      return attend(query, key, value)[:, 0]
+      return self.read(query(mean), [patches], key, None, affine=affine)[:, 0]
+    value = affine(patches)
+    weights = self.weigh(ask(query(mean), key, 1, value.dtype.name), [value], width)
     positive = value - value.min(1, keepdims=True) + 1e-6
-    return attend(query, key, positive**self.gamma)[:, 0] ** (1 / self.gamma)
+    return gather(weights, [positive**self.gamma])[:, 0, 0] ** (1 / self.gamma)
 
 
 class MultipleInstances(AttentiveReadout):
@@ -205,6 +133,16 @@ class MultipleInstances(AttentiveReadout):
 
   hidden: bool = False
   mixing: bool = False
+
+  @property
+  def heavy(self) -> bool:
+    """Whether few fit into memory at once: hidden layers of all patches."""
+    return self.hidden or self.mixing
+
+  @property
+  def is_map(self) -> bool:
+    """Whether it weighs the patches as they are, and not what they have found in one another."""
+    return not self.mixing
 
   def multiply_adds(self, width: int) -> int:
     patches = math.prod(self.grid)
@@ -222,6 +160,7 @@ class MultipleInstances(AttentiveReadout):
       patches = self.project(attend(query, key, value), width, 'out')
     x = jnp.tanh(self.project(patches, width, 'hidden')) if self.hidden else patches
     weights = jax.nn.softmax(self.project(x, 1, 'score').astype(jnp.float32), axis=1)
+    self.sow('intermediates', 'attention', weights.swapaxes(1, 2)[:, None])
     return jnp.einsum('bnd,bno->bd', patches, weights.astype(patches.dtype))
 
 
@@ -232,9 +171,18 @@ class PositionedPool(AttentiveReadout):
   of 64 numbers). The one pool here that tells places apart. Parameters: (N + 1) D + 4 D^2 + 4 D.
   """
 
+  @property
+  def heavy(self) -> bool:
+    """Whether few fit into memory at once: patches with positions that are learned."""
+    return True
+
+  @property
+  def is_map(self) -> bool:
+    """No: it weighs their mean too."""
+    return False
+
   def multiply_adds(self, width: int) -> int:
-    patches = math.prod(self.grid)
-    return 2 * (patches + 2) * width**2 + 2 * (patches + 1) * width
+    return of_reading((1, 1 + math.prod(self.grid)), width, heads_of(width, 64)) + 4 * width**2
 
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
@@ -242,9 +190,10 @@ class PositionedPool(AttentiveReadout):
     x = jnp.concatenate([patches.mean(1, keepdims=True), patches], axis=1)
     x += self.param('positions', NORMAL, x.shape[1:]).astype(x.dtype)
     width = x.shape[-1]
-    query = self.project(x[:, :1], width, 'query')
-    key, value = self.project(x, width, 'key'), self.project(x, width, 'value')
-    return self.project(attend(query, key, value, heads_of(width, 64)), width, 'out')[:, 0]
+    query, key, value, out = (
+      self.linear(width, width, name) for name in ('query', 'key', 'value', 'out')
+    )
+    return out(self.read(query(x[:, :1]), [x], key, value, heads_of(width, 64)))[:, 0]
 
 
 class Refinement(AttentiveReadout):
@@ -256,6 +205,11 @@ class Refinement(AttentiveReadout):
 
   num_heads: int | None = None
   pools: ClassVar[bool] = False  # The prefix is among the tokens already.
+
+  @property
+  def is_map(self) -> bool:
+    """No: it weighs the prefix too."""
+    return False
 
   def multiply_adds(self, width: int) -> int:
     count = len(self.own) + math.prod(self.grid)

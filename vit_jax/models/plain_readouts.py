@@ -26,7 +26,6 @@ class Readout(nn.Module):
     grid: (height, width) of the patches.
     needs: tokens of the prefix without which it cannot read.
     numbered: whether it stands for one readout a patch, which `patch_index` chooses.
-    heavy: whether its activations are as large as the model's, so that few fit into memory at once.
     is_pair: whether it reads two tokens that may have a head each.
     pools: whether it treats patches alike, so that the prefix may be among them (`+all`).
     published: whether it is a probe of the literature, in the lab's group `probes`, not in `all`.
@@ -36,10 +35,14 @@ class Readout(nn.Module):
   grid: tuple[int, int]
   needs: ClassVar[tuple[str, ...]] = ()
   numbered: ClassVar[bool] = False
-  heavy: ClassVar[bool] = False
   is_pair: ClassVar[bool] = False
   pools: ClassVar[bool] = False
   published: ClassVar[bool] = False
+
+  @property
+  def heavy(self) -> bool:
+    """Whether its activations are as large as the model's, so that few fit into memory at once."""
+    return False
 
   def shape(self, width: int) -> tuple[int, ...]:
     """The shape of the features of one image, from tokens of this width."""
@@ -184,11 +187,17 @@ class GeneralisedMean(Readout):
   pools: ClassVar[bool] = True
   published: ClassVar[bool] = True
 
+  @property
+  def heavy(self) -> bool:
+    """Whether few fit into memory at once: powers of all patches."""
+    return True
+
   @nn.compact
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     power = self.param('power', nn.initializers.constant(3.0), (1,))
     x = jnp.maximum(self.patches(tokens).astype(jnp.float32), self.floor)
-    return (x**power).mean(1) ** (1 / power)
+    # x^p, of whose logarithm probes of all learning rates make use.
+    return jnp.exp(power * jnp.log(x)).mean(1) ** (1 / power)
 
 
 class ClassTokens(Readout):

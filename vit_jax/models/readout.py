@@ -23,7 +23,6 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import tokens as rows
 from vit_jax.models.attentive_readouts import (
-  AttentionPool,
   EfficientProbe,
   KeyValuePool,
   MultipleInstances,
@@ -31,7 +30,7 @@ from vit_jax.models.attentive_readouts import (
   Refinement,
   SimPool,
 )
-from vit_jax.models.block_readouts import AttentivePooler, ClassAttention
+from vit_jax.models.block_readouts import AttentionPool, AttentivePooler, ClassAttention
 from vit_jax.models.plain_readouts import (
   WEIGHTS,
   AverageAndMax,

@@ -102,11 +102,11 @@ def earlier_class_tokens(
   return (x if raw else model.normalise(params, x)).astype(jnp.float32)
 
 
-def standardise(x: Any) -> Any:
+def standardise(x: Any, epsilon: float = 1e-6) -> Any:
   """Layer norm of the last axis without learned scale; computed in float32, where squares fit."""
   dtype, x = x.dtype, x.astype(jnp.float32)
   x = x - x.mean(-1, keepdims=True)
-  return (x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)).astype(dtype)
+  return (x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + epsilon)).astype(dtype)
 
 
 def choose(model: Any, x: Any, wanted: str) -> Any:
