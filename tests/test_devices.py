@@ -6,7 +6,7 @@ import subprocess
 import sys
 import types
 
-from conftest import ROOT, small_config
+from conftest import ROOT, command, small_config
 import jax
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -130,6 +130,42 @@ def test_a_large_step_uses_every_core_and_resumes_exactly(quick, tmp_path):
     json.loads((w / 'metrics.jsonl').read_text().splitlines()[0]) for w in (whole, tmp_path / 'one')
   ]
   np.testing.assert_allclose(first[0]['train/loss'], first[1]['train/loss'], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('rows', 'side', 'expected'),
+  [(4, 224, 1), (16, 224, 2), (64, 224, 8), (32, 32, 1), (1024, 32, 2), (31, 224, 1),
+   (6, 896, 6), (1, 2000, 1)],
+)  # fmt: skip
+def test_parts_of_a_batch_that_a_cache_holds(monkeypatch, rows, side, expected):
+  """Of at most half a million pixels, and of no less than a quarter of that, or the whole."""
+  chosen = jax.devices('cpu')[:1]
+  assert devices.parts(chosen, rows, side**2) == 1  # A person said how many devices there are.
+  monkeypatch.setattr(devices, '_prepared', True)
+  assert devices.parts(chosen, rows, side**2) == expected
+  other = [types.SimpleNamespace(platform='gpu')]
+  assert devices.parts(other, rows, side**2) == 1
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_trains_as_the_whole(quick, tmp_path, monkeypatch):
+  large = (
+    '--config.data.image_size=(256,256)', '--config.batch_size=32', '--config.log_every=1',
+    '--config.model.variant=mu/32', '--config.total_steps=3', '--config.devices=1',
+    '--config.objective.label_smoothing=0.1',
+  )  # fmt: skip
+  losses = {}
+  for name, more in (('parts', ()), ('mixed', ('--config.objective.mixup=0.2',)), ('whole', ())):
+    if name == 'whole':  # Who says how many devices there are gets what was asked for.
+      monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '1')
+    run = command if name == 'whole' else quick
+    done = run(RECIPE, f'--workdir={tmp_path}/{name}', *large, *more)
+    assert done.returncode == 0, done.stderr
+    assert ('each batch in 4 parts' in done.stderr) == (name == 'parts'), done.stderr
+    rows = (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+    losses[name] = [x['train/loss'] for x in map(json.loads, rows) if 'train/loss' in x]
+  assert len(losses['parts']) == 3
+  np.testing.assert_allclose(losses['parts'], losses['whole'], rtol=1e-5)
 
 
 def test_the_digits_stay_on_one_device(quick, tmp_path):

@@ -606,6 +606,11 @@ def check_key(config: Config, key: str) -> None:
   check_choice('config key', key, sorted(flatten(config.to_dict())))
 
 
+def mixes(config: Config) -> bool:
+  """Whether pictures are mixed with others of their batch."""
+  return any(config.objective.get(key) for key in ('mixup', 'cutmix'))
+
+
 def check_numbers(config: Config) -> None:
   """Raises a ValueError for counts and shares that cannot be."""
   for key in ('total_steps', 'batch_size', 'accumulation_steps'):
@@ -613,8 +618,7 @@ def check_numbers(config: Config) -> None:
       raise ValueError(f'config.{key}={config[key]} must be at least 1')
   if not 0 <= config.seed < 2**32:
     raise ValueError(f'config.seed={config.seed} must be in 0..2**32 - 1')
-  mixes = any(config.objective.get(key) for key in ('mixup', 'cutmix'))
-  if mixes and config.batch_size // config.accumulation_steps < 2:
+  if mixes(config) and config.batch_size // config.accumulation_steps < 2:
     raise ValueError(
       f'config.batch_size={config.batch_size} in {config.accumulation_steps} parts '
       '(config.accumulation_steps) leaves no second picture to mix one with: take larger parts, or '

@@ -53,6 +53,19 @@ class Experiment:
     """`forward(params, uint8 images) -> (logits, outputs by name)`."""
     return weights.make_forward(self.model, self.data.preprocess)
 
+  @property
+  def parts(self) -> int:
+    """In how many parts a step computes its batch: those asked for, and what a CPU's cache wants.
+
+    Pictures that are mixed with others of their batch stay together.
+    """
+    asked = self.config.accumulation_steps
+    if defaults.mixes(self.config):
+      return asked
+    rows = self.config.batch_size // asked // self.mesh.size
+    pixels = math.prod(self.data.preprocess.image_size)
+    return asked * devices.parts([*self.mesh.devices.flat], rows, pixels)
+
 
 def build(
   config: Config,

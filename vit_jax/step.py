@@ -182,7 +182,7 @@ def make_train_step(experiment: Experiment) -> Callable:
                        f'returns {tuple(values)}')  # fmt: skip
     return loss, values
 
-  differentiate = accumulate(jax.value_and_grad(loss_fn, has_aux=True), config.accumulation_steps)
+  differentiate = accumulate(jax.value_and_grad(loss_fn, has_aux=True), experiment.parts)
 
   def train_step(state: TrainState, batch, constants):
     step = state.step + 1

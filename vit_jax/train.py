@@ -165,6 +165,8 @@ def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
     jax.process_count(),
     getattr(exp.model, 'dtype', 'float32'),
   )
+  if exp.parts > config.accumulation_steps:
+    logging.info('each batch in %d parts, of a size that the cache of a CPU holds', exp.parts)
   shapes = stacked.unstack_shapes(state.params['model'])  # Values may lie in other processes.
   logging.info('%s', parameter_overview.get_parameter_overview(shapes, include_stats=False))
   logging.info('config:\n%s', config)
