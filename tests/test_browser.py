@@ -297,6 +297,9 @@ def test_pictures_on_the_live_page(asked, tmp_path, size):
         page.find_element('id', 'file').send_keys(str(tmp_path / f'next_{i}.png'))
         page.wait(lambda i=i: page.text('name') == f'next_{i}.png')
       assert not page.find_element('id', 'errors').is_displayed()
+      # At rest first: a tap beside a frame that is loading may be lost, or come late.
+      page.wait(lambda: page.find_element('id', 'atlas').get_attribute('class') == '')
+      page.wait(lambda: page.find_element('id', 'rollout').get_attribute('class') == '')
       first, last = page.find_elements('css selector', '#pictures button')  # The oldest is gone.
       assert first.get_attribute('aria-pressed') == 'true'
       last.click()
