@@ -3,6 +3,7 @@
 import types
 
 from conftest import ROOT, small_config
+from flax import linen as nn
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -223,6 +224,21 @@ def test_formula_order_and_reach(name):
     'class_of_4_and_mean': {*range(10)},
   }  # fmt: skip
   assert reached == expected.get(name, patches)
+
+
+def test_attention_pooling_is_linens():
+  """Its first half, by linen's own attention with the same parameters; then an MLP."""
+  module = make('attention_pool')
+  own = drawn(module)
+  linen = nn.MultiHeadDotProductAttention(HEADS)
+  part = {'params': own['MultiHeadDotProductAttention_0']}
+  x = np.asarray(linen.apply(part, np.repeat(own['probe'], 2, 0), PATCHES.astype(np.float32)))
+  y = dense(norm(x, own['LayerNorm_0']), own['MlpBlock_0']['Dense_0'])
+  y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+  expected = (x + dense(y, own['MlpBlock_0']['Dense_1']))[:, 0]
+  given = jax.tree.map(jnp.asarray, own)
+  found = module.apply({'params': given}, jnp.asarray(TOKENS, jnp.float32))
+  np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
 
 
 LIGHT = [
