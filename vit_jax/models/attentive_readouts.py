@@ -57,7 +57,7 @@ class EfficientProbe(AttentiveReadout):
     width = patches.shape[-1]
     query = self.queries(width, divisor(width, self.num_queries)).astype(patches.dtype)
     weights = self.weigh(query[None], [patches], width)  # As heads, whose keys are the tokens.
-    value = self.linear(width, width, 'value', False, 'torch')
+    value = self.linear(width, 'value', False, 'torch')
     return values(gather(weights, [patches]), value)[:, 0]
 
 
@@ -78,7 +78,7 @@ class KeyValuePool(AttentiveReadout):
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
     width = patches.shape[-1]
-    key, value = (self.linear(width, width, name, self.use_bias) for name in ('key', 'value'))
+    key, value = (self.linear(width, name, self.use_bias) for name in ('key', 'value'))
     heads = heads_of(width, self.head_width)
     return self.read(self.queries(width), [patches], key, value, heads)[:, 0]
 
@@ -111,7 +111,7 @@ class SimPool(AttentiveReadout):
     width = patches.shape[-1]
     mean, patches = patches.mean(1, keepdims=True), standardise(patches, self.epsilon)
     affine = NormParameters(name='norm')(width)
-    query, key = (self.linear(width, width, name, False) for name in ('query', 'key'))
+    query, key = (self.linear(width, name, False) for name in ('query', 'key'))
     if not self.gamma:
       return self.read(query(mean), [patches], key, None, affine=affine)[:, 0]
     value = affine(patches)
@@ -190,9 +190,7 @@ class PositionedPool(AttentiveReadout):
     x = jnp.concatenate([patches.mean(1, keepdims=True), patches], axis=1)
     x += self.param('positions', NORMAL, x.shape[1:]).astype(x.dtype)
     width = x.shape[-1]
-    query, key, value, out = (
-      self.linear(width, width, name) for name in ('query', 'key', 'value', 'out')
-    )
+    query, key, value, out = (self.linear(width, name) for name in ('query', 'key', 'value', 'out'))
     return out(self.read(query(x[:, :1]), [x], key, value, heads_of(width, 64)))[:, 0]
 
 

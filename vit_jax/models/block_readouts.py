@@ -99,12 +99,10 @@ class AttentivePooler(AttentiveReadout):
     for i in range(self.self_attention):
       x, _ = self.block(width, heads, f'block_{i}')(x, False)
     start, affine = self.queries(width), NormParameters(name='norm_tokens')(width)
-    query, key, value = (
-      self.linear(width, width, name) for name in ('query_projection', 'key', 'value')
-    )
+    query, key, value = (self.linear(width, name) for name in ('query_projection', 'key', 'value'))
     x = standardise(x, self.epsilon)
     y = self.read(query(start), [x], key, value, heads, affine)
-    query = start + (self.linear(width, width, 'out')(y) if self.projection else y)
+    query = start + (self.linear(width, 'out')(y) if self.projection else y)
     mlp = layers.MlpBlock(4 * width, gelu='exact', initialisers='deit', name='mlp')
     return (query + mlp(nn.LayerNorm(self.epsilon, name='norm_query')(query), False))[:, 0]
 
@@ -156,12 +154,10 @@ class ClassAttention(AttentiveReadout):
     """One block: the token reads itself and the patches, which have no scale yet, then an MLP."""
     width = own.shape[-1]
     affine, seen = NormParameters(name=f'{name}_norm_1')(width), standardise(own, self.epsilon)
-    query, key, value = (
-      self.linear(width, width, f'{name}_{part}') for part in ('query', 'key', 'value')
-    )
+    query, key, value = (self.linear(width, f'{name}_{part}') for part in ('query', 'key', 'value'))
     heads = heads_of(width, 48)
     y = self.read(query(affine(seen)), [seen, patches], key, value, heads, affine)
-    y = self.linear(width, width, f'{name}_out')(y)
+    y = self.linear(width, f'{name}_out')(y)
     own = own + layers.LayerScale(self.scale, name=f'{name}_scale_1')(y)
     mlp = layers.MlpBlock(4 * width, gelu='exact', initialisers='deit', name=f'{name}_mlp')
     y = mlp(nn.LayerNorm(self.epsilon, name=f'{name}_norm_2')(own), False)

@@ -39,19 +39,18 @@ class Linear(NamedTuple):
 
 
 class DenseParameters(nn.Module):
-  """The parameters of `layers.Dense`, as a map for products in another order than its own."""
+  """The parameters of a square `layers.Dense`, for products in another order than its own."""
 
-  features: int
   use_bias: bool
   kernel_init: Initialiser
   bias_init: Initialiser
 
   @nn.compact
   def __call__(self, width: int) -> Linear:
-    kernel = self.param('kernel', self.kernel_init, (width, self.features))
+    kernel = self.param('kernel', self.kernel_init, (width, width))
     if not self.use_bias:
-      return Linear(kernel, jnp.zeros(self.features))
-    return Linear(kernel, self.param('bias', self.bias_init, (self.features,)))
+      return Linear(kernel, jnp.zeros(width))
+    return Linear(kernel, self.param('bias', self.bias_init, (width,)))
 
 
 class HeadParameters(nn.Module):
@@ -192,17 +191,12 @@ class AttentiveReadout(Readout):
     return layers.Dense(features, use_bias, x.dtype.name, kernel, bias, name=name)(x)
 
   def linear(
-    self,
-    width: int,
-    features: int,
-    name: str,
-    use_bias: bool = True,
-    initialisers: str = 'deit',
+    self, width: int, name: str, use_bias: bool = True, initialisers: str = 'deit'
   ) -> Linear:
-    """The linear map that `project` applies, with the same parameters, not applied."""
+    """The linear map that `project` applies to `width` features of as many, not applied."""
     initial = INITIALISERS[initialisers]
     kernel, bias = (initial(role, width) for role in ('output', 'projection_bias'))
-    return DenseParameters(features, use_bias, kernel, bias, name=name)(width)
+    return DenseParameters(use_bias, kernel, bias, name=name)(width)
 
   def weigh(self, *given) -> Float[Array, 'B Q h N']:
     """The weights of `cross_attention.weigh`, which are the intermediate `attention` too."""
