@@ -2,10 +2,16 @@
 
 import os
 
+from commands import UNOPTIMISED, Commands
+
 # XLA aborts the process when a device waits 40 s for the others, as one of eight may on two cores.
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=8'
-  ' --xla_cpu_collective_call_terminate_timeout_seconds=600 ' + os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = ' '.join(
+  (
+    '--xla_force_host_platform_device_count=8',
+    '--xla_cpu_collective_call_terminate_timeout_seconds=600',
+    UNOPTIMISED,
+    os.environ.get('XLA_FLAGS', ''),
+  )
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
@@ -14,7 +20,6 @@ import subprocess
 import sys
 
 from absl import logging
-from commands import Commands
 import jax
 import numpy as np
 from PIL import Image
@@ -60,7 +65,7 @@ def small_config(**overrides):
 
 def command(*arguments, module='vit_jax.main', **kwargs):
   """Runs `python -m module arguments` on one device."""
-  environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+  environment = os.environ | {'XLA_FLAGS': UNOPTIMISED, 'JAX_PLATFORMS': 'cpu'}
   return subprocess.run(
     [sys.executable, '-m', module, *map(str, arguments)],
     capture_output=True,

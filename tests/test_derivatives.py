@@ -1,11 +1,14 @@
-"""Derivatives that are written by hand: of GELU, and of a bias that is added in turn."""
+"""Derivatives written by hand: of GELU, of a bias that is added in turn, of extremes."""
 
+from functools import partial
+
+from flax import linen as nn
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models import attention
+from vit_jax.models import attention, extremes
 from vit_jax.models.activations import GELU
 
 NUMBERS = np.linspace(-8, 8, 4001, dtype=np.float32)
@@ -49,3 +52,39 @@ def test_a_bias_in_turn_has_the_gradient_of_the_sum_that_it_is(heads):
     for add in (attention.add_in_turn, plainly)
   )
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize(('ours', 'plain'), [(extremes.largest, jnp.max), (extremes.smallest, jnp.min)])
+def test_extremes_have_the_gradient_of_jax(ours, plain):
+  """Tokens that are equal share it."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 5, 3)).astype(np.float32)
+  x[:, 3] = x[:, 1] = x.max() + rng.choice([0, -9], size=3)
+  weigh = rng.normal(size=(2, 3)).astype(np.float32)
+
+  def told(reduce, x):
+    return (reduce(x) * weigh).sum()
+
+  found, expected = (
+    jax.jit(jax.value_and_grad(lambda x, reduce=reduce: told(reduce, x)))(x)
+    for reduce in (ours, lambda x: plain(x, axis=1))
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)
+  _, forward = jax.jvp(ours, (x,), (jnp.ones_like(x),))
+  np.testing.assert_allclose(forward, 1, rtol=1e-6)
+
+
+def test_a_maximum_has_a_gradient_where_the_compiler_computes_tokens_twice():
+  """Without optimisation a CPU with FMA rounds the two in two ways: `x.max(1)` has infinite ones."""
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(1, 25, 16)), rng.normal(size=(16, 16))
+  norm = {'scale': 1 + 0.1 * rng.normal(size=16), 'bias': 0.1 * rng.normal(size=16)}
+
+  def program(reduce, x, kernel, norm):
+    tokens = nn.LayerNorm().apply({'params': norm}, x @ kernel)
+    return jax.grad(lambda tokens: reduce(tokens).sum())(tokens)
+
+  given = jax.tree.map(lambda x: x.astype(np.float32), (x, kernel, norm))
+  options = {'xla_backend_optimization_level': 0}
+  found = jax.jit(partial(program, extremes.largest)).lower(*given).compile(options)(*given)
+  np.testing.assert_allclose(found.sum((0, 1)), 1, rtol=1e-6)

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 
+from commands import UNOPTIMISED
 from conftest import ROOT
 import nbclient
 import nbformat
@@ -26,8 +27,6 @@ EXPECTED = {
 }
 # Words of the pages and tables that a notebook shows.
 SHOWN = {'3_readouts': ('<iframe srcdoc=', '## What choosing does to the numbers')}
-# Programs run a few steps here, and compiling them takes most of the time.
-FLAGS = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
@@ -74,7 +73,7 @@ def test_the_package_is_installed_for_the_machine(path, source, device, target, 
 def test_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv('VIT_JAX_NOTEBOOK_STEPS', '4')
   monkeypatch.setenv('VIT_JAX_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
-  monkeypatch.setenv('XLA_FLAGS', FLAGS)
+  monkeypatch.setenv('XLA_FLAGS', UNOPTIMISED)
   notebook = nbformat.read(path, as_version=4)
   if importlib.util.find_spec('torch'):
     folder = str(ROOT / 'tests')

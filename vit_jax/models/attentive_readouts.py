@@ -26,6 +26,7 @@ from vit_jax.models.cross_attention import (
   of_reading,
   values,
 )
+from vit_jax.models.extremes import smallest
 from vit_jax.models.plain_readouts import is_earlier
 from vit_jax.models.tokens import standardise
 
@@ -116,7 +117,7 @@ class SimPool(AttentiveReadout):
       return self.read(query(mean), [patches], key, None, affine=affine)[:, 0]
     value = affine(patches)
     weights = self.weigh(ask(query(mean), key, 1, value.dtype.name), [value], width)
-    positive = value - value.min(1, keepdims=True) + 1e-6
+    positive = value - smallest(value)[:, None] + 1e-6
     return gather(weights, [positive**self.gamma])[:, 0, 0] ** (1 / self.gamma)
 
 

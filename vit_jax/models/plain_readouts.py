@@ -5,6 +5,7 @@ the model's `prefix`, such as the class token. `mean`, `sum`, `max` and the lear
 patches only; names that end in `_all` read the prefix too.
 """
 
+from functools import partial
 import math
 from typing import ClassVar
 
@@ -13,9 +14,11 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models.extremes import largest
 from vit_jax.runtime.choices import check_choice
 
 WEIGHTS = ('free', 'softmax')
+REDUCTIONS = {'mean': partial(jnp.mean, axis=1), 'sum': partial(jnp.sum, axis=1), 'max': largest}
 
 
 class Readout(nn.Module):
@@ -118,7 +121,7 @@ class Pool(Readout):
   pools: ClassVar[bool] = True
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
-    return getattr(jnp, self.reduce)(self.patches(tokens), axis=1)
+    return REDUCTIONS[self.reduce](self.patches(tokens))
 
 
 class PoolAll(Pool):
@@ -174,7 +177,7 @@ class AverageAndMax(Readout):
 
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     patches = self.patches(tokens)
-    return (patches.max(1) + patches.mean(1)) / 2
+    return (largest(patches) + patches.mean(1)) / 2
 
 
 class GeneralisedMean(Readout):
