@@ -362,7 +362,7 @@ def test_a_model_without_attention_on_the_live_page(tmp_path):
 def test_the_command_serves_until_ctrl_c(model, tmp_path):
   """It says where, answers, leaves nothing behind, and Ctrl-C is no error."""
   pytest.importorskip('uvicorn', reason="needs the extra page: pip install -e '.[page]'")
-  environment = os.environ | {'XLA_FLAGS': UNOPTIMISED, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+  environment = os.environ | {'XLA_FLAGS': UNOPTIMISED, 'PYTHONPATH': str(ROOT)}
   words = ['-m', 'vit_jax.interpret', 'serve', str(model[1] / 'model'), '--port=0']
   process = subprocess.Popen(
     [sys.executable, *words, f'--token={TOKEN}'], cwd=tmp_path, env=environment, text=True,

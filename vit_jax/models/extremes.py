@@ -1,8 +1,8 @@
 """Maxima and minima over tokens whose gradient is always a number.
 
-JAX finds who is the maximum by comparing floats. Where a compiler computes the tokens twice, once for
-the maximum and once for the comparison, and rounds them in two ways, none is equal, and the gradient
-is 0 / 0 (seen on a CPU with XLA's optimisations off, for tokens of a layer norm).
+JAX finds who is the maximum by comparing floats. Where a compiler computes the tokens twice, once
+for the maximum and once for the comparison, and rounds them in two ways, none is equal, and the
+gradient is 0 / 0 (seen on a CPU with XLA's optimisations off, for tokens of a layer norm).
 """
 
 import jax
