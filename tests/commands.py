@@ -21,8 +21,8 @@ MODULES = (
   'vit_jax.explore.readouts', 'vit_jax.explore.sweep', 'vit_jax.data.folder', 'orbax.checkpoint',
   'matplotlib.pyplot', 'sklearn.datasets', 'tensorboardX',
 )  # fmt: skip
-# Programs that run for milliseconds take seconds to optimise: a fifth of the time of all tests. What
-# test_distributed.py, test_benchmarks.py and the killed runs of test_cli.py start is optimised.
+# Programs that run for milliseconds take seconds to optimise: a fifth of the time of all tests.
+# Optimised is what test_distributed.py, test_benchmarks.py and killed runs of test_cli.py start.
 UNOPTIMISED = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 SECONDS = 300  # A command that takes longer is ended by SIGALRM.
 
