@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import json
 import pathlib
+import textwrap
 from typing import Any
 
 from absl import logging
@@ -205,6 +206,7 @@ def draw_precision(finders: dict[str, list[dict[str, Any]]]) -> Any:
     axis.axvline(rows[0]['by_chance'], color='black', lw=0.8, ls='--')
     axis.set_yticks(range(len(names)), names if axis is axes[0, 0] else [])
     axis.set(xlim=(-0.05, 1.05), ylim=(len(names) - 0.5, -0.5), xlabel='precision')
+    axis.set_xticks([0, 0.5, 1], ['0', '0.5', '1'])
     axis.set_title(TITLES[kind], fontsize=9)
     axis.grid(axis='x', alpha=0.3)
   return figure
@@ -225,7 +227,7 @@ def draw_maps(found: dict[str, Found]) -> Any:
       )
     else:
       row[0].imshow(planted, cmap='gray_r', vmin=0, vmax=2)
-    row[0].set_title(TITLES[kind], fontsize=8)
+    row[0].set_title(textwrap.fill(TITLES[kind], 22), fontsize=8)
     for axis, name in zip(row[1:], names, strict=True):
       if name not in one.maps:
         axis.set_visible(False)
