@@ -74,7 +74,6 @@ def serve() -> dict | None:
   for name in MODULES:
     importlib.import_module(name)
   gc.freeze()  # A fork then copies no page of what is imported.
-  gc.set_threshold(50_000, 10, 10)
   for line in sys.stdin:
     child = os.fork()
     if not child:
