@@ -33,8 +33,8 @@ LONG = {'model.width': 48, 'model.depth': 1, 'model.mlp_dim': 48, 'model.num_hea
 TFDS = {
   'data.dataset': 'cifar10', 'data.train_split': 'train[:100]', 'data.test_split': 'test[:50]'
 }  # fmt: skip
-# (recipe, what stands behind its colon): data, overrides. Words that choose other numbers of the
-# same table are not here: test_configs.py knows them.
+SETS = ('cifar10', 'cifar100', 'pets', 'flowers', 'imagenet')
+# (recipe, what stands behind its colon): data, overrides.
 TRAINED = {
   ('vit_digits', ''): ('digits', {}),
   ('vit_folder', ''): ('folder', TINY),
@@ -43,6 +43,7 @@ TRAINED = {
   ('vit_study', 'small'): ('folder', {}),
   ('vit_tfds', 'cifar10'): ('tfds', {}),
   ('vit_tfds', 'cifar10_long'): ('tfds', LONG),
+  ('vit_tfds', 'cifar100_long'): ('tfds', LONG),
   ('vit_tfds', 'cifar10_5000'): ('tfds', {'data.train_examples': 50}),
   ('vit_tfds', 'fashion_mnist'): ('tfds', {}),
   ('deit', 'S'): ('tfds', TINY),
@@ -71,14 +72,18 @@ TRAINED = {
   ('igpt', 'digits,bert'): ('digits', {'model.variant': 'mu'}),
   ('igpt', 'cifar10_small'): ('tfds', SEQUENCE),
   ('igpt', 'cifar10'): ('tfds', SEQUENCE),
-  ('igpt', 'l'): ('tfds', SEQUENCE | {'data.resize_small': 8}),
+  **{
+    ('igpt', size): ('tfds', SEQUENCE | {'data.resize_small': 8}) for size in ('s', 'm', 'l', 'xl')
+  },
   ('vit_paper', 'imagenet,B/16'): ('tfds', TINY),
   ('vit_paper', 'jft,R50x1'): ('tfds', BIT),
   ('bit_hyperrule', '2040'): ('folder', BIT),
+  # Its other words choose numbers of the same table.
   ('bit_hyperrule', 'imagenet'): ('tfds', BIT),
   ('finetune', 'digits'): ('digits', TUNE),
   ('finetune', 'folder'): ('folder', TUNE),
-  ('finetune', 'flowers'): ('tfds', TUNE),
+  **{('finetune', name): ('tfds', TUNE) for name in SETS},
+  ('finetune', 'imagenet_512'): ('tfds', TUNE),
   ('finetune', 'imagenet_518'): ('tfds', TUNE),
 }
 PLANTED = [('explore_planted', '')]

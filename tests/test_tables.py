@@ -1,4 +1,4 @@
-"""The rows of every table, through the commands: train, die, resume, evaluate, predict, convert.
+"""Every row of every table, through the commands: train, die, resume, evaluate, predict, convert.
 
 The rows are those of the tables themselves: a new one is tested by being there. What it needs
 beside its name stands in `SETTINGS`.
@@ -17,10 +17,10 @@ from vit_jax import data, evaluation, models, objectives, optim
 from vit_jax.convert import TARGETS
 from vit_jax.models import readout
 
-# One of each class, and of the published ones, which test_probes.py and test_models.py know, two.
-OWN = {name for name in readout.READOUTS if not readout.class_of(name).published}
-READOUTS = [*{readout.class_of(name): name for name in readout.READOUTS if name in OWN}.values()]
-READOUTS += ['class_of_4_and_mean', 'ep+all+after']
+# Published pools differ in a module alone, which test_probes.py and test_models.py know.
+POOLS = {name for name in readout.READOUTS if readout.class_of(name).published}
+READOUTS = [name for name in readout.READOUTS if name not in POOLS - {'class_of_4_and_mean'}]
+READOUTS += ['ep+all+after']
 TABLES = {
   'model.name': models.MODELS,
   'objective.name': objectives.OBJECTIVES,
