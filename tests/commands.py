@@ -22,7 +22,8 @@ MODULES = (
   'matplotlib.pyplot', 'sklearn.datasets', 'tensorboardX',
 )  # fmt: skip
 # Programs that run for milliseconds take seconds to optimise: a fifth of the time of all tests.
-# Optimised is what test_distributed.py, test_benchmarks.py and killed runs of test_cli.py start.
+# Processes that tests start with flags of their own are optimised, as users' are: in test_cli.py,
+# test_devices.py, test_distributed.py and test_benchmarks.py.
 UNOPTIMISED = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 SECONDS = 300  # A command that takes longer is ended by SIGALRM.
 
