@@ -22,8 +22,7 @@ MODULES = (
   'matplotlib.pyplot', 'sklearn.datasets', 'tensorboardX',
 )  # fmt: skip
 # Programs that run for milliseconds take seconds to optimise: a fifth of the time of all tests.
-# Processes that tests start with flags of their own are optimised, as users' are: in test_cli.py,
-# test_devices.py, test_distributed.py and test_benchmarks.py.
+# For tests in their own process: commands, and so exact resume, are compiled as users' are.
 UNOPTIMISED = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 SECONDS = 300  # A command that takes longer is ended by SIGALRM.
 
@@ -39,7 +38,7 @@ class Commands:
   def __init__(self, folder: pathlib.Path, compiled: pathlib.Path):
     self.folder = folder
     environment = os.environ | {
-      'XLA_FLAGS': UNOPTIMISED,
+      'XLA_FLAGS': '',
       'JAX_PLATFORMS': 'cpu',
       'JAX_COMPILATION_CACHE_DIR': str(compiled),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',

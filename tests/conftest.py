@@ -68,7 +68,7 @@ def small_config(**overrides):
 
 def command(*arguments, module='vit_jax.main', **kwargs):
   """Runs `python -m module arguments` on one device."""
-  environment = os.environ | {'XLA_FLAGS': UNOPTIMISED, 'JAX_PLATFORMS': 'cpu'}
+  environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
   return subprocess.run(
     [sys.executable, '-m', module, *map(str, arguments)],
     capture_output=True,
