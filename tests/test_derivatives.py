@@ -1,4 +1,4 @@
-"""Derivatives written by hand: of GELU, of a bias that is added in turn, of extremes."""
+"""Derivatives written by hand: GELU, layer norm, products of attention, biases, extremes."""
 
 from functools import partial
 
@@ -8,8 +8,9 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models import attention, extremes
+from vit_jax.models import attention, extremes, products
 from vit_jax.models.activations import GELU
+from vit_jax.models.normalisation import LayerNorm
 
 NUMBERS = np.linspace(-8, 8, 4001, dtype=np.float32)
 
@@ -89,3 +90,100 @@ def test_a_maximum_has_a_gradient_where_the_compiler_computes_tokens_twice():
   options = {'xla_backend_optimization_level': 0}
   found = jax.jit(partial(program, extremes.largest)).lower(*given).compile(options)(*given)
   np.testing.assert_allclose(found.sum((0, 1)), 1, rtol=1e-6)
+
+
+def norm_and_peer(**settings):
+  """Ours and linen's, as functions of (parameters, tokens)."""
+  return [
+    lambda p, x, m=make(**settings): m.apply({'params': p}, x) for make in (LayerNorm, nn.LayerNorm)
+  ]
+
+
+def tokens_and_parameters(dtype, width=12):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(3 * rng.normal(size=(4, 5, width)) + 1, dtype)
+  kind = jnp.promote_types(dtype, jnp.float32)
+  scale, bias = jnp.asarray(rng.normal(size=(2, width)), kind)
+  return {'scale': scale, 'bias': bias}, x
+
+
+@pytest.mark.parametrize('dtype', [None, 'float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('given', ['float32', 'bfloat16'])
+def test_layer_norm_is_linen_s_to_the_last_bit(dtype, given):
+  params, x = tokens_and_parameters(given)
+  ours, peer = (jax.jit(f) for f in norm_and_peer(dtype=dtype, epsilon=1e-5))
+  found, expected = ours(params, x), peer(params, x)
+  assert found.dtype == expected.dtype
+  np.testing.assert_array_equal(found, expected)
+  drawn, theirs = (m(dtype=dtype).init(jax.random.key(0), x) for m in (LayerNorm, nn.LayerNorm))
+  jax.tree.map(np.testing.assert_array_equal, drawn, theirs)
+
+
+def test_layer_norm_has_linen_s_derivatives_in_every_direction():
+  with jax.enable_x64(True):
+    given = tokens_and_parameters(jnp.float64)
+    other = jax.tree.map(lambda x: jnp.cos(3 * x), given)
+
+    def told(f, params, x):
+      return jnp.sin(f(params, x)).sum()
+
+    def derivatives(f):
+      gradient = jax.grad(partial(told, f), (0, 1))
+      each = jax.vmap(lambda x: gradient(given[0], x))(jnp.stack([given[1], 2 * given[1]]))
+      again = jax.jit(jax.checkpoint(gradient))(*given)
+      return (
+        gradient(*given), jax.jvp(f, given, other), jax.jvp(gradient, given, other), each, again
+      )  # fmt: skip
+
+    settings = dict(dtype='float64', param_dtype='float64')
+    found, expected = (derivatives(f) for f in norm_and_peer(**settings))
+    close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11)
+    jax.tree.map(close, found, expected)
+
+
+def primitives(function, *given):
+  """The names of all operations of a function, those within others too."""
+  return str(jax.make_jaxpr(function)(*given))
+
+
+def test_layer_norm_for_a_tpu_is_linen_s():
+  """As `--mode=plan` traces it on a machine without one."""
+  given = tokens_and_parameters('float32')
+  gradients = [jax.grad(lambda p, x, f=f: f(p, x).sum()) for f in norm_and_peer()]
+  device = jax.sharding.AbstractDevice(device_kind='TPU v5 lite', num_cores=1, platform='tpu')
+  mesh = jax.sharding.AbstractMesh((1, 1), ('data', 'fsdp'), abstract_device=device)
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert 'dot_general' not in primitives(gradients[0], *given)
+  assert 'dot_general' in primitives(gradients[0], *given)
+  assert 'dot_general' not in primitives(gradients[1], *given)
+
+
+@pytest.mark.parametrize(
+  ('short', 'plain', 'shapes'),
+  [
+    (products.short_scores, products.plain_scores, [(2, 3, 5, 4), (2, 3, 7, 4)]),
+    (products.short_mix, products.plain_mix, [(2, 3, 5, 7), (2, 3, 7, 4)]),
+  ],
+  ids=['scores', 'mix'],
+)
+def test_products_of_attention_have_jax_s_derivatives_in_every_direction(short, plain, shapes):
+  rng = np.random.default_rng(0)
+  given, other = (tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+                  for _ in range(2))  # fmt: skip
+
+  def derivatives(product):
+    gradient = jax.grad(lambda *x: jnp.sin(product(*x)).sum(), (0, 1))
+    each = jax.vmap(gradient)(*(jnp.stack([x, 2 * x]) for x in given))
+    return gradient(*given), jax.jvp(product, given, other), jax.jvp(gradient, given, other), each
+
+  close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+  jax.tree.map(close, derivatives(short), derivatives(plain))
+
+
+@pytest.mark.parametrize(('length', 'held'), [(49, True), (64, True), (65, False)])
+def test_what_is_transposed_is_written_down_for_short_sequences(length, held):
+  attend = attention.Attention(num_heads=2)
+  x = jnp.ones((1, length, 8))
+  params = attend.init(jax.random.key(0), x, False)
+  gradient = jax.grad(lambda p: attend.apply(p, x, False)[0].sum())
+  assert ('optimization_barrier' in primitives(gradient, params)) is held

@@ -11,7 +11,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import fused_attention, layers
+from vit_jax.models import fused_attention, layers, products
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
@@ -90,7 +90,7 @@ def exponents_of(
     relative: further keys for each offset of key and query, `R = 2 T - 1`.
     bias: for `G` sequences in turn, of which the batch has a multiple.
   """
-  scores = jnp.einsum('bhtd,bhsd->bhts', query * scale, key, preferred_element_type=jnp.float32)
+  scores = products.scores(query * scale, key)
   if relative is not None:
     by_offset = jnp.einsum(
       'bhtd,rhd->bhtr', query * scale, relative, preferred_element_type=jnp.float32
@@ -228,7 +228,7 @@ class Attention(nn.Module):
         weights = exponents
       exponents = dropout.drop(exponents, key)
       # Dividing d columns after the product is cheaper than dividing T columns before it.
-      y = jnp.matmul(exponents.astype(self.dtype), value, preferred_element_type=jnp.float32)
+      y = products.mix(exponents.astype(self.dtype), value)
       return (y / total).astype(self.dtype).swapaxes(1, 2), weights
 
     return (jax.checkpoint(attend) if self.remat == 'attention' else attend)(qkv, key, change)

@@ -18,6 +18,7 @@ from vit_jax.models.cross_attention import (
   heads_of,
   of_reading,
 )
+from vit_jax.models.normalisation import LayerNorm
 from vit_jax.models.tokens import standardise
 
 
@@ -50,7 +51,7 @@ class AttentionPool(AttentiveReadout):
     linear = HeadParameters(heads, name='MultiHeadDotProductAttention_0')(width)
     query, key, value, out = (linear[name] for name in ('query', 'key', 'value', 'out'))
     x = out(self.read(query(probe), [patches], key, value, heads))
-    y = nn.LayerNorm(self.epsilon, name='LayerNorm_0')(x)
+    y = LayerNorm(self.epsilon, name='LayerNorm_0')(x)
     mlp = layers.MlpBlock(self.mlp_dim or 4 * width, gelu=self.gelu, name='MlpBlock_0')
     return (x + mlp(y, False))[:, 0]
 
@@ -104,13 +105,13 @@ class AttentivePooler(AttentiveReadout):
     y = self.read(query(start), [x], key, value, heads, affine)
     query = start + (self.linear(width, 'out')(y) if self.projection else y)
     mlp = layers.MlpBlock(4 * width, gelu='exact', initialisers='deit', name='mlp')
-    return (query + mlp(nn.LayerNorm(self.epsilon, name='norm_query')(query), False))[:, 0]
+    return (query + mlp(LayerNorm(self.epsilon, name='norm_query')(query), False))[:, 0]
 
   def block(self, width: int, heads: int, name: str) -> layers.Block:
     """A block of self-attention, as a ViT's."""
     attending = attention.Attention(heads, initialisers='deit')
     mlp = layers.MlpBlock(4 * width, gelu='exact', initialisers='deit')
-    return layers.Block(attending, mlp, nn.LayerNorm(self.epsilon), name=name)
+    return layers.Block(attending, mlp, LayerNorm(self.epsilon), name=name)
 
 
 class ClassAttention(AttentiveReadout):
@@ -146,7 +147,7 @@ class ClassAttention(AttentiveReadout):
     patches = standardise(patches, self.epsilon)
     for i in range(self.depth):
       own = self.block(own, patches, f'block_{i}')
-    return nn.LayerNorm(self.epsilon, name='norm')(own)[:, 0]
+    return LayerNorm(self.epsilon, name='norm')(own)[:, 0]
 
   def block(
     self, own: Float[Array, 'B 1 D'], patches: Float[Array, 'B N D'], name: str
@@ -160,5 +161,5 @@ class ClassAttention(AttentiveReadout):
     y = self.linear(width, f'{name}_out')(y)
     own = own + layers.LayerScale(self.scale, name=f'{name}_scale_1')(y)
     mlp = layers.MlpBlock(4 * width, gelu='exact', initialisers='deit', name=f'{name}_mlp')
-    y = mlp(nn.LayerNorm(self.epsilon, name=f'{name}_norm_2')(own), False)
+    y = mlp(LayerNorm(self.epsilon, name=f'{name}_norm_2')(own), False)
     return own + layers.LayerScale(self.scale, name=f'{name}_scale_2')(y)

@@ -7,7 +7,6 @@ the mean of the tokens for the head: no positions at the input. The parts are in
 
 from typing import Any
 
-from flax import linen as nn
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
@@ -16,6 +15,7 @@ import numpy as np
 from vit_jax.models import arithmetic, layers, spatial_attention
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.normalisation import LayerNorm
 from vit_jax.models.protocol import Model, parameter
 from vit_jax.models.spatial_attention import Encoding, LearnedOffsets, Quadratic
 from vit_jax.runtime.choices import check_choice
@@ -225,7 +225,7 @@ def block_of(section: dict[str, Any], heads: int, grid: tuple[int, int]) -> Any:
   encoding = ENCODINGS[section['encoding']](heads, grid, section['width'])
   attention = take(spatial_attention.SpatialAttention, section, encoding=encoding)
   mlp = take(layers.MlpBlock, section, dropout=0.0)
-  norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
+  norm = LayerNorm(section['epsilon'], dtype=section['dtype'])
   return take(spatial_attention.PostBlock, section, attention=attention, mlp=mlp, norm=norm)
 
 

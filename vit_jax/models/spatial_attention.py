@@ -18,6 +18,7 @@ import numpy as np
 from vit_jax.models import layers
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.normalisation import LayerNorm
 
 # Eigenvalues of a precision are taken to be no larger than this.
 SHARPEST = 1e6
@@ -183,7 +184,7 @@ class PostBlock(nn.Module):
 
   attention: SpatialAttention
   mlp: layers.MlpBlock
-  norm: nn.LayerNorm
+  norm: LayerNorm
   dropout: float = 0.0
 
   @nn.compact

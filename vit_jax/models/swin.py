@@ -16,6 +16,7 @@ from vit_jax.models import arithmetic, layers
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.encoder import REMAT
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.normalisation import LayerNorm
 from vit_jax.models.protocol import Model
 from vit_jax.models.swin_stage import Stage, build_stage
 from vit_jax.models.windows import over_map
@@ -148,7 +149,7 @@ class SwinTransformer(Model):
       outputs[f'stage_{i}'] = x
     for i, named in enumerate(blocks):
       outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
-    x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(x)
+    x = LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(x)
     features = logits = x.astype(jnp.float32).mean((1, 2))
     if self.num_classes:
       initial, width = INITIALISERS[self.initialisers], features.shape[-1]
@@ -164,7 +165,7 @@ class SwinTransformer(Model):
     border = [(0, -length % side) for length in images.shape[1:3]]
     images = jnp.pad(images, ((0, 0), *border, (0, 0)))
     make = layers.PatchEmbedding(self.width, side, self.dtype, self.initialisers, name='embedding')
-    x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')(make(images))
+    x = LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')(make(images))
     return x.reshape(x.shape[0], images.shape[1] // side, images.shape[2] // side, self.width)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.models import encoder, layers
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.normalisation import LayerNorm
 from vit_jax.models.windows import WindowAttention, Windows
 from vit_jax.runtime.sections import take
 
@@ -25,7 +26,7 @@ class PatchMerging(nn.Module):
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
     quarters = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
-    x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(jnp.concatenate(quarters, -1))
+    x = LayerNorm(self.epsilon, dtype=self.dtype, name='norm')(jnp.concatenate(quarters, -1))
     kernel = INITIALISERS[self.initialisers]('mlp', x.shape[-1])
     return layers.Dense(x.shape[-1] // 2, False, self.dtype, kernel, name='reduction')(x)
 
@@ -77,7 +78,7 @@ def build_stage(
   merge: bool,
 ) -> Stage:
   """A stage of as many blocks as there are rates of drop path."""
-  norm = nn.LayerNorm(section['epsilon'], dtype=section['dtype'])
+  norm = LayerNorm(section['epsilon'], dtype=section['dtype'])
   mlp = take(layers.MlpBlock, section, mlp_dim=4 * width)
   blocks = []
   for j, rate in enumerate(rates):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from vit_jax.models import arithmetic, encoder, layers, position
 from vit_jax.models import readout as readouts
 from vit_jax.models.initialisers import INITIALISERS
+from vit_jax.models.normalisation import LayerNorm
 from vit_jax.models.protocol import Model
 from vit_jax.models.vit_sizes import (
   SIZES,
@@ -141,7 +142,7 @@ class VisionTransformer(Model):
     initial, side = INITIALISERS[self.initialisers], self.embedding_side
     self.embedding = layers.PatchEmbedding(self.width, side, self.dtype, self.initialisers)
     if self.embedding_norm:
-      self.patch_norm = nn.LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')
+      self.patch_norm = LayerNorm(self.epsilon, dtype=self.dtype, name='embedding_norm')
     if self.class_token:
       self.cls = self.param('cls', initial('cls', self.width), (1, 1, self.width))
     if self.registers:  # Random: alike, they would stay alike.

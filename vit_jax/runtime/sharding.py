@@ -148,6 +148,12 @@ def is_cut() -> bool:
   return not mesh.empty and mesh.shape.get('fsdp', 1) > 1
 
 
+def on_cpu() -> bool:
+  """Whether what is traced is for a CPU: within `jax.set_mesh` the mesh's devices, else JAX's."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return (device.device_kind if device else jax.default_backend()) == 'cpu'
+
+
 @jax.custom_vjp
 def product_of_cut(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`x @ kernel` with a kernel that is cut over devices: gathered for the product, then let go.
