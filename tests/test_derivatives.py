@@ -119,6 +119,17 @@ def test_layer_norm_is_linen_s_to_the_last_bit(dtype, given):
   jax.tree.map(np.testing.assert_array_equal, drawn, theirs)
 
 
+@pytest.mark.parametrize(
+  'settings', [{'use_bias': False}, {'use_scale': False}, {'reduction_axes': (1, 2)}]
+)
+def test_other_layer_norms_are_linen_s(settings):
+  _, x = tokens_and_parameters('float32')
+  found, expected = (
+    make(**settings).init_with_output(jax.random.key(0), x) for make in (LayerNorm, nn.LayerNorm)
+  )
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_layer_norm_has_linen_s_derivatives_in_every_direction():
   with jax.enable_x64(True):
     given = tokens_and_parameters(jnp.float64)

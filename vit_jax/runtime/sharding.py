@@ -151,7 +151,7 @@ def is_cut() -> bool:
 def on_cpu() -> bool:
   """Whether what is traced is for a CPU: within `jax.set_mesh` the mesh's devices, else JAX's."""
   device = jax.sharding.get_abstract_mesh().abstract_device
-  return (device.device_kind if device else jax.default_backend()) == 'cpu'
+  return (device.platform if device else jax.default_backend()) == 'cpu'
 
 
 @jax.custom_vjp
