@@ -6,7 +6,7 @@ python -m vit_jax.main --config=configs/swin.py:T --config.data.data_dir=D --wor
 python -m vit_jax.main --config=configs/swin.py:B_384 --config.init_from=W_OF_B ...
 
 `digits`: 0.972 of 360 test pictures, seed 0, 3 min on two cores beside other work (0.6.0).
-`cifar10`: a CPU's size. Not run.
+`cifar10`: 0.547 of 10,000 test pictures (0.477 half way), 20 min on two busy cores (1.3.2).
 T, S, B: ImageNet from scratch, 300 epochs in batches of 1,024 with RandAugment, mixup, cutmix,
 erasing and drop path 0.2, 0.3, 0.5. B_22k, L_22k: ImageNet-21k's 21,841 classes, 90 epochs.
 B_384: 30 epochs at 384 pixels, windows of 12, from `init_from`; B_1k, L_1k: the same at 224 from
