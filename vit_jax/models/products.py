@@ -37,10 +37,12 @@ def is_short(tokens: Float[Array, 'B h S d']) -> bool:
 
 
 def plain_scores(query, key):
+  """`scores` with the gradients that JAX finds."""
   return jnp.einsum('bhtd,bhsd->bhts', query, key, preferred_element_type=jnp.float32)
 
 
 def plain_mix(weights, value):
+  """`mix` with the gradients that JAX finds."""
   return jnp.matmul(weights, value, preferred_element_type=jnp.float32)
 
 
