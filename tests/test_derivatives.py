@@ -1,4 +1,4 @@
-"""Derivatives written by hand: GELU, layer norm, products of attention, biases, extremes."""
+"""Derivatives written by hand: GELU, layer norm, products, biases, extremes."""
 
 from functools import partial
 
@@ -8,9 +8,10 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models import attention, extremes, products
+from vit_jax.models import attention, extremes, layers, products
 from vit_jax.models.activations import GELU
 from vit_jax.models.normalisation import LayerNorm
+from vit_jax.runtime import sharding
 
 NUMBERS = np.linspace(-8, 8, 4001, dtype=np.float32)
 
@@ -198,3 +199,54 @@ def test_what_is_transposed_is_written_down_for_short_sequences(length, held):
   params = attend.init(jax.random.key(0), x, False)
   gradient = jax.grad(lambda p: attend.apply(p, x, False)[0].sum())
   assert ('optimization_barrier' in primitives(gradient, params)) is held
+
+
+@pytest.fixture
+def two_devices():
+  return sharding.make_mesh(1, jax.devices()[:2])
+
+
+def gradient_of(module):
+  return jax.grad(lambda params, x: jnp.sin(module.apply(params, x)).sum(), (0, 1))
+
+
+def dense_on(mesh, dtype='float32'):
+  """A gradient through a Dense and its compiled program, rows cut over the devices of a mesh."""
+  module, x = layers.Dense(24, dtype=dtype), jnp.cos(jnp.arange(64.0).reshape(4, 2, 8))
+  params = module.init(jax.random.key(0), x)
+  gradient = sharding.jit_on(mesh, gradient_of(module))
+  params = jax.device_put(params, sharding.replicated(mesh))
+  given = params, jax.device_put(x, sharding.batch_sharding(mesh))
+  with jax.set_mesh(mesh):
+    text = jax.jit(gradient_of(module)).lower(*given).compile().as_text()
+  return gradient(*given), text
+
+
+@pytest.mark.parametrize(('dtype', 'close'), [('float32', 1e-6), ('bfloat16', 3e-2)])
+def test_gradients_over_devices_of_a_cpu_are_those_of_one(two_devices, dtype, close):
+  found, expected = (
+    dense_on(mesh, dtype)[0] for mesh in (two_devices, sharding.make_mesh(1, jax.devices()[:1]))
+  )
+  compare = partial(np.testing.assert_allclose, rtol=close, atol=close)
+  jax.tree.map(lambda x, y: compare(np.float32(x), np.float32(y)), found, expected)
+  assert jax.tree.map(jnp.dtype, found) == jax.tree.map(jnp.dtype, expected)
+
+
+def test_the_gradient_of_a_kernel_is_summed_as_the_kernel_lies(two_devices, monkeypatch):
+  """Over the devices of a CPU; JAX sums it transposed and turns it round afterwards."""
+  assert 'f32[24,8]' not in dense_on(two_devices)[1]
+  monkeypatch.setattr(sharding, 'over_cpu_devices', lambda: False)
+  assert 'f32[24,8]' in dense_on(two_devices)[1]
+
+
+def test_products_outside_a_mesh_are_jax_s(two_devices):
+  """So that they have derivatives in every direction; elsewhere the compiler decides."""
+  product = jax.make_jaxpr(layers.product)
+  given = jnp.ones((4, 8)), jnp.ones((8, 24))
+  assert 'custom_vjp' not in str(product(*given))
+  with jax.set_mesh(two_devices):
+    assert 'custom_vjp' in str(product(*given))
+  device = jax.sharding.AbstractDevice(device_kind='NVIDIA H100', num_cores=None, platform='gpu')
+  mesh = jax.sharding.AbstractMesh((2, 1), ('data', 'fsdp'), abstract_device=device)
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert 'custom_vjp' not in str(jax.make_jaxpr(layers.product)(*given))

@@ -17,6 +17,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.models import products
 from vit_jax.models.activations import GELU
 from vit_jax.models.dropout import Dropout, DropPath
 from vit_jax.models.initialisers import INITIALISERS
@@ -28,7 +29,9 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 def product(x: Float[Array, 'R I'], kernel: Float[Array, 'I O']) -> Float[Array, 'R O']:
   """A matrix product whose kernel may be cut over devices (`config.fsdp`)."""
-  return sharding.product_of_cut(x, kernel) if sharding.is_cut() else x @ kernel
+  if sharding.is_cut():
+    return sharding.product_of_cut(x, kernel)
+  return products.product_in_order(x, kernel) if sharding.over_cpu_devices() else x @ kernel
 
 
 class Dense(nn.Module):

@@ -154,6 +154,11 @@ def on_cpu() -> bool:
   return (device.platform if device else jax.default_backend()) == 'cpu'
 
 
+def over_cpu_devices() -> bool:
+  """Whether rows are cut over several devices of a CPU; only known within `jax.set_mesh`."""
+  return jax.sharding.get_abstract_mesh().size > 1 and on_cpu()
+
+
 @jax.custom_vjp
 def product_of_cut(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`x @ kernel` with a kernel that is cut over devices: gathered for the product, then let go.
