@@ -11,7 +11,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from vit_jax.models import fused_attention, layers, products
+from vit_jax.models import fused_attention, products
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initialisers import INITIALISERS
 from vit_jax.runtime.choices import check_choice
@@ -185,7 +185,7 @@ class Attention(nn.Module):
     weight, bias = HeadProjection(
       shape, 2, self.output_bias, self.initialisers, self.output_fan, name='out'
     )()
-    z = layers.product(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
+    z = products.with_kernel(y.reshape(-1, width), weight.reshape(-1, width).astype(self.dtype))
     return (z + bias.astype(self.dtype)).reshape(*y.shape[:2], width)
 
   def offsets(self, length: int, head_dim: int) -> Float[Array, 'R h d'] | None:
@@ -242,7 +242,7 @@ class Attention(nn.Module):
       for name in ('query', 'key', 'value')
     ]
     kernel = jnp.stack([kernel for kernel, _ in parts], 1 + heads_first).reshape(width, 3 * width)
-    y = layers.product(x.reshape(-1, width), kernel.astype(self.dtype))
+    y = products.with_kernel(x.reshape(-1, width), kernel.astype(self.dtype))
     if self.qkv_bias:
       y += jnp.stack([bias for _, bias in parts], int(heads_first)).reshape(-1).astype(self.dtype)
     return y

@@ -21,17 +21,9 @@ from vit_jax.models import products
 from vit_jax.models.activations import GELU
 from vit_jax.models.dropout import Dropout, DropPath
 from vit_jax.models.initialisers import INITIALISERS
-from vit_jax.runtime import sharding
 from vit_jax.runtime.choices import check_choice
 
 DTYPES = ('float32', 'bfloat16', 'float16')
-
-
-def product(x: Float[Array, 'R I'], kernel: Float[Array, 'I O']) -> Float[Array, 'R O']:
-  """A matrix product whose kernel may be cut over devices (`config.fsdp`)."""
-  if sharding.is_cut():
-    return sharding.product_of_cut(x, kernel)
-  return products.product_in_order(x, kernel) if sharding.over_cpu_devices() else x @ kernel
 
 
 class Dense(nn.Module):
@@ -46,7 +38,9 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '... I']) -> Float[Array, '... O']:
     kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
-    y = product(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel.astype(self.dtype))
+    y = products.with_kernel(
+      x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel.astype(self.dtype)
+    )
     if self.use_bias:
       y += self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return y.reshape(*x.shape[:-1], self.features)
@@ -72,7 +66,7 @@ class PatchEmbedding(nn.Module):
     patches = images.reshape(batch, grid[0], side, grid[1], side, channels)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * channels)
     kernel = kernel.reshape(-1, self.width).astype(self.dtype)
-    tokens = product(patches.astype(self.dtype), kernel)
+    tokens = products.with_kernel(patches.astype(self.dtype), kernel)
     return (tokens + bias.astype(self.dtype)).reshape(batch, grid[0] * grid[1], self.width)
 
 

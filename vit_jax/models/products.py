@@ -1,8 +1,10 @@
-"""Products whose gradients are written for a CPU: with a kernel, and those of plain attention.
+"""Products whose gradients are written for train steps on a CPU: by a kernel, and of attention.
 
-A CPU's compiler has a fast kernel for `a @ b` and for `a @ b^T`, and a slow one for `a^T @ b`, as
-the gradients of keys and values are: for 49 tokens of 32 numbers it took 4 times as long. For short
-sequences what is transposed is written down first.
+JAX computes the gradient by the second factor transposed and turns it round afterwards. A CPU's
+compiler has a slow kernel for that in attention (of 49 keys by 32 numbers it reaches a fifth of the
+speed of `a @ b`), and cannot join the two where the gradient of a kernel is summed over devices in
+between. Here each gradient is computed as it lies in memory. They serve the train step alone,
+within its mesh: elsewhere the products are JAX's, which have derivatives in forward mode too.
 """
 
 import jax
@@ -11,29 +13,38 @@ from jaxtyping import Array, Float, Float32
 
 from vit_jax.runtime import sharding
 
-# Tokens. Attention of Swin's windows of 49, forward and back, takes 0.86 of the time, of 64 0.95;
-# with 65 and more, writing down costs what it saves.
-SHORT = 64
 hold = jax.lax.optimization_barrier  # Else the compiler leaves a transpose to the product.
+
+
+def with_kernel(x: Float[Array, 'R I'], kernel: Float[Array, 'I O']) -> Float[Array, 'R O']:
+  """A matrix product whose kernel may be cut over devices (`config.fsdp`)."""
+  if sharding.is_cut():
+    return sharding.product_of_cut(x, kernel)
+  return kernel_in_order(x, kernel) if sharding.steps_on_cpu() else x @ kernel
 
 
 def scores(
   query: Float[Array, 'B h T d'], key: Float[Array, 'B h S d']
 ) -> Float32[Array, 'B h T S']:
   """The product of every query with every key of its head."""
-  return (short_scores if is_short(key) else plain_scores)(query, key)
+  return (scores_in_order if is_ours(key) else plain_scores)(query, key)
 
 
 def mix(
   weights: Float[Array, 'B h T S'], value: Float[Array, 'B h S d']
 ) -> Float32[Array, 'B h T d']:
   """The sum of the values of a head, by the weights of each query."""
-  return (short_mix if is_short(value) else plain_mix)(weights, value)
+  return (mix_in_order if is_ours(value) else plain_mix)(weights, value)
 
 
-def is_short(tokens: Float[Array, 'B h S d']) -> bool:
-  """Whether gradients by so many tokens, in float32 on a CPU, are to be computed the other way."""
-  return tokens.shape[2] <= SHORT and tokens.dtype == jnp.float32 and sharding.on_cpu()
+def is_ours(tokens: Array) -> bool:
+  """Whether gradients by these are written here: in float32, in a train step on a CPU."""
+  return tokens.dtype == jnp.float32 and sharding.steps_on_cpu()
+
+
+def plain_product(x, kernel):
+  """`with_kernel` with the gradients that JAX finds."""
+  return x @ kernel
 
 
 def plain_scores(query, key):
@@ -46,40 +57,23 @@ def plain_mix(weights, value):
   return jnp.matmul(weights, value, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def product_in_order(x: Float[Array, 'R I'], kernel: Float[Array, 'I O']) -> Float[Array, 'R O']:
-  """`x @ kernel`, whose gradient by the kernel is computed as the kernel lies in memory.
-
-  JAX computes it transposed and turns it round after it was summed over the devices, where a
-  compiler can no longer join the two: on two devices of a CPU a train step takes 3 to 5 % longer.
-  """
-  return x @ kernel
-
-
-def _forward(x, kernel):
-  return x @ kernel, (x, kernel)
+def written(product, gradients):
+  """A product whose gradients are `gradients(first, second, gradient of it)`, one by each factor."""
+  made = jax.custom_vjp(product)
+  made.defvjp(
+    lambda first, second: (product(first, second), (first, second)),
+    lambda factors, gradient: gradients(*factors, gradient),
+  )
+  return made
 
 
-def _backward(kept, gradient):
-  x, kernel = kept
-  return gradient @ kernel.T, x.T @ gradient
+def turned(x: Float[Array, 'B h T S']) -> Float[Array, 'B h S T']:
+  """The transpose of each matrix, written down."""
+  return hold(x.swapaxes(-1, -2))
 
 
-product_in_order.defvjp(_forward, _backward)
-short_scores, short_mix = jax.custom_jvp(plain_scores), jax.custom_jvp(plain_mix)
-
-
-@short_scores.defjvp
-def _(primals, tangents):
-  (query, key), (dquery, dkey) = primals, tangents
-  # The transpose of this, the gradient by the keys, holds what is transposed.
-  by_key = hold(plain_scores(dkey, query)).swapaxes(-1, -2)
-  return short_scores(query, key), plain_scores(dquery, key) + by_key
-
-
-@short_mix.defjvp
-def _(primals, tangents):
-  (weights, value), (dweights, dvalue) = primals, tangents
-  by_key = hold(weights.swapaxes(-1, -2))
-  mixed = jnp.einsum('bhst,bhsd->bhtd', by_key, dvalue, preferred_element_type=jnp.float32)
-  return short_mix(weights, value), plain_mix(dweights, value) + mixed
+kernel_in_order = written(plain_product, lambda x, kernel, g: (g @ kernel.T, x.T @ g))
+scores_in_order = written(plain_scores, lambda query, key, g: (g @ key, turned(g) @ query))
+mix_in_order = written(
+  plain_mix, lambda weights, value, g: (plain_scores(g, value), turned(weights) @ g)
+)

@@ -154,9 +154,9 @@ def on_cpu() -> bool:
   return (device.platform if device else jax.default_backend()) == 'cpu'
 
 
-def over_cpu_devices() -> bool:
-  """Whether rows are cut over several devices of a CPU; only known within `jax.set_mesh`."""
-  return jax.sharding.get_abstract_mesh().size > 1 and on_cpu()
+def steps_on_cpu() -> bool:
+  """Whether a CPU's program of several parts is traced: within `jax.set_mesh`, as the step is."""
+  return not jax.sharding.get_abstract_mesh().empty and on_cpu()
 
 
 @jax.custom_vjp
