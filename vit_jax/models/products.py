@@ -58,7 +58,7 @@ def plain_mix(weights, value):
 
 
 def written(product, gradients):
-  """A product whose gradients are `gradients(first, second, gradient of it)`, one by each factor."""
+  """A product with gradients by both factors, `gradients(first, second, gradient of it)`."""
   made = jax.custom_vjp(product)
   made.defvjp(
     lambda first, second: (product(first, second), (first, second)),
