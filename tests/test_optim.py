@@ -324,7 +324,8 @@ def test_adafactor_in_a_loop_over_blocks_is_the_same(whole, tmp_path):
   cut = run(tmp_path, 4, 6, scan=True)
   # A softmax does not see the bias of keys: Adafactor makes steps of what rounding leaves of it.
   for name, value in ((n, x) for n, x in whole.items() if not n.endswith('key/bias')):
-    np.testing.assert_allclose(value, cut[name], rtol=2e-3, atol=2e-4, err_msg=name)
+    # A bfloat16 moment may round either way: one number in a thousand then differs by 1 %.
+    assert np.linalg.norm(value - cut[name]) <= 1e-3 * np.linalg.norm(value) + 1e-6, name
 
 
 def test_adafactor_learns_the_digits_cut_over_devices(tmp_path):
