@@ -299,11 +299,11 @@ LATE = dict(
 )  # fmt: skip
 
 
-def run(workdir, *stops, scan=False):
+def run(workdir, *stops, scan=False, **changed):
   """The weights of a run with a late average that is stopped and goes on; `scan` until then."""
   for steps in stops:
     loop = scan and steps < stops[-1]
-    train.train(small_config(**LATE, total_steps=steps, model__scan=loop), workdir)
+    train.train(small_config(**LATE | changed, total_steps=steps, model__scan=loop), workdir)
   return dict(np.load(workdir / 'model/weights.npz'))
 
 
@@ -319,13 +319,15 @@ def test_a_resumed_run_equals_one_at_once(whole, tmp_path):
     np.testing.assert_array_equal(value, cut[name], err_msg=name)
 
 
-def test_adafactor_in_a_loop_over_blocks_is_the_same(whole, tmp_path):
+def test_adafactor_in_a_loop_over_blocks_is_the_same(tmp_path):
   """And leaves a checkpoint with which a run without the loop goes on."""
-  cut = run(tmp_path, 4, 6, scan=True)
-  # A softmax does not see the bias of keys: Adafactor makes steps of what rounding leaves of it.
+  # Adafactor makes whole steps of gradients however small: those below 1e-6, which rounding turns
+  # either way, shall not count. A softmax does not see the bias of keys: its are nothing else.
+  damped = {'optimizer__epsilon': 1e-12}
+  whole = run(tmp_path / 'whole', 6, **damped)
+  cut = run(tmp_path / 'cut', 4, 6, scan=True, **damped)
   for name, value in ((n, x) for n, x in whole.items() if not n.endswith('key/bias')):
-    # A bfloat16 moment may round either way: one number in a thousand then differs by 1 %.
-    assert np.linalg.norm(value - cut[name]) <= 1e-3 * np.linalg.norm(value) + 1e-6, name
+    np.testing.assert_allclose(value, cut[name], rtol=2e-3, atol=2e-4, err_msg=name)
 
 
 def test_adafactor_learns_the_digits_cut_over_devices(tmp_path):

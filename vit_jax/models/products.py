@@ -1,10 +1,10 @@
-"""Products whose gradients are written for train steps on a CPU: by a kernel, and of attention.
+"""Products with gradients written for train steps on a CPU: with a kernel, and of attention.
 
 JAX computes the gradient by the second factor transposed and turns it round afterwards. A CPU's
 compiler has a slow kernel for that in attention (of 49 keys by 32 numbers it reaches a fifth of the
 speed of `a @ b`), and cannot join the two where the gradient of a kernel is summed over devices in
-between. Here each gradient is computed as it lies in memory. They serve the train step alone,
-within its mesh: elsewhere the products are JAX's, which have derivatives in forward mode too.
+between. Here each gradient is computed as it lies in memory. They serve what runs within a mesh, as
+the train step does, in reverse mode alone; elsewhere the products are JAX's, with forward mode too.
 """
 
 import jax
@@ -20,7 +20,7 @@ def with_kernel(x: Float[Array, 'R I'], kernel: Float[Array, 'I O']) -> Float[Ar
   """A matrix product whose kernel may be cut over devices (`config.fsdp`)."""
   if sharding.is_cut():
     return sharding.product_of_cut(x, kernel)
-  return kernel_in_order(x, kernel) if sharding.steps_on_cpu() else x @ kernel
+  return kernel_in_order(x, kernel) if sharding.in_mesh_of_cpu() else x @ kernel
 
 
 def scores(
@@ -38,8 +38,8 @@ def mix(
 
 
 def is_ours(tokens: Array) -> bool:
-  """Whether gradients by these are written here: in float32, in a train step on a CPU."""
-  return tokens.dtype == jnp.float32 and sharding.steps_on_cpu()
+  """Whether gradients by these are written here: in float32, within a mesh of a CPU."""
+  return tokens.dtype == jnp.float32 and sharding.in_mesh_of_cpu()
 
 
 def plain_product(x, kernel):

@@ -154,8 +154,8 @@ def on_cpu() -> bool:
   return (device.platform if device else jax.default_backend()) == 'cpu'
 
 
-def steps_on_cpu() -> bool:
-  """Whether a CPU's program of several parts is traced: within `jax.set_mesh`, as the step is."""
+def in_mesh_of_cpu() -> bool:
+  """Whether what is traced is for a CPU and within `jax.set_mesh`, as the train step is."""
   return not jax.sharding.get_abstract_mesh().empty and on_cpu()
 
 
