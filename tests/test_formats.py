@@ -39,11 +39,10 @@ def random_model(name='vit', **section):
   """A model, and random parameters as a flat dictionary."""
   known = defaults.part('model', name).to_dict()
   model = models.build(**(known | SIZES | section))
-  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
   rng = np.random.default_rng(0)
-  flat = traverse_util.flatten_dict(shapes, sep='/')
   return model, {
-    key: rng.standard_normal(x.shape).astype(np.float32) * 0.1 for key, x in flat.items()
+    key: rng.standard_normal(x.shape).astype(np.float32) * 0.1
+    for key, x in weights.shapes_of(model).items()
   }
 
 

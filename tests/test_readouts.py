@@ -288,6 +288,7 @@ def token_pass(small, folder, **options):
   model, params, dataset = small
   settings = {'layers': ('tokens',), 'batch_size': 64} | options
   mesh = sharding.make_mesh(1)
+  params = jax.device_put(params, sharding.replicated(mesh))
   return features.Pass(model, params, {'name': 'vit'}, dataset, mesh, folder=folder, **settings)
 
 

@@ -1,5 +1,6 @@
 """Every shipped recipe, each variety, shrunk, through the commands: train and evaluate."""
 
+import functools
 import json
 
 from conftest import ROOT, make_folder, real_data
@@ -135,6 +136,12 @@ def test_every_recipe_has_a_row_with_its_cost_and_result():
   rows = [line.split(' | ') for line in page.splitlines() if line.startswith('| `')]
   told = {row[0].partition('.py')[0].removeprefix('| `') for row in rows if len(row) == 4}
   assert {path.stem for path in CONFIGS.glob('*.py')} <= told
+
+
+@pytest.fixture(scope='module')
+def quick(quick):
+  """Commands that are compiled hastily: here they only have to run."""
+  return functools.partial(quick, optimised=False)
 
 
 @pytest.fixture(scope='module')

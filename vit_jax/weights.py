@@ -7,6 +7,7 @@ FILE.json             the passport beside a weight file that we wrote
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -220,6 +221,12 @@ def hints_of(passport: Passport) -> dict[str, Any]:
 
 def shapes_of(model: models.Model) -> dict[str, Any]:
   """The shape of every parameter by its whole name."""
+  return dict(traced_shapes(model))
+
+
+@functools.lru_cache(maxsize=64)
+def traced_shapes(model: models.Model) -> dict[str, Any]:
+  """What `shapes_of` gives, to read only: equal models are traced once, a third of opening one."""
   shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
   return traverse_util.flatten_dict(shapes, sep='/')
 
