@@ -135,6 +135,33 @@ def test_initialisers():
   assert not np.any(tree['head']['kernel'])
 
 
+@pytest.mark.parametrize(
+  'make',
+  [lambda deep: build(variant='mu/4', depth=6 if deep else 2),
+   lambda deep: build((64, 64), family='swin', variant='S/4' if deep else 'T/4')],
+  ids=['vit', 'swin'],
+)  # fmt: skip
+def test_while_parameters_are_drawn_one_block_stands_for_all(make):
+  """A deep model is drawn by as many operations; its outputs have the shapes of a forward pass."""
+
+  def draw(model):
+    images = jnp.zeros((1, *model.image_size, model.channels))
+    return lambda key: model.init_with_output(key, images)
+
+  products = [
+    str(jax.make_jaxpr(draw(make(deep)))(jax.random.key(0))).count('dot_general')
+    for deep in (False, True)
+  ]
+  assert products[0] == products[1] > 0
+  model = make(True)
+  said, variables = jax.eval_shape(draw(model), jax.random.key(0))
+  images = jnp.zeros((1, *model.image_size, model.channels))
+  computed = jax.eval_shape(model.apply, variables, images)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), said) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), computed
+  )
+
+
 TOKENS = jnp.arange(2 * 7 * 4.0).reshape(2, 7, 4) ** 1.5  # 1 + 2 x 3 patches
 PATCHES = TOKENS[:, 1:]
 EXPECTED = {

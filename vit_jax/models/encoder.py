@@ -118,9 +118,15 @@ class Encoder(nn.Module):
     return {f'{home}/{name}': how for home in homes for name, how in tables.items()}
 
   def loop_blocks(self, x, rng, train: bool, again) -> tuple[Array, dict[str, Array]]:
-    """The blocks one after another, each compiled by itself; before all but the first, `again`."""
-    outputs = {}
+    """The blocks one after another, each compiled by itself; before all but the first, `again`.
+
+    While parameters are drawn nothing but shapes counts, and the first block stands for all.
+    """
+    outputs, named = {}, {}
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
+      if self.is_initializing() and i:
+        outputs |= {f'block_{i}/{key}': value for key, value in named.items()}
+        continue
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
       changes = self.get_variable('perturbations', name)
       x = replaced(x, self.get_variable('replacements', name))

@@ -61,6 +61,9 @@ class Stage(nn.Module):
     scope: Any = self.scope
     rng = scope.rngs.get('dropout') if train else None
     for name, block in zip(names, self.blocks, strict=True):
+      if self.is_initializing() and outputs:  # As an encoder's: the first stands for all.
+        outputs.append(outputs[0])
+        continue
       run = encoder.remember(encoder.body_of(block, train), self.remat, False)
       own, mine = self.get_variable('params', name), rng and LazyRng.create(rng, name)
       x, named = run(x, own, mine)
