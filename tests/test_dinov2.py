@@ -25,7 +25,7 @@ def build(**section):
 
 
 def count(model):
-  return sum(int(np.prod(x.shape)) for x in weights.shapes_of(model).values())
+  return sum(int(np.prod(x.shape)) for x in models.shapes_of(model).values())
 
 
 def random_folder(path, **section):
@@ -33,7 +33,7 @@ def random_folder(path, **section):
   model = build(**section)
   rng = np.random.default_rng(0)
   flat = {name: (rng.standard_normal(x.shape) * 0.2).astype(np.float32)
-          for name, x in weights.shapes_of(model).items()}  # fmt: skip
+          for name, x in models.shapes_of(model).items()}  # fmt: skip
   for name in flat:
     if name.endswith('readout/weights'):
       flat[name] = np.full(flat[name].shape, 1 / flat[name].size, np.float32)
@@ -237,17 +237,17 @@ def test_another_grid_and_other_registers():
   old, grown = build(registers=2), build(registers=2, image_size=(84, 84))
   rng = np.random.default_rng(0)
   have = {k: rng.standard_normal(x.shape).astype(np.float32)
-          for k, x in weights.shapes_of(old).items()}  # fmt: skip
-  found, done = adapt.adapt(have, weights.shapes_of(grown), old, grown, 'x', 'bicubic')
+          for k, x in models.shapes_of(old).items()}  # fmt: skip
+  found, done = adapt.adapt(have, models.shapes_of(grown), old, grown, 'x', 'bicubic')
   np.testing.assert_array_equal(found['reg'], have['reg'])
   np.testing.assert_array_equal(found[POSITION][:, :3], have[POSITION][:, :3])
   assert found[POSITION].shape == (1, 3 + 36, 64) and 'positions: 4 x 4 to 6 x 6' in done[0]
   none = build()
-  found, done = adapt.adapt(have, weights.shapes_of(none), old, none, 'x', 'bicubic')
+  found, done = adapt.adapt(have, models.shapes_of(none), old, none, 'x', 'bicubic')
   assert 'reg' not in found and 'dropped: reg' in done
   np.testing.assert_array_equal(found[POSITION][:, 1:], have[POSITION][:, 3:])
   more = build(registers=4)
-  found, done = adapt.adapt(have, weights.shapes_of(more), old, more, 'x', 'bicubic')
+  found, done = adapt.adapt(have, models.shapes_of(more), old, more, 'x', 'bicubic')
   assert 'reg' not in found and 'new: reg' in done[-1]
 
 

@@ -42,7 +42,7 @@ def random_model(name='vit', **section):
   rng = np.random.default_rng(0)
   return model, {
     key: rng.standard_normal(x.shape).astype(np.float32) * 0.1
-    for key, x in weights.shapes_of(model).items()
+    for key, x in models.shapes_of(model).items()
   }
 
 
@@ -353,7 +353,7 @@ def adapted(path, **section):
   opened = weights.open_source(path)
   known = defaults.part('model', 'vit').to_dict()
   model = models.build(**(known | SIZES | section))
-  want, old = weights.shapes_of(model), opened.passport.build()
+  want, old = models.shapes_of(model), opened.passport.build()
   return adapt.adapt(opened.flat(), want, old, model, str(path), 'official')
 
 
@@ -894,7 +894,7 @@ def start_from(path, name, model):
   config.data.image_size = model['image_size']
   config.batch_size = 16
   built = experiment.build(config)
-  want, old = weights.shapes_of(built.model), built.source.passport.build()
+  want, old = models.shapes_of(built.model), built.source.passport.build()
   given, _ = adapt.adapt(built.source.flat(), want, old, built.model, str(path), 'official')
   assert 'head/kernel' in want or name == 'bit'
   assert len(given) >= len(want) - 4

@@ -110,7 +110,7 @@ def test_how_it_starts():
     assert array.std() == pytest.approx(deviation, rel=0.1)
   assert (block['LayerNorm_0']['scale'] == 1).all()
   assert not params['predict']['kernel'].any() and not params['head']['kernel'].any()
-  flat = weights.shapes_of(model)
+  flat = models.shapes_of(model)
   assert not any(name.endswith('bias') for name in flat)
 
 

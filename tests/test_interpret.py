@@ -60,7 +60,7 @@ def write(folder, name, image_size, **section):
     spread = 0.2 if x.ndim < 2 else 1 / np.sqrt(np.prod(x.shape[:-1]))
     return rng.normal(0, spread, x.shape).astype(np.float32)
 
-  flat = {key: draw(x) for key, x in weights.shapes_of(passport.build()).items()}
+  flat = {key: draw(x) for key, x in models.shapes_of(passport.build()).items()}
   weights.write_model(folder, traverse_util.unflatten_dict(flat, sep='/'), passport)
   return folder
 

@@ -7,7 +7,6 @@ FILE.json             the passport beside a weight file that we wrote
 
 from collections.abc import Callable
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -172,7 +171,7 @@ def open_source(source: str | pathlib.Path) -> Source:
     )
   else:
     raise ValueError(f'{path} holds no checkpoint: neither model/model.json nor checkpoints/')
-  adapt.check_complete(arrays, shapes_of(about.build()), path)
+  adapt.check_complete(arrays, models.shapes_of(about.build()), path)
   return Source(str(source), arrays, about)
 
 
@@ -217,18 +216,6 @@ def hints_of(passport: Passport) -> dict[str, Any]:
   names = {'num_heads': 'num_attention_heads', 'patch_size': 'patch_size'}
   known = {names[key]: sizes[key] for key in names if key in sizes}
   return known | {'image_size': list(passport.model['image_size'])}
-
-
-def shapes_of(model: models.Model) -> dict[str, Any]:
-  """The shape of every parameter by its whole name."""
-  return dict(traced_shapes(model))
-
-
-@functools.lru_cache(maxsize=64)
-def traced_shapes(model: models.Model) -> dict[str, Any]:
-  """What `shapes_of` gives, to read only: equal models are traced once, a third of opening one."""
-  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
-  return traverse_util.flatten_dict(shapes, sep='/')
 
 
 def read_passport(path: pathlib.Path) -> Passport:

@@ -9,7 +9,7 @@ from flax import traverse_util
 import jax
 from jax import numpy as jnp
 
-from vit_jax import weights
+from vit_jax import models
 from vit_jax.data import Dataset
 from vit_jax.models import Model
 from vit_jax.objectives import Objective
@@ -44,7 +44,7 @@ class Subject:
   @functools.cached_property
   def outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The shape of everything that the model returns of one image, by name."""
-    shapes = traverse_util.unflatten_dict(weights.shapes_of(self.model), sep='/')
+    shapes = traverse_util.unflatten_dict(models.shapes_of(self.model), sep='/')
     image = jax.ShapeDtypeStruct((1, *self.data.image_shape), jnp.uint8)
     return jax.eval_shape(lambda params, x: self.forward(params, x)[1], shapes, image)
 

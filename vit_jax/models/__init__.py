@@ -4,8 +4,10 @@ What is None and depends on other keys, a family's `decide(section)` may fill in
 config stands in `vit_jax/defaults.py`; what callers may ask of it in `protocol.py`.
 """
 
+import functools
 from typing import Any
 
+from flax import traverse_util
 import jax
 from jax import numpy as jnp
 
@@ -13,7 +15,7 @@ from vit_jax.models import axial, axial_resnet, bit, cordonnier, deit, hybrid, i
 from vit_jax.models.protocol import EXECUTION, Model
 from vit_jax.runtime.choices import check_choice
 
-__all__ = ['EXECUTION', 'MODELS', 'Model', 'build', 'complete', 'init']
+__all__ = ['EXECUTION', 'MODELS', 'Model', 'build', 'complete', 'init', 'shapes_of']
 
 MODELS: dict[str, Any] = {
   'vit': vit,
@@ -63,3 +65,16 @@ def init(model: Model, key: jax.Array) -> dict:
   """Fresh parameters; under `jax.eval_shape` only their shapes."""
   images = jnp.zeros((1, *model.image_size, model.channels))
   return dict(model.init({'params': key}, images)['params'])
+
+
+def shapes_of(model: Model) -> dict[str, Any]:
+  """The shape of every parameter by its whole name."""
+  module: Any = model  # With a hash, whatever type checkers say of frozen modules.
+  return dict(traced_shapes(module))
+
+
+@functools.lru_cache(maxsize=64)
+def traced_shapes(model: Any) -> dict[str, Any]:
+  """What `shapes_of` gives, to read only. Equal models are traced once: a third of opening one."""
+  shapes = jax.eval_shape(functools.partial(init, model), jax.random.key(0))
+  return traverse_util.flatten_dict(shapes, sep='/')

@@ -5,8 +5,6 @@ import json
 import sys
 from typing import Any
 
-import jax
-
 from vit_jax import defaults, models
 
 
@@ -18,8 +16,7 @@ def describe(name: str, variant: str, image_size: tuple[int, int], classes: int)
   """
   section = defaults.part('model', name).to_dict() | {'variant': variant}
   model = models.build(**section, image_size=image_size, channels=3, num_classes=classes)
-  shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
-  count = sum(x.size for x in jax.tree.leaves(shapes))
+  count = sum(x.size for x in models.shapes_of(model).values())
   keys = ('num_tokens', 'width', 'patch_size', 'depth', 'num_heads', 'mlp_dim')
   sizes = dict.fromkeys(keys) | model.sizes()
   return {'name': name, 'variant': variant, 'parameters': count, **sizes}
