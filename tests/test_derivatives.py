@@ -26,7 +26,10 @@ def test_gelu_is_jax_s_to_the_last_bit_and_its_derivative_the_compiler_s(name, a
     np.testing.assert_allclose(jax.vmap(jax.grad(GELU[name]))(x), expected, rtol=0, atol=1e-12)
     _, forward = jax.jvp(GELU[name], (x,), (jnp.full_like(x, 2.0),))
     np.testing.assert_allclose(forward, 2 * expected, rtol=0, atol=1e-12)
-  found = jax.vmap(jax.grad(GELU[name]))(jnp.asarray(NUMBERS))
+  # Optimised, as users have it: XLA's tanh without is 9e-6 away from -1.
+  options = {'xla_backend_optimization_level': 3}
+  gradient = jax.jit(jax.vmap(jax.grad(GELU[name])), compiler_options=options)
+  found = gradient(jnp.asarray(NUMBERS))
   np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
 
 
