@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+from commands import UNOPTIMISED
 from conftest import ROOT
 import numpy as np
 import peers
@@ -14,6 +15,8 @@ import pytest
 
 SMALL = ['--variants=mu/16', '--image_size=32']
 STEP = ['step.py', *SMALL, '--batch_size=2', '--rounds=1', '--peak_side=64']
+# Benchmarks of steps, of which nobody here looks at the speed.
+HASTY = {'step.py', 'scaling.py', 'startup.py', 'readouts.py'}
 COMPILE = ['compile.py', *SMALL, '--batch_size=2']
 ABOUT = {'variant', 'batch_size', 'image_size', 'dtype', 'machine'}
 STEP_KEYS = ABOUT | {
@@ -31,7 +34,7 @@ FACTS = {
 
 def lines(name, *words, fails=False):
   """The JSON lines that a benchmark prints; all its times, rates and sizes are positive."""
-  given = os.environ | {'XLA_FLAGS': ''}
+  given = os.environ | {'XLA_FLAGS': UNOPTIMISED if name in HASTY else ''}
   command = [sys.executable, ROOT / 'benchmarks' / name, *words]
   done = subprocess.run(
     command, capture_output=True, text=True, timeout=600, check=False, env=given
