@@ -11,7 +11,6 @@ from jax import numpy as jnp
 
 from vit_jax import models
 from vit_jax.data import Dataset
-from vit_jax.models import Model
 from vit_jax.objectives import Objective
 from vit_jax.weights import Passport
 
@@ -31,7 +30,7 @@ class Subject:
     objective: what the model is trained for; None: nobody says.
   """
 
-  model: Model
+  model: models.Model
   forward: Callable[..., tuple[Any, dict[str, Any]]]
   passport: Passport
   data: Dataset

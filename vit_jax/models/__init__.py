@@ -69,12 +69,5 @@ def init(model: Model, key: jax.Array) -> dict:
 
 def shapes_of(model: Model) -> dict[str, Any]:
   """The shape of every parameter by its whole name."""
-  module: Any = model  # With a hash, whatever type checkers say of frozen modules.
-  return dict(traced_shapes(module))
-
-
-@functools.lru_cache(maxsize=64)
-def traced_shapes(model: Any) -> dict[str, Any]:
-  """What `shapes_of` gives, to read only. Equal models are traced once: a third of opening one."""
   shapes = jax.eval_shape(functools.partial(init, model), jax.random.key(0))
   return traverse_util.flatten_dict(shapes, sep='/')

@@ -120,7 +120,8 @@ class Encoder(nn.Module):
   def loop_blocks(self, x, rng, train: bool, again) -> tuple[Array, dict[str, Array]]:
     """The blocks one after another, each compiled by itself; before all but the first, `again`.
 
-    While parameters are drawn nothing but shapes counts, and the first block stands for all.
+    While parameters are drawn nothing but shapes counts, and the first block stands for all: what
+    `init_with_output` returns has the shapes of a forward pass, and not its values.
     """
     outputs, named = {}, {}
     for i, name in enumerate(stacked.names(STACK, len(self.blocks))):
