@@ -63,6 +63,25 @@ def cifar10_small(config):
   config.eval_every = config.total_steps
 
 
+def cifar10_long(config):
+  """256 tokens of 64 colours, eight blocks of width 256; for one GPU, 15 epochs."""
+  cifar10_small(config)
+  config.data.train_examples = 50_000
+  config.data.processes = 4
+  config.model.width = 256
+  config.model.depth = 8
+  config.model.num_heads = 8
+  config.model.mlp_dim = 1024
+  config.model.dtype = 'bfloat16'
+  config.evaluators = ('pixels',)
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 500
+  config.total_steps = 6000
+  config.batch_size = 128
+  config.eval_every = 2000
+  config.checkpoint_every = 2000
+
+
 def small(config, steps):
   """What runs in minutes on a CPU; every layer is probed."""
   config.optimizer.learning_rate = 2e-3
@@ -145,4 +164,5 @@ def finetune(config):
   config.checkpoint_every = 100
 
 
-SETS = {x.__name__: x for x in (digits, cifar10_small, cifar10, s, m, l, xl, finetune)}
+RECIPES = (digits, cifar10_small, cifar10_long, cifar10, s, m, l, xl, finetune)
+SETS = {x.__name__: x for x in RECIPES}

@@ -22,7 +22,7 @@ from vit_jax import defaults
 
 EXAMPLES = {'imagenet2012': 1_281_167, 'imagenet21k': 14_197_122}
 DROP_PATH = {'T': 0.2, 'S': 0.3, 'B': 0.5, 'L': 0.2}
-SMALL = ('digits', 'cifar10')
+SMALL = ('digits', 'cifar10', 'cifar10_long')
 LARGE = ('T', 'S', 'B', 'B_384', 'B_22k', 'L_22k', 'B_1k', 'L_1k')
 
 
@@ -32,7 +32,7 @@ def get_config(which='digits'):
   config = defaults.get_config()
   config.model = dict(name='swin', variant='T/4')
   if which in SMALL:
-    {'digits': digits, 'cifar10': cifar10}[which](config)
+    {'digits': digits, 'cifar10': cifar10, 'cifar10_long': cifar10_long}[which](config)
     return config
   size, _, stage = which.partition('_')
   config.model.variant = f'{size}/4'
@@ -73,6 +73,23 @@ def cifar10(config):
   config.batch_size = 128
   config.eval_every = 1000
   config.checkpoint_every = 500
+
+
+def cifar10_long(config):
+  """Swin-T of 16 x 16 patches, four maps down to 2 x 2, windows of 4; for one GPU, 40 epochs."""
+  cifar10(config)
+  config.data.crop_border = 'reflect'
+  config.data.processes = 8
+  config.objective.cutmix = 1.0
+  config.objective.mix_probability = 0.5
+  config.model = dict(name='swin', variant='T/2', window=4, drop_path=0.1, dtype='bfloat16')
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 800
+  config.ema_decay = 0.999
+  config.total_steps = 40 * 50_000 // 256
+  config.batch_size = 256
+  config.eval_every = 2000
+  config.checkpoint_every = 4000
 
 
 def imagenet(config, size):

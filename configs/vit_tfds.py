@@ -77,6 +77,30 @@ def cifar10_long(config):
   config.checkpoint_every = 2500
 
 
+def cifar10_r20(config):
+  """A Transformer on 8 x 8 places of a ResNet that sees every pixel, for one GPU; 40 epochs."""
+  cifar10(config)
+  config.data.crop_border = 'reflect'
+  config.data.processes = 8
+  config.objective.cutmix = 1.0
+  config.objective.mix_probability = 0.5
+  config.model = dict(name='hybrid', variant='R20+cifar/4', dtype='bfloat16', drop_path=0.1)
+  config.batch_size = 256
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 800
+  config.ema_decay = 0.999
+  config.total_steps = 40 * 50_000 // 256
+  config.eval_every = 1000
+  config.checkpoint_every = 4000
+
+
+def cifar10_r20_taught(config):
+  """The same, taught by --config.objective.teacher=W of cifar10_teacher."""
+  cifar10_r20(config)
+  changes = dict(config.objective) | dict(name='distillation', distillation='soft')
+  config.objective = changes | dict(teacher_share=0.9, temperature=4.0)
+
+
 def cifar10_distilled(config):
   """The same with a distillation token, taught by --config.objective.teacher=W of the next."""
   cifar10_long(config)
@@ -87,20 +111,20 @@ def cifar10_distilled(config):
 
 
 def cifar10_teacher(config):
-  """A ResNet that sees pictures at 64 x 64, as its stem shrinks them by four; 30 epochs."""
+  """A ResNet with a small root; 30 epochs."""
   cifar10(config)
-  config.data.image_size = (64, 64)
-  config.data.crop_padding = 8
   config.data.crop_border = 'reflect'
   config.data.processes = 8
-  config.objective.mixup = 0.2
-  config.model = dict(name='bit', variant='R50x1', head='random', dtype='bfloat16')
+  config.objective.cutmix = 1.0
+  config.objective.mix_probability = 0.5
+  config.model = dict(name='bit', variant='R26x1', root_kernel=3, head='random', dtype='bfloat16')
   config.batch_size = 256
   config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 500
+  config.optimizer.warmup_steps = 800
+  config.ema_decay = 0.999
   config.total_steps = 30 * 50_000 // 256
-  config.eval_every = 2500
-  config.checkpoint_every = 2500
+  config.eval_every = 1000
+  config.checkpoint_every = 4000
 
 
 def cifar100_long(config):
@@ -147,7 +171,7 @@ def sweep(dataset='cifar10'):
 
 
 RECIPES = (
-  cifar10, cifar10_hybrid, cifar10_long, cifar10_distilled, cifar10_teacher, cifar100_long,
-  cifar10_5000, fashion_mnist,
+  cifar10, cifar10_hybrid, cifar10_r20, cifar10_r20_taught, cifar10_teacher, cifar10_long,
+  cifar10_distilled, cifar100_long, cifar10_5000, fashion_mnist,
 )  # fmt: skip
 SETS = {x.__name__: x for x in RECIPES}

@@ -36,7 +36,13 @@ def forward(model):
 SMALL = {
   'vit': [('mu/16', 48), ('Ti/16', 64)],
   'deit': [('Ti/16', 32), ('Ti/16-distilled', 48)],
-  'hybrid': [('R5+digits/4', 20), ('R+Ti/16', 64), ('R26+S/32', 64), ('R50+B/16', 96)],
+  'hybrid': [
+    ('R5+digits/4', 20),
+    ('R20+cifar/4', 16),
+    ('R+Ti/16', 64),
+    ('R26+S/32', 64),
+    ('R50+B/16', 96),
+  ],
   'axial': [('digits/4', 32), ('cifar/4', 48)],
   'bit': [('R50x1', 64), ('R50x1', 97), ('R8x1', 41)],
   'axial_resnet': [('R26x1', 64)],
@@ -54,6 +60,13 @@ def test_the_closed_form_is_what_is_traced(name, variant, side):
   model = build(name, variant, side, classes=7)
   parts = model.multiply_adds()
   assert all(value >= 0 for value in parts.values())
+  assert flops.flops_of(*forward(model)) == 2 * arithmetic.total(model)
+
+
+@pytest.mark.parametrize('name', ['bit', 'axial_resnet'])
+def test_a_small_root_counts_every_pixel(name):
+  model = build(name, 'R8x1', 13, classes=5, root_kernel=3)
+  assert model.grid == (7, 7)
   assert flops.flops_of(*forward(model)) == 2 * arithmetic.total(model)
 
 

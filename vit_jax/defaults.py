@@ -129,7 +129,10 @@ _RESNET = dict(
   head='zero',  # how the head starts: zero, or random
   standardise=str,  # None: as in the weights, else bit
   group_norm_epsilon=float,  # else 1e-5
-  pool_padding=str,  # of the root's max-pool: zero (big_transfer), or infinite (big_vision)
+  # Side of the first kernel: 7, in steps of 2 before a max-pool that does the same (else), or 3, in
+  # steps of 1 without a pool, for pictures of 32 pixels.
+  root_kernel=int,
+  pool_padding=str,  # of that max-pool: zero (big_transfer), or infinite (big_vision)
   remat='none',  # or blocks: recompute units in the backward pass
   dtype='float32',
 )

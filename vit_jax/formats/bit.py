@@ -14,7 +14,7 @@ OURS = re.compile(
   r'|block\d/unit\d\d/[abc]/(group_norm/(gamma|beta)|standardized_conv2d/kernel'
   r'|proj/standardized_conv2d/kernel)'
 )
-DEPTHS = (5, 8, 14, 26, 50, 101, 152, 200)  # layers: three a unit, the root and the head
+DEPTHS = (5, 8, 14, 20, 26, 50, 101, 152, 200)  # layers: three a unit, the root and the head
 
 
 def recognise(arrays: Arrays) -> bool:
@@ -71,10 +71,11 @@ def sizes(ours: Arrays) -> dict[str, Any]:
   depth = 3 * sum(units) + 2
   if depth not in DEPTHS or ROOT not in ours:
     raise ValueError(f'a ResNet of {units} units in its stages, which is no BiT')
-  channels, features = ours[ROOT].shape[2:]
+  side, _, channels, features = ours[ROOT].shape
   head = ours.get('head/conv2d/kernel')
   return {
     'variant': f'R{depth}x{features // 64}',
+    'root_kernel': side,
     'channels': channels,
     'num_classes': head.shape[-1] if head else 0,
   }

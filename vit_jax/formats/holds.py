@@ -34,7 +34,8 @@ FIXED_RESNET: dict[str, Section] = {
   'timm': {'standardise': 'timm', 'group_norm_epsilon': 1e-5},
 }
 # The formulas of BiT's kernels differ in their epsilon alone, so either file serves both.
-FIXED_BIT: Section = {'group_norm_epsilon': 1e-5, 'pool_padding': 'zero'}
+FIXED_BIT: Section = {'group_norm_epsilon': 1e-5, 'pool_padding': 'zero', 'root_kernel': 7}
+SMALL_ROOT = 'R20+'  # Hybrids whose first kernel is 3 x 3.
 READOUTS = {
   'official': ('class_token', 'mean'),
   'torchvision': ('class_token',),
@@ -210,13 +211,15 @@ def deit_losses(target: str, model: Section, sizes: Section) -> list[str]:
 def hybrid_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a hybrid."""
   lost = vit_losses(target, model, sizes) + differing(target, model, FIXED_RESNET[target])
+  if model['variant'].startswith(SMALL_ROOT):
+    lost.append(f'the small root of {model["variant"]}: {target} has 7 x 7 and a pool')
   return lost + (extra_parts(target, model) if target == 'timm' else [])
 
 
 def bit_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a BiT."""
   del sizes
-  return differing(target, model, FIXED_BIT)
+  return differing(target, {'root_kernel': 7} | model, FIXED_BIT)  # Before 1.4.0 none said.
 
 
 def swin_losses(target: str, model: Section, sizes: Section) -> list[str]:

@@ -160,6 +160,7 @@ def vit_model(arrays: Arrays, gelu: str, epsilon: float, grid: tuple[int, int] |
     'gelu': gelu,
     'epsilon': epsilon,
     'units': units,
+    'root': arrays['conv_root/kernel'].shape[0] if 'conv_root/kernel' in arrays else None,
   }
 
 

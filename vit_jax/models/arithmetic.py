@@ -109,20 +109,22 @@ def of_resnet(
   width: int,
   units: tuple[int, ...],
   middle: Callable[[Size, Size, int], int] | None = None,
+  root: int = 7,
 ) -> dict[str, int]:
-  """A ResNet's `root`, a 7 x 7 convolution in steps of 2 before a pool that does the same, and
-  `stage_1` and so on, of bottlenecks whose first one halves the grid but in the first stage.
+  """A ResNet's `root`, a convolution, and `stage_1` and so on, of bottlenecks, whose first one
+  halves the grid but in the first stage.
 
   Args:
     width: of the root, and of the bottlenecks in the first stage.
     units: bottlenecks of each stage.
     middle: multiply-adds of a bottleneck's middle, of the maps before and after it and its width;
       None: a 3 x 3 convolution.
+    root: side of its kernel: 7, in steps of 2 before a pool of such steps; or 3, in steps of 1.
   """
   middle = middle or (lambda before, after, inner: math.prod(after) * 9 * inner**2)
-  grid = halve(image_size)
-  found = {'root': math.prod(grid) * 7 * 7 * channels * width}
-  grid, features = halve(grid), width
+  grid = halve(image_size) if root == 7 else image_size
+  found = {'root': math.prod(grid) * root**2 * channels * width}
+  grid, features = halve(grid) if root == 7 else grid, width
   for stage, count in enumerate(units):
     inner, total = width * 2**stage, 0
     for unit in range(count):

@@ -16,7 +16,9 @@ from vit_jax.models.protocol import Model
 from vit_jax.runtime.choices import check_choice
 
 VARIANTS = ['R8x1', 'R26x1', 'R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x2', 'R152x4', 'R200x3']
-OFFICIAL = dict(variant='R50x1', standardise='bit', group_norm_epsilon=1e-5, pool_padding='zero')
+OFFICIAL = dict(
+  variant='R50x1', standardise='bit', group_norm_epsilon=1e-5, pool_padding='zero', root_kernel=7
+)
 POOL_PADDING = {'zero': 0.0, 'infinite': -jnp.inf}
 HEADS = {'zero': nn.initializers.zeros, 'random': nn.initializers.lecun_normal()}
 REMAT = ('none', 'blocks')  # What the backward pass computes again: nothing, or units.
@@ -139,6 +141,7 @@ class BigTransfer(Model):
   standardise: str
   group_norm_epsilon: float
   pool_padding: str
+  root_kernel: int
   remat: str
   dtype: str
 
@@ -164,8 +167,8 @@ class BigTransfer(Model):
 
   @property
   def grid(self) -> tuple[int, int]:
-    """The (height, width) of the last map: every halving, two in the root, rounded up."""
-    side = 2 ** (len(self.units) + 1)
+    """The (height, width) of the last map: every halving rounded up."""
+    side = resnet.stride_of(self.units, self.root_kernel)
     return -(-self.image_size[0] // side), -(-self.image_size[1] // side)
 
   def layer_groups(self) -> tuple[str, ...]:
@@ -188,7 +191,9 @@ class BigTransfer(Model):
   def multiply_adds(self) -> dict[str, int]:
     """Multiply-adds of a forward pass of one image: the root, each stage, the head."""
     width = 64 * self.width_factor
-    found = arithmetic.of_resnet(self.image_size, self.channels, width, self.units, self.middle)
+    found = arithmetic.of_resnet(
+      self.image_size, self.channels, width, self.units, self.middle, self.root_kernel
+    )
     return found | {'head': arithmetic.of_head((self.width,), 0, self.num_classes)}
 
   def summary(self) -> str:
@@ -223,9 +228,13 @@ class BigTransfer(Model):
     return logits, outputs | {'tokens': x} | read
 
   def root(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
-    """The first two layers: 7 x 7 convolution and max-pool, each in steps of 2."""
-    convolve = Conv(64 * self.width_factor, 7, 2, self.standardise, self.dtype, name='root_block')
+    """The first two layers: 7 x 7 convolution and max-pool, each in steps of 2; or a small one."""
+    small, width = self.root_kernel == 3, 64 * self.width_factor
+    settings = (self.standardise, self.dtype)
+    convolve = Conv(width, self.root_kernel, 1 if small else 2, *settings, name='root_block')
     x = convolve(images)
+    if small:
+      return x
     border = POOL_PADDING[self.pool_padding]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), 'VALID')
@@ -249,6 +258,9 @@ def assemble(make: Any, variant: str, section: dict[str, Any]) -> Any:
   check_choice('config.model.head', section['head'], HEADS)
   check_choice('config.model.standardise', section['standardise'], resnet.STANDARDISE)
   check_choice('config.model.pool_padding', section['pool_padding'], POOL_PADDING)
+  if section['root_kernel'] not in resnet.ROOTS:
+    known = ' or '.join(map(str, resnet.ROOTS))
+    raise ValueError(f'config.model.root_kernel={section["root_kernel"]} must be {known}')
   check_choice('config.model.dtype', section['dtype'], DTYPES)
   check_choice('config.model.remat', section['remat'], REMAT)
   return make(depth=int(depth), width_factor=int(factor), **section)

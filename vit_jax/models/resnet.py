@@ -15,11 +15,16 @@ STANDARDISE = {
   'bit': lambda mean, std, w: (w - mean) / jnp.sqrt(std**2 + 1e-10),  # big_transfer, big_vision
   'timm': lambda mean, std, w: (w - mean) / jnp.sqrt(std**2 + 1e-8),
 }
-# Units of each stage by depth in layers, three a unit and two more; up to 14 they are ours, small.
+# Pixels from one place to the next after the root, by the side of its kernel: 7 x 7 and a pool,
+# each in steps of 2, as published; or 3 x 3 alone in steps of 1, as ResNets of pictures of 32
+# pixels have (arXiv:1512.03385, section 4.2).
+ROOTS = {7: 4, 3: 1}
+# Units of each stage by depth in layers, three a unit and two more; up to 20 they are ours, small.
 UNITS = {
   5: (1,),
   8: (1, 1),
   14: (1, 1, 1, 1),
+  20: (2, 2, 2),
   26: (2, 2, 2, 2),
   50: (3, 4, 6, 3),
   101: (3, 4, 23, 3),
@@ -53,6 +58,20 @@ class StandardisedConv(nn.Module):
       padding if isinstance(padding, str) else [(padding, padding)] * 2,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
+
+
+def root(
+  features: int, size: int, padding: str | int, standardise: str, dtype: str, **named
+) -> StandardisedConv:
+  """The first convolution, whose kernel has a side of ROOTS."""
+  return StandardisedConv(
+    features, size, 2 if size == 7 else 1, padding, standardise, dtype, **named
+  )
+
+
+def stride_of(units: tuple[int, ...], root: int) -> int:
+  """Pixels from one place of the last map to the next: each stage after the first one halves it."""
+  return ROOTS[root] * 2 ** max(0, len(units) - 1)
 
 
 class GroupNorm(nn.Module):
