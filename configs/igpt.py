@@ -67,7 +67,6 @@ def cifar10_long(config):
   """256 tokens of 64 colours, eight blocks of width 256; for one GPU, 15 epochs."""
   cifar10_small(config)
   config.data.train_examples = 50_000
-  config.data.processes = 4
   config.model.width = 256
   config.model.depth = 8
   config.model.num_heads = 8

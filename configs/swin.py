@@ -79,7 +79,6 @@ def cifar10_long(config):
   """Swin-T of 16 x 16 patches, four maps down to 2 x 2, windows of 4; for one GPU, 40 epochs."""
   cifar10(config)
   config.data.crop_border = 'reflect'
-  config.data.processes = 8
   config.objective.cutmix = 1.0
   config.objective.mix_probability = 0.5
   config.model = dict(name='swin', variant='T/2', window=4, drop_path=0.1, dtype='bfloat16')

@@ -62,7 +62,6 @@ def cifar10_long(config):
   cifar10(config)
   config.data.crop_border = 'reflect'
   config.data.randaugment = 1
-  config.data.processes = 8
   config.objective.mixup = 0.8
   config.objective.cutmix = 1.0
   config.model = dict(name='vit', variant='cifar/4', width=384, mlp_dim=1536, num_heads=6)
@@ -81,7 +80,6 @@ def cifar10_r20(config):
   """A Transformer on 8 x 8 places of a ResNet that sees every pixel, for one GPU; 40 epochs."""
   cifar10(config)
   config.data.crop_border = 'reflect'
-  config.data.processes = 8
   config.objective.cutmix = 1.0
   config.objective.mix_probability = 0.5
   config.model = dict(name='hybrid', variant='R20+cifar/4', dtype='bfloat16', drop_path=0.1)
@@ -114,7 +112,6 @@ def cifar10_teacher(config):
   """A ResNet with a small root; 30 epochs."""
   cifar10(config)
   config.data.crop_border = 'reflect'
-  config.data.processes = 8
   config.objective.cutmix = 1.0
   config.objective.mix_probability = 0.5
   config.model = dict(name='bit', variant='R26x1', root_kernel=3, head='random', dtype='bfloat16')

@@ -2,17 +2,24 @@
 
 from concurrent import futures
 import dataclasses
+import errno
+from multiprocessing import shared_memory
 import os
+import pathlib
 import signal
+import sys
 import threading
 import time
+import types
+from unittest import mock
 
 from conftest import small_config
 import numpy as np
 import pytest
 
 from vit_jax import data
-from vit_jax.data import augment, pipeline, preprocess, sources, stratified
+from vit_jax.data import augment, pipeline, preprocess, processes, shared, sources, stratified
+from vit_jax.runtime import devices
 
 
 def digits(**overrides):
@@ -96,21 +103,77 @@ def test_all_threads_ask_the_same_pool(monkeypatch):
 
 def test_processes_make_the_batches_of_threads():
   changes = dict(randaugment=2, channels=3, crop='padded', flip=True)
-  threads, processes = digits(**changes), digits(**changes, processes=2)
+  threads, pool = digits(**changes), digits(**changes, processes=2)
   for step in (1, 2):
-    batch = processes.batch_at(step, batch_size=7, seed=3)
+    batch = pool.batch_at(step, batch_size=7, seed=3)
     for key, value in threads.batch_at(step, batch_size=7, seed=3).items():
       np.testing.assert_array_equal(batch[key], value)
       assert batch[key].dtype == value.dtype
-    for worker in processes.pool.workers._processes:  # As `timeout` and SLURM tell a whole group.
+    for worker in pool.pool.workers._processes:  # As `timeout` and SLURM tell a whole group.
       os.kill(worker, signal.SIGTERM)
-  os.kill(next(iter(processes.pool.workers._processes)), signal.SIGKILL)
+  os.kill(next(iter(pool.pool.workers._processes)), signal.SIGKILL)
   with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
-    processes.batch_at(3, batch_size=7, seed=3)
-  end = threading.Thread(target=processes.pool.workers.shutdown, daemon=True)
+    pool.batch_at(3, batch_size=7, seed=3)
+  end = threading.Thread(target=pool.pool.workers.shutdown, daemon=True)
   end.start()
   end.join(30)
   assert not end.is_alive()  # As the command waits for it at its end.
+
+
+def test_large_batches_are_made_in_parts(monkeypatch):
+  """What one process makes at a time is bounded, and so is what waits; the pictures stay."""
+  threads, pool = digits(flip=True), digits(flip=True, processes=2)
+  row = 64  # bytes of a picture
+  monkeypatch.setattr(processes, 'PART', 3 * row)
+  assert [pool.pool.parts(rows) for rows in (1, 3, 6, 60)] == [1, 1, 2, 2]
+  assert [pool.ahead(rows) for rows in (3, 60)] == [4, 3]
+  assert threads.ahead(60) == 2
+  batch = pool.batch_at(1, batch_size=9, seed=3)
+  for key, value in threads.batch_at(1, batch_size=9, seed=3).items():
+    np.testing.assert_array_equal(batch[key], value)
+
+
+@pytest.mark.parametrize('room', ['', 'little', 'none'])
+def test_pictures_cross_by_shared_memory_where_there_is_room(monkeypatch, room):
+  """The same ones by a pipe; and nothing stays behind."""
+  if room == 'little':
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'posix_fallocate', mock.Mock(side_effect=full))
+  if room == 'none':
+    monkeypatch.setattr(shared, 'PLACE', pathlib.Path('/nowhere'))
+  threads, pool = digits(flip=True), digits(flip=True, processes=1)
+  for rows in (4, 2, 8):  # A block serves again, until it is too small.
+    batch = pool.batch_at(1, batch_size=rows, seed=3)
+    for key, value in threads.batch_at(1, batch_size=rows, seed=3).items():
+      np.testing.assert_array_equal(batch[key], value)
+  names = [block.name for block in pool.pool.blocks.made]
+  assert len(names) == (0 if room else 1)
+  pool.pool.blocks.close()
+  for name in names:
+    with pytest.raises(FileNotFoundError):
+      shared_memory.SharedMemory(name)
+
+
+@pytest.mark.parametrize(
+  ('count', 'platform', 'cores', 'script', 'expected'),
+  [
+    (3, 'cpu', 64, True, 3),  # Whoever asks gets them.
+    (0, 'gpu', 64, False, 0),
+    (None, 'cpu', 64, False, 0),
+    (None, 'gpu', 4, False, 0),
+    (None, 'tpu', 12, False, 12),
+    (None, 'gpu', 96, False, 16),
+    (None, 'gpu', 96, True, 0),  # `python script.py` would be run again in each of them.
+  ],
+)
+def test_processes_by_rule(monkeypatch, count, platform, cores, script, expected):
+  """Beside an accelerator alone, where threads would wait for Python."""
+  main = types.ModuleType('__main__')
+  if script:
+    main.__file__ = 'script.py'
+  monkeypatch.setitem(sys.modules, '__main__', main)
+  monkeypatch.setattr(devices, 'cores', lambda: cores)
+  assert processes.choose(count, platform) == expected
 
 
 def numbered(size):

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 import optax
 
 from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
-from vit_jax.data import palette
+from vit_jax.data import palette, processes
 from vit_jax.defaults import Config
 from vit_jax.formats import resample
 from vit_jax.runtime import devices, sharding
@@ -97,6 +97,8 @@ def build(
   section = data_section(config, known)
   dataset = dataset or data.build(**section)
   mesh = make_mesh(config, dataset.preprocess.image_size, chosen)
+  count = processes.choose(dataset.processes, mesh.devices.flat[0].platform)
+  dataset = dataclasses.replace(dataset, processes=count)
   described = model_section(config, dataset, known, place)
   model = models.build(**described, device=mesh.devices.flat[0])
   normalise = dataset.preprocess.normalise

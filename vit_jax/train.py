@@ -109,7 +109,7 @@ def training_batches(exp: Experiment, first: int):
     return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
 
   steps = range(first + 1, config.total_steps + 1)
-  return data.pipeline.prefetch(make, steps, ahead=2 + exp.data.processes)
+  return data.pipeline.prefetch(make, steps, ahead=exp.data.ahead(len(rows)))
 
 
 def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:
@@ -174,6 +174,9 @@ def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
   sizes = ', '.join(f'{name} {len(source)}' for name, source in exp.data.splits.items())
   names = exp.data.class_names
   logging.info('data: %s; %d classes: %s', sizes, len(names), ', '.join(names[:20]))
+  if exp.data.processes:
+    count = exp.data.processes
+    logging.info('%d processes make training pictures (config.data.processes=0: threads)', count)
   memory = compiled.memory_of(train_step)
   logging.info(
     'memory: about %.3g GB a device for the train step, %.3g of them the state and the batch',

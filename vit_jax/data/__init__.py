@@ -6,6 +6,7 @@ A new one is a loader and one line here.
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+import math
 import threading
 from typing import Any
 
@@ -37,7 +38,7 @@ class Dataset:
   Attributes:
     whole_epochs: whether an epoch ends with a smaller batch instead of in the middle of one.
     threads: that decode; None: one a core.
-    processes: that make training pictures, each with one thread; 0: the threads do.
+    processes: that make training pictures, each with one thread; None or 0: the threads do.
     repeats: how often a training picture is shown in an epoch, each time with its own changes.
   """
 
@@ -47,7 +48,7 @@ class Dataset:
   augment: Augment
   whole_epochs: bool = False
   threads: int | None = None
-  processes: int = 0
+  processes: int | None = None
   repeats: int = 1
 
   def __post_init__(self):
@@ -56,7 +57,7 @@ class Dataset:
       raise ValueError(f'config.data.repeats={self.repeats} must be at least 1 (1: no copies)')
     if self.threads is not None and self.threads < 1:
       raise ValueError(f'config.data.threads={self.threads} must be at least 1')
-    if self.processes < 0:
+    if (self.processes or 0) < 0:
       raise ValueError(f'config.data.processes={self.processes} must not be negative')
     check_labels(self.splits, len(self.class_names))
 
@@ -101,6 +102,10 @@ class Dataset:
 
     return pipeline.load(self.splits['train'], indices, self.image_shape, self.threads, make)
 
+  def ahead(self, rows: int) -> int:
+    """Training batches, of so many rows here, to make before they are needed."""
+    return 2 + (self.pool.ahead(rows) if self.processes else 0)
+
   @property
   def pool(self) -> Pool:
     """The processes that make training pictures, the same for all threads that ask."""
@@ -111,7 +116,7 @@ class Dataset:
   def _pool(self) -> Pool:
     train = {'train': self.splits['train']}
     alone = dataclasses.replace(self, splits=train, threads=1, processes=0)
-    return Pool(alone.changed, self.processes)
+    return Pool(alone.changed, self.processes or 0, math.prod(self.image_shape))
 
   def epoch(
     self, split: str, batch_size: int, *, first: int = 0, view: tuple[int, int] | None = None
