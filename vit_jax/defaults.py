@@ -81,8 +81,8 @@ _PICTURES = dict(
   validation_fraction=0.0,  # taken from train by split_seed; chooses the best checkpoint
   split_seed=0,
   threads=int,  # that decode pictures; None: one a core
-  # That make training pictures instead of the threads; None: beside a GPU or TPU one a core, at most
-  # 16, where there are more than four; else 0. Not by rule of a script: each would run it again.
+  # That make training pictures instead of the threads; None: beside a GPU or TPU one a core, at
+  # most 16, where there are more than four; else 0. Not of a script: each would run it again.
   processes=int,
 )
 

@@ -28,6 +28,7 @@ BEGIN, END = (
   '<!-- end -->',
 )
 HIDDEN = ('workdir', 'config.data.data_dir', 'config.data.path')  # of a machine, not of a result
+SOURCES = ('config.init_from', 'config.objective.teacher')  # Of a folder its last name is enough.
 PROGRAM = ['python', '-m', 'vit_jax.main']
 LONG = 200  # letters of a sweep's settings in a row; of more the best and the worst stand there
 KEPT = ('test', 'validation')
@@ -61,7 +62,19 @@ def gather(workdir: pathlib.Path, data: str | None = None) -> Result:
 
 def portable(command: str) -> str:
   """A command without the folders of one machine."""
-  return shlex.join(runs.without(shlex.split(command), HIDDEN))
+  words = runs.without(shlex.split(command), HIDDEN)
+  return shlex.join(map(shorten, words))
+
+
+def shorten(word: str) -> str:
+  """An option that names weights by a folder, with the last name of it; any other word as it is."""
+  name, equals, value = word.partition('=')
+  return f'{name}={last_of(value)}' if equals and name.lstrip('-') in SOURCES else word
+
+
+def last_of(source: str) -> str:
+  """The last name of a path; an address as it is."""
+  return source if '://' in source else pathlib.PurePath(source).name
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -88,6 +101,11 @@ def of_run(workdir: pathlib.Path) -> Result:
   if not any(key.startswith('test/') for key in last):
     raise ValueError(f'{workdir} ends without a number of the test split: nothing to tell')
   config['data'] = {key: x for key, x in config['data'].items() if key not in ('data_dir', 'path')}
+  for name in SOURCES:
+    *path, key = name.split('.')[1:]
+    section = config[path[0]] if path else config
+    if section.get(key):
+      section[key] = last_of(section[key])
   return {'metrics': last, 'config': config}
 
 
