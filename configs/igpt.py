@@ -3,9 +3,10 @@ r"""Image GPT (Chen et al., ICML 2020), colours of pixels in a row: `configs/igp
 python -m vit_jax.main --config=configs/igpt.py --workdir=W
 
 WHAT is `digits` (the default: built in, 8 x 8 pixels of 16 greys), `cifar10_small` (5,000 pictures
-at 16 x 16, for a CPU), `cifar10` (32 x 32), `s`, `m`, `l`, `xl` (the paper's sizes on ImageNet) or
-`finetune`; all but the first and the last need --config.data.data_dir=D. HOW is `ar` (the default:
-each pixel from those before it) or `bert` (hidden pixels from all others). The palette is made of
+at 16 x 16, for a CPU), `cifar10_long` (all of them, for a GPU; not run), `cifar10` (32 x 32), `s`,
+`m`, `l`, `xl` (the paper's sizes on ImageNet) or `finetune`; all but the first and the last need
+--config.data.data_dir=D. HOW is `ar` (the default: each pixel from those before it) or `bert`
+(hidden pixels from all others). The palette is made of
 the run's own training pictures, or read: --config.model.palette=FILE.npy (OpenAI's `clusters`, of
 512). Then, completions and pictures from nothing; bits a pixel and a probe of every block; and
 fine-tuning on pixels and labels:

@@ -116,6 +116,7 @@ def test_big_vision(official, tmp_path, prefix, scanned):
   [
     ('hybrid', 'R+Ti/16'),
     ('hybrid', 'R5+digits/4'),
+    ('hybrid', 'R20+cifar/4'),
     ('hybrid', 'R26+S/32'),
     ('bit', 'R50x1'),
     ('bit', 'R8x1'),
@@ -135,6 +136,32 @@ def test_resnets(tmp_path, name, variant):
   passport = passport_of(path)
   assert (passport.model['name'], passport.model['variant']) == (name, variant)
   assert np.isfinite(logits(path)).all()
+
+
+@pytest.mark.parametrize(
+  ('name', 'section'),
+  [
+    ('bit', {'variant': 'R8x1', 'root_kernel': 3}),
+    ('hybrid', {'variant': 'R20+cifar/4'}),
+  ],
+)
+@pytest.mark.parametrize('target', ['official', 'timm'])
+def test_a_small_root_stays_here(tmp_path, name, section, target):
+  """A file says so by its first kernel; what others know begins with 7 x 7 and a pool."""
+  section = section | {'image_size': (16, 16)}
+  _, arrays = random_model(name, **section)
+  assert arrays[next(key for key in arrays if 'root' in key and 'kernel' in key)].shape[0] == 3
+  weights.write_model(
+    tmp_path / 'a', traverse_util.unflatten_dict(arrays, sep='/'), about(section, name)
+  )
+  expected = logits(tmp_path / 'a')
+  with pytest.raises(ValueError, match=f'--to={target} would lose .*root'):
+    convert.convert(tmp_path / 'a', tmp_path / 'b.safetensors', target)
+  given = write(tmp_path / 'w.npz', arrays)
+  known = passport_of(given).model
+  assert (known.get('root_kernel', 3), known['variant']) == (3, section['variant'])
+  if name == 'hybrid':  # The file does not tell the size of pictures of a BiT.
+    np.testing.assert_allclose(logits(given), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['npz', 'safetensors'])

@@ -45,6 +45,7 @@ TRAINED = {
   ('vit_tfds', 'cifar10'): ('tfds', {}),
   ('vit_tfds', 'cifar10_long'): ('tfds', LONG),
   ('vit_tfds', 'cifar100_long'): ('tfds', LONG),
+  ('vit_tfds', 'cifar10_r20'): ('tfds', {'model.depth': 1, 'batch_size': 4}),
   ('vit_tfds', 'cifar10_5000'): ('tfds', {'data.train_examples': 50}),
   ('vit_tfds', 'fashion_mnist'): ('tfds', {}),
   ('deit', 'S'): ('tfds', TINY),

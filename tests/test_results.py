@@ -54,6 +54,13 @@ def test_a_run_becomes_a_file_and_a_line_of_the_readme(tmp_path, capsys):
     assert text.startswith('above\n') and text.endswith('\nbelow\n') and 'old' not in text
 
 
+def test_other_runs_are_named_without_their_folder():
+  given = '--config.init_from=/home/someone/a --config.objective.teacher=../b/c'
+  command = results.portable(f'python -m vit_jax.main {given} --config.init_from=hf://x/y')
+  kept = '--config.init_from=a --config.objective.teacher=c --config.init_from=hf://x/y'
+  assert command == f'python -m vit_jax.main {kept}'
+
+
 def test_values_behind_a_space_stay_in_the_table():
   kept = "--config configs/a.py --config.optimizer.name sgd '--config.model.readout=a b'"
   left = '--workdir /home/someone/w -config.data.path=/home/someone/pictures'

@@ -52,6 +52,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     room = targets.room_here([*exp.mesh.devices.flat])
     check_fits(compiled.size_on_device(shapes), room, 'its state')
     state = state and from_file(shapes, state)
+    exp.data.begin()
     state, train_step = prepare(exp, shapes, state)
     check_fits(compiled.memory_of(train_step).total, room, 'a train step')
     describe(exp, state, train_step)

@@ -106,6 +106,11 @@ class Dataset:
     """Training batches, of so many rows here, to make before they are needed."""
     return 2 + (self.pool.ahead(rows) if self.processes else 0)
 
+  def begin(self) -> None:
+    """Starts what makes training pictures, if processes do, while the train step is compiled."""
+    if self.processes:
+      self.pool.begin()
+
   @property
   def pool(self) -> Pool:
     """The processes that make training pictures, the same for all threads that ask."""

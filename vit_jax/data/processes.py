@@ -85,7 +85,7 @@ class Pool:
 
   Args:
     make: can be pickled; each process has its own, and files that it opens are opened in each.
-    count: of processes. They start with the first batches, in a second or two.
+    count: of processes. They start with the first batches, in a second or two, or with `begin`.
     size: bytes of a picture.
   """
 
@@ -93,6 +93,11 @@ class Pool:
     self.count, self.size = count, size
     self.blocks = shared.Blocks()
     self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (make,))
+
+  def begin(self) -> None:
+    """Starts all processes, which get ready beside what else is done."""
+    for _ in range(self.count):
+      self.workers.submit(int)
 
   def __call__(
     self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
@@ -104,9 +109,9 @@ class Pool:
     Raises:
       OSError: a process was stopped from outside.
     """
-    cuts = [np.array_split(x, self.parts(len(indices))) for x in (indices, rows)]
+    cuts = (np.array_split(x, self.parts(len(indices))) for x in (indices, rows))
     try:
-      started = [self.start(*part, key) for part in zip(*cuts, strict=True)]
+      started = [self.start(*part, key=key) for part in zip(*cuts, strict=True)]
       made = [self.finish(*one) for one in started]
     except BrokenProcessPool:
       raise OSError(

@@ -103,7 +103,7 @@ def of_run(workdir: pathlib.Path) -> Result:
   config['data'] = {key: x for key, x in config['data'].items() if key not in ('data_dir', 'path')}
   for name in SOURCES:
     *path, key = name.split('.')[1:]
-    section = config[path[0]] if path else config
+    section = config.get(path[0], {}) if path else config
     if section.get(key):
       section[key] = last_of(section[key])
   return {'metrics': last, 'config': config}
