@@ -1,6 +1,5 @@
 """Data: splits, order, padding, pictures of every mode, refusals."""
 
-from concurrent import futures
 import dataclasses
 import errno
 from multiprocessing import shared_memory
@@ -9,7 +8,6 @@ import pathlib
 import signal
 import sys
 import threading
-import time
 import types
 from unittest import mock
 
@@ -90,47 +88,54 @@ def test_batches_are_a_function_of_seed_and_step():
     assert not np.array_equal(changed['image'], first['image'])
 
 
-def test_all_threads_ask_the_same_pool(monkeypatch):
-  class Slow(data.Pool):
-    def __init__(self, *_):
-      time.sleep(0.1)
-
-  monkeypatch.setattr(data, 'Pool', Slow)
-  dataset = digits(processes=2)
-  with futures.ThreadPoolExecutor(4) as threads:
-    assert len({id(pool) for pool in threads.map(lambda _: dataset.pool, range(4))}) == 1
+def same_batches(threads, processes, workers, sizes):
+  """Whether processes make what threads do."""
+  for step, rows in enumerate(sizes, 1):
+    batch = processes.batch_at(step, batch_size=rows, seed=3, make=workers)
+    for key, value in threads.batch_at(step, batch_size=rows, seed=3).items():
+      np.testing.assert_array_equal(batch[key], value)
+      assert batch[key].dtype == value.dtype
 
 
 def test_processes_make_the_batches_of_threads():
   changes = dict(randaugment=2, channels=3, crop='padded', flip=True)
-  threads, pool = digits(**changes), digits(**changes, processes=2)
-  for step in (1, 2):
-    batch = pool.batch_at(step, batch_size=7, seed=3)
-    for key, value in threads.batch_at(step, batch_size=7, seed=3).items():
-      np.testing.assert_array_equal(batch[key], value)
-      assert batch[key].dtype == value.dtype
-    for worker in pool.pool.workers._processes:  # As `timeout` and SLURM tell a whole group.
+  threads, processes = digits(**changes), digits(**changes, processes=2)
+  with processes.workers() as workers:
+    workers.begin()
+    same_batches(threads, processes, workers, (7, 7))
+    alive = [*workers.workers._processes]
+    assert len(alive) == 2
+    for worker in alive:  # As `timeout` and SLURM tell a whole group.
       os.kill(worker, signal.SIGTERM)
-  os.kill(next(iter(pool.pool.workers._processes)), signal.SIGKILL)
-  with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
-    pool.batch_at(3, batch_size=7, seed=3)
-  end = threading.Thread(target=pool.pool.workers.shutdown, daemon=True)
-  end.start()
-  end.join(30)
-  assert not end.is_alive()  # As the command waits for it at its end.
+    same_batches(threads, processes, workers, (7,))
+    os.kill(alive[0], signal.SIGKILL)
+    with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
+      for step in range(4, 1000):  # The other one may finish some before it is noticed.
+        processes.batch_at(step, batch_size=7, seed=3, make=workers)
+    end = threading.Thread(target=workers.end, daemon=True)
+    end.start()
+    end.join(30)
+    assert not end.is_alive()  # As the command waits for it at its end.
+
+
+def test_processes_end_with_their_run():
+  """A sweep trains many times in one process, each time with its own."""
+  with digits(processes=2).workers() as workers:
+    workers.begin()
+    alive = [*workers.workers._processes.values()]
+  assert len(alive) == 2 and not any(process.is_alive() for process in alive)
+  with digits().workers() as workers:
+    assert not isinstance(workers, data.Pool)
 
 
 def test_large_batches_are_made_in_parts(monkeypatch):
   """What one process makes at a time is bounded, and so is what waits; the pictures stay."""
-  threads, pool = digits(flip=True), digits(flip=True, processes=2)
-  row = 64  # bytes of a picture
-  monkeypatch.setattr(processes, 'PART', 3 * row)
-  assert [pool.pool.parts(rows) for rows in (1, 3, 6, 60)] == [1, 1, 2, 2]
-  assert [pool.ahead(rows) for rows in (3, 60)] == [4, 3]
-  assert threads.ahead(60) == 2
-  batch = pool.batch_at(1, batch_size=9, seed=3)
-  for key, value in threads.batch_at(1, batch_size=9, seed=3).items():
-    np.testing.assert_array_equal(batch[key], value)
+  monkeypatch.setattr(processes, 'PART', 3 * 64)  # 64 bytes are a picture.
+  dataset = digits(flip=True, processes=2)
+  with dataset.workers() as workers:
+    assert [workers.parts(rows) for rows in (1, 3, 6, 60)] == [1, 1, 2, 2]
+    assert [workers.ahead(rows) for rows in (3, 60)] == [2, 1]
+    same_batches(digits(flip=True), dataset, workers, (9,))
 
 
 @pytest.mark.parametrize('room', ['', 'little', 'none'])
@@ -141,14 +146,12 @@ def test_pictures_cross_by_shared_memory_where_there_is_room(monkeypatch, room):
     monkeypatch.setattr(os, 'posix_fallocate', mock.Mock(side_effect=full))
   if room == 'none':
     monkeypatch.setattr(shared, 'PLACE', pathlib.Path('/nowhere'))
-  threads, pool = digits(flip=True), digits(flip=True, processes=1)
-  for rows in (4, 2, 8):  # A block serves again, until it is too small.
-    batch = pool.batch_at(1, batch_size=rows, seed=3)
-    for key, value in threads.batch_at(1, batch_size=rows, seed=3).items():
-      np.testing.assert_array_equal(batch[key], value)
-  names = [block.name for block in pool.pool.blocks.made]
+  dataset = digits(flip=True, processes=1)
+  with dataset.workers() as workers:
+    # A block serves again, until it is too small.
+    same_batches(digits(flip=True), dataset, workers, (4, 2, 8))
+    names = [block.name for block in workers.blocks.made]
   assert len(names) == (0 if room else 1)
-  pool.pool.blocks.close()
   for name in names:
     with pytest.raises(FileNotFoundError):
       shared_memory.SharedMemory(name)

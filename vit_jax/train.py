@@ -40,7 +40,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   """
   checkpoint.check_owner(workdir, config.to_dict())
   exp, shapes = open_run(config, workdir)
-  with checkpoint.Checkpoints(workdir, config.keep_checkpoints, exp.best) as checkpoints:
+  saving = checkpoint.Checkpoints(workdir, config.keep_checkpoints, exp.best)
+  with saving as checkpoints, exp.data.workers() as workers:
     state = checkpoints.restore_latest(in_file(exp, shapes))
     first = step = int(state.step) if state else 0
     if first >= config.total_steps:
@@ -52,14 +53,14 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     room = targets.room_here([*exp.mesh.devices.flat])
     check_fits(compiled.size_on_device(shapes), room, 'its state')
     state = state and from_file(shapes, state)
-    exp.data.begin()
+    workers.begin()  # While the step is compiled.
     state, train_step = prepare(exp, shapes, state)
     check_fits(compiled.memory_of(train_step).total, room, 'a train step')
     describe(exp, state, train_step)
     about, together = exp.passport.to_json(), distributed.Together()
     bands = metrics.Bands(config, workdir, first)
     with Recorder(config, workdir, first) as recorder, Interruption() as interruption, together:
-      for step, batch in training_batches(exp, first):
+      for step, batch in training_batches(exp, first, workers):
         state, values = train_step(state, batch, exp.constants)
         recorder.push(step, values)
         interrupted = interruption.requested()
@@ -99,18 +100,20 @@ def open_run(config: Config, workdir: pathlib.Path) -> tuple[Experiment, TrainSt
   return exp, shapes
 
 
-def training_batches(exp: Experiment, first: int):
+def training_batches(exp: Experiment, first: int, workers: Any):
   """Pairs (step, batch on the devices) from `first + 1` on, made ahead in threads."""
   config = exp.config
   wanted = exp.objective.batch_shapes(exp.data.image_shape, config.batch_size)
   rows = sharding.rows_here(config.batch_size, exp.mesh)
 
   def make(step: int):
-    batch = exp.data.batch_at(step, batch_size=config.batch_size, seed=config.seed, rows=rows)
+    batch = exp.data.batch_at(
+      step, batch_size=config.batch_size, seed=config.seed, rows=rows, make=workers
+    )
     return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
 
   steps = range(first + 1, config.total_steps + 1)
-  return data.pipeline.prefetch(make, steps, ahead=exp.data.ahead(len(rows)))
+  return data.pipeline.prefetch(make, steps, ahead=2 + workers.ahead(len(rows)))
 
 
 def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ A new one is a loader and one line here.
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import functools
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from vit_jax.data import exclude, folder, pipeline, sources, tfds, vtab
 from vit_jax.data.augment import Augment
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.data.processes import Pool
+from vit_jax.data.processes import Make, Pool, Threads
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import fields_of, take
 
@@ -27,8 +27,6 @@ DATASETS: dict[str, Callable[..., tuple[sources.Splits, tuple[str, ...]]]] = {
 }
 # What a section leaves to the data themselves.
 DECIDE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {'vtab': vtab.decide}
-
-_starting = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +70,20 @@ class Dataset:
     return bool(label_shape(self.splits['train']))
 
   def batch_at(
-    self, step: int, *, batch_size: int, seed: int, rows: np.ndarray | None = None
+    self,
+    step: int,
+    *,
+    batch_size: int,
+    seed: int,
+    rows: np.ndarray | None = None,
+    make: Make | None = None,
   ) -> dict[str, np.ndarray]:
     """The training batch of a step counted from 1: 'image' uint8 `B H W C`, 'label' int32 `B`, or
     float32 `B K` (`multi_label`), 'mask' bool `B`: which rows are real.
 
     Args:
       rows: of it that are read, as `sharding.rows_here` says; None: this process's equal share.
+      make: what makes the pictures, of `workers`; None: threads here.
     """
     return pipeline.training_batch(
       self.splits['train'],
@@ -86,7 +91,7 @@ class Dataset:
       batch_size=batch_size,
       seed=seed,
       whole_epochs=self.whole_epochs,
-      make=self.pool if self.processes else self.changed,
+      make=make or self.changed,
       repeats=self.repeats,
       rows=rows,
     )
@@ -102,26 +107,17 @@ class Dataset:
 
     return pipeline.load(self.splits['train'], indices, self.image_shape, self.threads, make)
 
-  def ahead(self, rows: int) -> int:
-    """Training batches, of so many rows here, to make before they are needed."""
-    return 2 + (self.pool.ahead(rows) if self.processes else 0)
-
-  def begin(self) -> None:
-    """Starts what makes training pictures, if processes do, while the train step is compiled."""
-    if self.processes:
-      self.pool.begin()
-
-  @property
-  def pool(self) -> Pool:
-    """The processes that make training pictures, the same for all threads that ask."""
-    with _starting:  # Python 3.12 and later compute a cached property in each of them.
-      return self._pool
-
-  @functools.cached_property
-  def _pool(self) -> Pool:
+  @contextlib.contextmanager
+  def workers(self) -> Iterator[Pool | Threads]:
+    """What makes training pictures: processes, which end with the context, or threads here."""
     train = {'train': self.splits['train']}
-    alone = dataclasses.replace(self, splits=train, threads=1, processes=0)
-    return Pool(alone.changed, self.processes or 0, math.prod(self.image_shape))
+    alone = dataclasses.replace(self, splits=train, threads=1)
+    count, size = self.processes or 0, math.prod(self.image_shape)
+    found = Pool(alone.changed, count, size) if count else Threads(self.changed)
+    try:
+      yield found
+    finally:
+      found.end()
 
   def epoch(
     self, split: str, batch_size: int, *, first: int = 0, view: tuple[int, int] | None = None

@@ -80,6 +80,30 @@ class Context(multiprocessing.context.SpawnContext):
   Process = Worker
 
 
+class Threads:
+  """Pictures that are made in this process, as soon as they are asked for."""
+
+  def __init__(self, make: Make):
+    self.make = make
+
+  def __call__(
+    self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels at some indices; from any thread."""
+    return self.make(indices, rows, key)
+
+  def begin(self) -> None:
+    """Does nothing: threads start with their first work."""
+
+  def end(self) -> None:
+    """Does nothing: other batches, of evaluation, need the threads too."""
+
+  def ahead(self, rows: int) -> int:
+    """No batches beside those that are made early anyway."""
+    del rows
+    return 0
+
+
 class Pool:
   """Processes that make a batch each, or its parts; the pictures are those that one process makes.
 
@@ -98,6 +122,11 @@ class Pool:
     """Starts all processes, which get ready beside what else is done."""
     for _ in range(self.count):
       self.workers.submit(int)
+
+  def end(self) -> None:
+    """Ends all processes, when nobody waits for them any more."""
+    self.workers.shutdown(cancel_futures=True)
+    self.blocks.close()
 
   def __call__(
     self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
@@ -139,5 +168,5 @@ class Pool:
     return max(1, min(self.count, rows * self.size // PART))
 
   def ahead(self, rows: int) -> int:
-    """Batches of some rows that keep every process at work."""
+    """Further batches of some rows to make early, so that every process has work."""
     return -(-self.count // self.parts(rows))

@@ -69,6 +69,7 @@ class Blocks:
     """Gives all memory back; a process that was killed leaves that to Python's resource tracker."""
     for block in [*self.made]:
       self.drop(block)
+    atexit.unregister(self.close)
 
 
 def pixels_of(block: shared_memory.SharedMemory, shape: tuple[int, ...]) -> np.ndarray:
