@@ -110,8 +110,8 @@ def test_processes_make_the_batches_of_threads():
     same_batches(threads, processes, workers, (7,))
     os.kill(alive[0], signal.SIGKILL)
     with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
-      for step in range(4, 1000):  # The other one may finish some before it is noticed.
-        processes.batch_at(step, batch_size=7, seed=3, make=workers)
+      # The other one may finish some before it is noticed.
+      same_batches(threads, processes, workers, [7] * 1000)
     end = threading.Thread(target=workers.end, daemon=True)
     end.start()
     end.join(30)
