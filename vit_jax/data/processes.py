@@ -10,8 +10,11 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing.context
 import os
+import pathlib
+import pickle
 import signal
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -46,9 +49,13 @@ def choose(count: int | None, platform: str) -> int:
   return 0 if platform == 'cpu' or script or cores <= FEW else min(cores, MOST)
 
 
-def begin(make: Make) -> None:
-  """Readies a process of a pool: it ends with the one that started it, and by nothing else."""
-  _make[:] = [make]
+def begin(path: str) -> None:
+  """Readies a process of a pool: it ends with the one that started it, and by nothing else.
+
+  Args:
+    path: of the file with what it is started for.
+  """
+  _make[:] = [pickle.loads(pathlib.Path(path).read_bytes())]
   for one in (signal.SIGINT, signal.SIGTERM):  # They may go to all; the first one says when.
     signal.signal(one, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -116,7 +123,11 @@ class Pool:
   def __init__(self, make: Make, count: int, size: int):
     self.count, self.size = count, size
     self.blocks = shared.Blocks()
-    self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (make,))
+    # A million names of files take seconds to cross a pipe, one process after another.
+    self.file = tempfile.NamedTemporaryFile(prefix='vit_jax_')  # noqa: SIM115
+    pickle.dump(make, self.file, pickle.HIGHEST_PROTOCOL)
+    self.file.flush()
+    self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (self.file.name,))
 
   def begin(self) -> None:
     """Starts all processes, which get ready beside what else is done."""
@@ -127,6 +138,7 @@ class Pool:
     """Ends all processes, when nobody waits for them any more."""
     self.workers.shutdown(cancel_futures=True)
     self.blocks.close()
+    self.file.close()
 
   def __call__(
     self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
