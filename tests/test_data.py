@@ -128,6 +128,12 @@ def test_processes_end_with_their_run():
     assert not isinstance(workers, data.Pool)
 
 
+def test_what_processes_cannot_take_is_refused():
+  """By rule nobody asked for them, so it says how to do without."""
+  with pytest.raises(ValueError, match=r'processes=2: .*<lambda>.*config.data.processes=0 makes'):
+    data.Pool(lambda *_: None, 2, 64)
+
+
 def test_large_batches_are_made_in_parts(monkeypatch):
   """What one process makes at a time is bounded, and so is what waits; the pictures stay."""
   monkeypatch.setattr(processes, 'PART', 3 * 64)  # 64 bytes are a picture.

@@ -118,6 +118,9 @@ class Pool:
     make: can be pickled; each process has its own, and files that it opens are opened in each.
     count: of processes. They start with the first batches, in a second or two, or with `begin`.
     size: bytes of a picture.
+
+  Raises:
+    ValueError: it cannot be pickled.
   """
 
   def __init__(self, make: Make, count: int, size: int):
@@ -125,7 +128,13 @@ class Pool:
     self.blocks = shared.Blocks()
     # A million names of files take seconds to cross a pipe, one process after another.
     self.file = tempfile.NamedTemporaryFile(prefix='vit_jax_')  # noqa: SIM115
-    pickle.dump(make, self.file, pickle.HIGHEST_PROTOCOL)
+    try:
+      pickle.dump(make, self.file, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f'config.data.processes={count}: what makes the pictures cannot be handed to processes '
+        f'({error}); config.data.processes=0 makes them in threads'
+      ) from None
     self.file.flush()
     self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (self.file.name,))
 
