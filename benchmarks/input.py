@@ -39,7 +39,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-def ours(files, batch, threads, recipe):
+def ours(files, batch, threads, recipe, processes=0):
   """vit_jax: threads decode regions into one array; normalisation is left to the device."""
   import jax
   import numpy as np
@@ -55,14 +55,22 @@ def ours(files, batch, threads, recipe):
     preprocess.Preprocess((SIZE, SIZE), 3, 'bilinear', *IMAGENET),
     augment.Augment('random_resized', crop_ratio=RATIO, flip=True, **RECIPES[recipe]['ours']),
     threads=threads,
+    processes=processes,
   )
   mesh = sharding.make_mesh(1)
+  with dataset.workers() as workers:
 
-  def make(step):
-    return sharding.place_batch(dataset.batch_at(step, batch_size=batch, seed=0), mesh)
+    def make(step):
+      made = dataset.batch_at(step, batch_size=batch, seed=0, make=workers)
+      return sharding.place_batch(made, mesh)
 
-  for placed in pipeline.prefetch(make, range(1, 10**9)):
-    yield jax.block_until_ready(placed)['image'].shape[0]
+    for placed in pipeline.prefetch(make, range(1, 10**9), 2 + workers.ahead(batch)):
+      yield jax.block_until_ready(placed)['image'].shape[0]
+
+
+def ours_by_processes(files, batch, threads, recipe):
+  """The same with as many processes, as beside a GPU."""
+  yield from ours(files, batch, threads, recipe, threads)
 
 
 def ours_without_regions(files, batch, threads, recipe):
@@ -156,12 +164,13 @@ def timm_loader(files, batch, threads, recipe):
 
 CASES = {
   'ours': ours,
+  'ours, processes': ours_by_processes,
   'ours, Pillow alone': ours_without_regions,
   'tf.data, whole decode': tf_whole,
   'tf.data, decode_and_crop': tf_crop,
   'timm': timm_loader,
 }
-KNOW_EVERY_RECIPE = ('ours', 'ours, Pillow alone', 'timm')
+KNOW_EVERY_RECIPE = ('ours', 'ours, processes', 'ours, Pillow alone', 'timm')
 
 
 def serve(name, files, batch, threads, recipe, pipe):
@@ -172,6 +181,7 @@ def serve(name, files, batch, threads, recipe, pipe):
       next(batches)
     start, seen = time.perf_counter(), sum(next(batches) for _ in range(count))
     pipe.send(seen / (time.perf_counter() - start))
+  batches.close()  # Processes and their memory end with it.
   os._exit(0)  # Some loaders do not end by themselves.
 
 
