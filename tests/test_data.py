@@ -164,25 +164,26 @@ def test_pictures_cross_by_shared_memory_where_there_is_room(monkeypatch, room):
 
 
 @pytest.mark.parametrize(
-  ('count', 'platform', 'cores', 'script', 'expected'),
+  ('count', 'threads', 'platform', 'cores', 'script', 'expected'),
   [
-    (3, 'cpu', 64, True, 3),  # Whoever asks gets them.
-    (0, 'gpu', 64, False, 0),
-    (None, 'cpu', 64, False, 0),
-    (None, 'gpu', 4, False, 0),
-    (None, 'tpu', 12, False, 12),
-    (None, 'gpu', 96, False, 16),
-    (None, 'gpu', 96, True, 0),  # `python script.py` would be run again in each of them.
+    (3, None, 'cpu', 64, True, 3),  # Whoever asks gets them.
+    (0, None, 'gpu', 64, False, 0),
+    (None, None, 'cpu', 64, False, 0),
+    (None, None, 'gpu', 4, False, 0),
+    (None, None, 'tpu', 12, False, 12),
+    (None, None, 'gpu', 96, False, 16),
+    (None, 4, 'gpu', 96, False, 0),  # That is what was asked for.
+    (None, None, 'gpu', 96, True, 0),  # `python script.py` would be run again in each of them.
   ],
 )
-def test_processes_by_rule(monkeypatch, count, platform, cores, script, expected):
+def test_processes_by_rule(monkeypatch, count, threads, platform, cores, script, expected):
   """Beside an accelerator alone, where threads would wait for Python."""
   main = types.ModuleType('__main__')
   if script:
     main.__file__ = 'script.py'
   monkeypatch.setitem(sys.modules, '__main__', main)
   monkeypatch.setattr(devices, 'cores', lambda: cores)
-  assert processes.choose(count, platform) == expected
+  assert processes.choose(count, threads, platform) == expected
 
 
 def numbered(size):

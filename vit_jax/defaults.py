@@ -82,7 +82,8 @@ _PICTURES = dict(
   split_seed=0,
   threads=int,  # that decode pictures; None: one a core
   # That make training pictures instead of the threads; None: beside a GPU or TPU one a core, at
-  # most 16, where there are more than four; else 0. Not of a script: each would run it again.
+  # most 16, where there are more than four and no number of threads is given; else 0. Not of a
+  # script: each would run it again.
   processes=int,
 )
 

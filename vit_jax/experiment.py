@@ -97,7 +97,8 @@ def build(
   section = data_section(config, known)
   dataset = dataset or data.build(**section)
   mesh = make_mesh(config, dataset.preprocess.image_size, chosen)
-  count = processes.choose(dataset.processes, mesh.devices.flat[0].platform)
+  platform = mesh.devices.flat[0].platform
+  count = processes.choose(dataset.processes, dataset.threads, platform)
   dataset = dataclasses.replace(dataset, processes=count)
   described = model_section(config, dataset, known, place)
   model = models.build(**described, device=mesh.devices.flat[0])

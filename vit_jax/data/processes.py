@@ -33,12 +33,13 @@ PART = 2**24  # bytes of pictures that a process makes at a time
 _make: list[Make] = []  # In a process of a pool: what it was started for.
 
 
-def choose(count: int | None, platform: str) -> int:
+def choose(count: int | None, threads: int | None, platform: str) -> int:
   """How many processes make training pictures; 0: threads do.
 
   Args:
     count: that was asked for; None: one a core, at most 16, on the host of an accelerator that has
       more than four. A script is no such host: what it does would be done again in each process.
+    threads: that were asked for, which they are then.
     platform: of the devices that train.
   """
   if count is not None:
@@ -46,7 +47,8 @@ def choose(count: int | None, platform: str) -> int:
   main = sys.modules['__main__']
   script = getattr(main, '__spec__', None) is None and hasattr(main, '__file__')
   cores = devices.cores()
-  return 0 if platform == 'cpu' or script or cores <= FEW else min(cores, MOST)
+  alone = threads is not None or platform == 'cpu' or script or cores <= FEW
+  return 0 if alone else min(cores, MOST)
 
 
 def begin(path: str) -> None:
