@@ -100,8 +100,12 @@ def open_run(config: Config, workdir: pathlib.Path) -> tuple[Experiment, TrainSt
   return exp, shapes
 
 
-def training_batches(exp: Experiment, first: int, workers: Any):
-  """Pairs (step, batch on the devices) from `first + 1` on, made ahead in threads."""
+def training_batches(exp: Experiment, first: int, workers: Any = None):
+  """Pairs (step, batch on the devices) from `first + 1` on, made ahead in threads.
+
+  Args:
+    workers: what makes the pictures, of `exp.data.workers`; None: threads here.
+  """
   config = exp.config
   wanted = exp.objective.batch_shapes(exp.data.image_shape, config.batch_size)
   rows = sharding.rows_here(config.batch_size, exp.mesh)
@@ -113,7 +117,7 @@ def training_batches(exp: Experiment, first: int, workers: Any):
     return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
 
   steps = range(first + 1, config.total_steps + 1)
-  return data.pipeline.prefetch(make, steps, ahead=2 + workers.ahead(len(rows)))
+  return data.pipeline.prefetch(make, steps, ahead=2 + (workers.ahead(len(rows)) if workers else 0))
 
 
 def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:
