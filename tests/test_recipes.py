@@ -24,6 +24,7 @@ BIT = {
 }
 SWIN = {'data.image_size': (32, 32), 'model.variant': 'digits/4'}
 SASA = {'data.image_size': (32, 32), 'model.variant': 'digits', 'model.kernel': 3}
+HYBRID = {'data.image_size': (16, 16), 'model.depth': 1, 'model.dtype': 'float32', 'batch_size': 4}
 OFFSETS = {'model.variant': 'digits/8'}
 TUNE = {'data.image_size': (16, 16), 'data.channels': 3}
 SEQUENCE = {
@@ -45,7 +46,7 @@ TRAINED = {
   ('vit_tfds', 'cifar10'): ('tfds', {}),
   ('vit_tfds', 'cifar10_long'): ('tfds', LONG),
   ('vit_tfds', 'cifar100_long'): ('tfds', LONG),
-  ('vit_tfds', 'cifar10_r20'): ('tfds', {'model.depth': 1, 'batch_size': 4}),
+  ('vit_tfds', 'cifar10_r20'): ('tfds', HYBRID),
   ('vit_tfds', 'cifar10_5000'): ('tfds', {'data.train_examples': 50}),
   ('vit_tfds', 'fashion_mnist'): ('tfds', {}),
   ('deit', 'S'): ('tfds', TINY),
