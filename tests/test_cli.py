@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 
-from conftest import ROOT, SMALL, command
+from conftest import ROOT, SMALL, command, small_config
 import numpy as np
 from PIL import Image
 import pytest
 
 import vit_jax
-from vit_jax import metrics, recipe
+from vit_jax import experiment, metrics, recipe
+from vit_jax.data import processes
 
 RECIPE = f'--config={ROOT}/configs/vit_digits.py'
 
@@ -211,6 +212,20 @@ def test_kill_9_then_resume(quick, tmp_path):
   assert done.returncode == 0, done.stderr
   steps = [row['step'] for row in metrics.read(tmp_path / 'metrics.jsonl')]
   assert steps == list(range(1, saved + 6))
+
+
+def test_processes_that_make_pictures_change_nothing(quick, tmp_path, monkeypatch):
+  """Said in the first lines of a run; by rule where nobody asks."""
+  words = (RECIPE, *SMALL, '--config.checkpoint_every=6')
+  for count in (0, 2):
+    done = quick(*words, f'--workdir={tmp_path / str(count)}', f'--config.data.processes={count}')
+    assert done.returncode == 0, done.stderr
+    assert ('2 processes make training pictures' in done.stderr) == (count == 2)
+  found = [dict(np.load(tmp_path / name / 'model/weights.npz')) for name in '02']
+  for key, value in found[0].items():
+    np.testing.assert_array_equal(value, found[1][key], err_msg=key)
+  monkeypatch.setattr(processes, 'choose', lambda *_: 5)
+  assert experiment.build(small_config()).data.processes == 5
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ FIXED_RESNET: dict[str, Section] = {
 }
 # The formulas of BiT's kernels differ in their epsilon alone, so either file serves both.
 FIXED_BIT: Section = {'group_norm_epsilon': 1e-5, 'pool_padding': 'zero', 'root_kernel': 7}
-SMALL_ROOT = 'R20+'  # Hybrids whose first kernel is 3 x 3.
 READOUTS = {
   'official': ('class_token', 'mean'),
   'torchvision': ('class_token',),
@@ -211,8 +210,7 @@ def deit_losses(target: str, model: Section, sizes: Section) -> list[str]:
 def hybrid_losses(target: str, model: Section, sizes: Section) -> list[str]:
   """What a target cannot hold of a hybrid."""
   lost = vit_losses(target, model, sizes) + differing(target, model, FIXED_RESNET[target])
-  if model['variant'].startswith(SMALL_ROOT):
-    lost.append(f'the small root of {model["variant"]}: {target} has 7 x 7 and a pool')
+  lost += differing(target, {'root_kernel': sizes['root_kernel']}, {'root_kernel': 7})
   return lost + (extra_parts(target, model) if target == 'timm' else [])
 
 

@@ -229,11 +229,10 @@ class BigTransfer(Model):
 
   def root(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
     """The first two layers: 7 x 7 convolution and max-pool, each in steps of 2; or a small one."""
-    small, width = self.root_kernel == 3, 64 * self.width_factor
-    settings = (self.standardise, self.dtype)
-    convolve = Conv(width, self.root_kernel, 1 if small else 2, *settings, name='root_block')
-    x = convolve(images)
-    if small:
+    step, settings = resnet.ROOTS[self.root_kernel], (self.standardise, self.dtype)
+    width = 64 * self.width_factor
+    x = Conv(width, self.root_kernel, step, *settings, name='root_block')(images)
+    if step == 1:
       return x
     border = POOL_PADDING[self.pool_padding]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border)

@@ -71,6 +71,10 @@ class HybridVisionTransformer(vit.VisionTransformer):
     kinds = super().resampled() | {'conv_root/kernel': 'channels'}
     return {name: kind for name, kind in kinds.items() if name != 'embedding/kernel'}
 
+  def sizes(self) -> dict[str, Any]:
+    """Those of a ViT, and the side of the first kernel."""
+    return super().sizes() | {'root_kernel': self.root}
+
   def multiply_adds(self) -> dict[str, int]:
     """Multiply-adds of a forward pass of one image: of the ResNet, then as a ViT's."""
     stem = arithmetic.of_resnet(self.image_size, self.channels, 64, self.units, root=self.root)
@@ -80,7 +84,9 @@ class HybridVisionTransformer(vit.VisionTransformer):
   def setup(self):
     super().setup()
     settings = (self.standardise, self.group_norm_epsilon, self.dtype)
-    self.conv_root = resnet.root(64, self.root, 'SAME', self.standardise, self.dtype)
+    self.conv_root = resnet.StandardisedConv(
+      64, self.root, resnet.ROOTS[self.root], 'SAME', self.standardise, self.dtype
+    )
     self.gn_root = resnet.GroupNorm(self.group_norm_epsilon)
     self.stages = [
       resnet.PostStage(count, 64 * 2**i, 2 if i else 1, *settings, name=f'block{i + 1}')
@@ -89,7 +95,7 @@ class HybridVisionTransformer(vit.VisionTransformer):
 
   def stem(self, images: Float[Array, 'B H W C']) -> Float[Array, 'B h w c']:
     x = nn.relu(self.gn_root(self.conv_root(images)))
-    if self.root == 7:
+    if resnet.ROOTS[self.root] > 1:
       x = nn.max_pool(x, (3, 3), (2, 2), 'SAME')
     for stage in self.stages:
       x = stage(x)

@@ -15,10 +15,9 @@ STANDARDISE = {
   'bit': lambda mean, std, w: (w - mean) / jnp.sqrt(std**2 + 1e-10),  # big_transfer, big_vision
   'timm': lambda mean, std, w: (w - mean) / jnp.sqrt(std**2 + 1e-8),
 }
-# Pixels from one place to the next after the root, by the side of its kernel: 7 x 7 and a pool,
-# each in steps of 2, as published; or 3 x 3 alone in steps of 1, as ResNets of pictures of 32
-# pixels have (arXiv:1512.03385, section 4.2).
-ROOTS = {7: 4, 3: 1}
+# Steps of the root by the side of its kernel: 7 x 7 before a pool, each in steps of 2, as
+# published; or 3 x 3 alone, as ResNets of pictures of 32 pixels have (arXiv:1512.03385, 4.2).
+ROOTS = {7: 2, 3: 1}
 # Units of each stage by depth in layers, three a unit and two more; up to 20 they are ours, small.
 UNITS = {
   5: (1,),
@@ -60,18 +59,9 @@ class StandardisedConv(nn.Module):
     )
 
 
-def root(
-  features: int, size: int, padding: str | int, standardise: str, dtype: str, **named
-) -> StandardisedConv:
-  """The first convolution, whose kernel has a side of ROOTS."""
-  return StandardisedConv(
-    features, size, 2 if size == 7 else 1, padding, standardise, dtype, **named
-  )
-
-
 def stride_of(units: tuple[int, ...], root: int) -> int:
   """Pixels from one place of the last map to the next: each stage after the first one halves it."""
-  return ROOTS[root] * 2 ** max(0, len(units) - 1)
+  return ROOTS[root] ** 2 * 2 ** max(0, len(units) - 1)
 
 
 class GroupNorm(nn.Module):
