@@ -102,13 +102,15 @@ def test_processes_make_the_batches_of_threads():
   threads, processes = digits(**changes), digits(**changes, processes=2)
   with processes.workers() as workers:
     workers.begin()
-    same_batches(threads, processes, workers, (7, 7))
-    alive = [*workers.workers._processes]
+    alive = dict(workers.workers._processes)
     assert len(alive) == 2
-    for worker in alive:  # As `timeout` and SLURM tell a whole group.
-      os.kill(worker, signal.SIGTERM)
-    same_batches(threads, processes, workers, (7,))
-    os.kill(alive[0], signal.SIGKILL)
+    for sizes in ((7, 7), (7,)):  # Before they are ready, and at work.
+      for worker in alive:  # As `timeout` and SLURM tell a whole group.
+        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, signal.SIGINT)
+      same_batches(threads, processes, workers, sizes)
+      assert all(process.is_alive() for process in alive.values())
+    os.kill([*alive][0], signal.SIGKILL)
     with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
       # The other one may finish some before it is noticed.
       same_batches(threads, processes, workers, [7] * 1000)

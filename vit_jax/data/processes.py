@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing.context
+from multiprocessing import resource_tracker
 import os
 import pathlib
 import pickle
@@ -29,6 +30,8 @@ Make = Callable[[np.ndarray, np.ndarray, tuple[int, int]], tuple[np.ndarray, np.
 FEW = 4  # cores that threads keep busy
 MOST = 16  # processes by rule; several of a host share its cores
 PART = 2**24  # bytes of pictures that a process makes at a time
+
+GROUP = (signal.SIGINT, signal.SIGTERM)  # may go to all processes; the first one says when.
 
 _make: list[Make] = []  # In a process of a pool: what it was started for.
 
@@ -58,7 +61,7 @@ def begin(path: str) -> None:
     path: of the file with what it is started for.
   """
   _make[:] = [pickle.loads(pathlib.Path(path).read_bytes())]
-  for one in (signal.SIGINT, signal.SIGTERM):  # They may go to all; the first one says when.
+  for one in GROUP:
     signal.signal(one, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   if parent is not None:
@@ -77,7 +80,20 @@ def make_here(
 
 
 class Worker(multiprocessing.context.SpawnProcess):
-  """A process that ignores SIGTERM: a pool that lost another one would wait for it forever."""
+  """A process that ignores SIGTERM, from its first moment on.
+
+  A second or two pass until `begin`, in which a run may be stopped too. A pool that lost another
+  process would wait for this one forever.
+  """
+
+  def start(self) -> None:
+    """Starts it while signals of the group are held back, which it inherits."""
+    resource_tracker.ensure_running()  # Started with the first process, it would let them through.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP)
+    try:
+      super().start()
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
   def terminate(self) -> None:
     self.kill()
