@@ -1,11 +1,13 @@
 """Data: splits, order, padding, pictures of every mode, refusals."""
 
 import dataclasses
-import errno
-from multiprocessing import shared_memory
+from importlib.machinery import ModuleSpec
+import multiprocessing
 import os
 import pathlib
+import pickle
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from vit_jax import data
-from vit_jax.data import augment, pipeline, preprocess, processes, shared, sources, stratified
+from vit_jax.data import augment, pipeline, preprocess, processes, sources, stratified, vtab_tasks
 from vit_jax.runtime import devices
 
 
@@ -110,7 +112,7 @@ def test_processes_make_the_batches_of_threads():
         os.kill(worker, signal.SIGINT)
       same_batches(threads, processes, workers, sizes)
       assert all(process.is_alive() for process in alive.values())
-    os.kill([*alive][0], signal.SIGKILL)
+    os.kill(next(iter(alive)), signal.SIGKILL)
     with pytest.raises(OSError, match=r'config.data.processes=2 may be fewer'):
       # The other one may finish some before it is noticed.
       same_batches(threads, processes, workers, [7] * 1000)
@@ -131,9 +133,112 @@ def test_processes_end_with_their_run():
 
 
 def test_what_processes_cannot_take_is_refused():
-  """By rule nobody asked for them, so it says how to do without."""
-  with pytest.raises(ValueError, match=r'processes=2: .*<lambda>.*config.data.processes=0 makes'):
+  """Where somebody asked for them; by rule threads do it, and the log says so."""
+  with pytest.raises(ValueError, match=r'cannot .*<lambda>.*config.data.processes=0 makes'):
     data.Pool(lambda *_: None, 2, 64)
+
+  class Here(sources.Listed):
+    """A class that no module has."""
+
+  splits: sources.Splits = {'train': Here(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))}
+  there = dataclasses.replace(digits(processes=2), splits=splits)
+  with pytest.raises(ValueError, match='handed to processes'), there.workers():
+    pass
+  with mock.patch.object(data.logging, 'warning') as warn, there.workers(asked=False) as workers:
+    assert isinstance(workers, data.Threads)
+  assert 'threads make training pictures' in warn.call_args.args[0]
+
+
+def test_what_stands_in_a_session_alone_is_refused(monkeypatch):
+  """A notebook's class would be looked for in a main module that is another one there."""
+
+  def reads(main):
+    monkeypatch.setitem(sys.modules, '__main__', main)
+    main.Mine = type('Mine', (), {'__module__': '__main__', '__call__': lambda *_: None})
+    data.Pool(main.Mine(), 1, 64).end()
+
+  with pytest.raises(ValueError, match='Mine is defined in this session'):
+    reads(types.ModuleType('__main__'))
+  script = types.ModuleType('__main__')
+  script.__file__ = 'script.py'
+  reads(script)  # Which each process runs, up to `if __name__ == '__main__'`.
+
+
+class Unreadable:
+  """What can be written and not be read."""
+
+  def __reduce__(self):
+    return (int, ('no number',))
+
+  def __call__(self, *_):
+    raise AssertionError('it was read')
+
+
+def test_a_process_that_cannot_read_its_work_says_why():
+  pool = data.Pool(Unreadable(), 1, 64)
+  try:
+    with pytest.raises(ValueError, match=r'ValueError: invalid literal.*data.processes=0 makes'):
+      pool(np.arange(1), np.arange(1), (0, 1))
+  finally:
+    pool.end()
+
+
+@pytest.mark.parametrize('task', [*vtab_tasks.TASKS])
+def test_labels_of_every_task_cross(task):
+  """Each by a rule of its own."""
+  rule = vtab_tasks.TASKS[task]
+  assert pickle.loads(pickle.dumps(rule)).label.__class__ is rule.label.__class__
+
+
+KILLED = """
+import sys, time
+import numpy as np
+from vit_jax import data
+from vit_jax.data import augment, preprocess, sources
+source = sources.Listed(np.zeros((9, 8, 8, 1), np.uint8), np.zeros(9, np.int32))
+plain = preprocess.Preprocess((8, 8), 1)
+dataset = data.Dataset({'train': source}, ('a', 'b'), plain, augment.Augment(), processes=2)
+with dataset.workers() as workers:
+  workers.begin()
+  dataset.batch_at(1, batch_size=4, seed=0, make=workers)
+  print(*workers.workers._processes, flush=True)
+  time.sleep(60)
+"""
+
+
+def test_nothing_stays_of_a_group_that_is_killed(tmp_path):
+  """As SLURM and the kernel do it, which nobody can answer."""
+  place = pathlib.Path('/dev/shm')
+  before = {*place.glob('psm_*')}
+  run = subprocess.Popen(
+    [sys.executable, '-c', KILLED], stdout=subprocess.PIPE, text=True, start_new_session=True,
+    env=os.environ | {'TMPDIR': str(tmp_path)},
+  )  # fmt: skip
+  assert run.stdout
+  assert len(run.stdout.readline().split()) == 2
+  os.killpg(run.pid, signal.SIGKILL)
+  assert run.wait() == -signal.SIGKILL
+  run.stdout.close()
+  assert [*tmp_path.iterdir()] == []
+  assert {*place.glob('psm_*')} <= before
+
+
+def test_ctrl_c_while_processes_start_leaves_none(monkeypatch):
+  """It reaches the main thread, which waits for them."""
+  main = threading.main_thread().ident or 0
+  interrupts = iter([lambda: signal.pthread_kill(main, signal.SIGINT), lambda: None])
+
+  def interrupted():
+    with digits(processes=2).workers() as workers:
+      submit = workers.workers.submit
+      before = lambda *words: (next(interrupts)(), submit(*words))[1]  # noqa: E731
+      monkeypatch.setattr(workers.workers, 'submit', before)
+      workers.begin()
+
+  with pytest.raises(KeyboardInterrupt):
+    interrupted()
+  assert next(interrupts, None) is None
+  assert not multiprocessing.active_children()
 
 
 def test_large_batches_are_made_in_parts(monkeypatch):
@@ -144,25 +249,22 @@ def test_large_batches_are_made_in_parts(monkeypatch):
     assert [workers.parts(rows) for rows in (1, 3, 6, 60)] == [1, 1, 2, 2]
     assert [workers.ahead(rows) for rows in (3, 60)] == [2, 1]
     same_batches(digits(flip=True), dataset, workers, (9,))
+    monkeypatch.setattr(processes, 'PART', 1)  # Of one picture, each process makes one.
+    same_batches(digits(flip=True), dataset, workers, (1,))
 
 
-@pytest.mark.parametrize('room', ['', 'little', 'none'])
-def test_pictures_cross_by_shared_memory_where_there_is_room(monkeypatch, room):
-  """The same ones by a pipe; and nothing stays behind."""
-  if room == 'little':
-    full = OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr(os, 'posix_fallocate', mock.Mock(side_effect=full))
-  if room == 'none':
-    monkeypatch.setattr(shared, 'PLACE', pathlib.Path('/nowhere'))
+@pytest.mark.parametrize('there', [True, False])
+def test_pictures_cross_by_shared_memory_where_it_is(monkeypatch, there):
+  """The same ones by a pipe."""
+  if not there:
+    monkeypatch.delattr(os, 'memfd_create', raising=False)
   dataset = digits(flip=True, processes=1)
   with dataset.workers() as workers:
-    # A block serves again, until it is too small.
-    same_batches(digits(flip=True), dataset, workers, (4, 2, 8))
-    names = [block.name for block in workers.blocks.made]
-  assert len(names) == (1 if not room and shared.PLACE.is_dir() else 0)
-  for name in names:
-    with pytest.raises(FileNotFoundError):
-      shared_memory.SharedMemory(name)
+    # A block serves again, until it is too small; one more may be where it was.
+    same_batches(digits(flip=True), dataset, workers, (4, 2, 8, 4, 64))
+    blocks = [*workers.blocks.made]
+  assert len(blocks) == (1 if there and hasattr(os, 'memfd_create') else 0)
+  assert all(block.file.closed and block.memory.closed for block in blocks)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +277,10 @@ def test_pictures_cross_by_shared_memory_where_there_is_room(monkeypatch, room):
     (None, None, 'tpu', 12, False, 12),
     (None, None, 'gpu', 96, False, 16),
     (None, 4, 'gpu', 96, False, 0),  # That is what was asked for.
-    (None, None, 'gpu', 96, True, 0),  # `python script.py` would be run again in each of them.
+    # `python script.py` would be run again in each of them, and so would `python -m module`.
+    (None, None, 'gpu', 96, True, 0),
+    (None, None, 'gpu', 96, 'others.module', 0),
+    (None, None, 'gpu', 96, 'vit_jax.main', 16),
   ],
 )
 def test_processes_by_rule(monkeypatch, count, threads, platform, cores, script, expected):
@@ -183,6 +288,8 @@ def test_processes_by_rule(monkeypatch, count, threads, platform, cores, script,
   main = types.ModuleType('__main__')
   if script:
     main.__file__ = 'script.py'
+  if isinstance(script, str):
+    main.__spec__ = ModuleSpec(script, None)
   monkeypatch.setitem(sys.modules, '__main__', main)
   monkeypatch.setattr(devices, 'cores', lambda: cores)
   assert processes.choose(count, threads, platform) == expected

@@ -41,7 +41,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   checkpoint.check_owner(workdir, config.to_dict())
   exp, shapes = open_run(config, workdir)
   saving = checkpoint.Checkpoints(workdir, config.keep_checkpoints, exp.best)
-  with saving as checkpoints, exp.data.workers() as workers:
+  with saving as checkpoints, exp.data.workers(config.data.processes is not None) as workers:
     state = checkpoints.restore_latest(in_file(exp, shapes))
     first = step = int(state.step) if state else 0
     if first >= config.total_steps:
@@ -114,10 +114,16 @@ def training_batches(exp: Experiment, first: int, workers: Any = None):
     batch = exp.data.batch_at(
       step, batch_size=config.batch_size, seed=config.seed, rows=rows, make=workers
     )
-    return step, sharding.place_batch({name: batch[name] for name in wanted}, exp.mesh)
+    return step, {name: batch[name] for name in wanted}
+
+  def place(made):
+    step, batch = made
+    return step, sharding.place_batch(batch, exp.mesh)
 
   steps = range(first + 1, config.total_steps + 1)
-  return data.pipeline.prefetch(make, steps, ahead=2 + (workers.ahead(len(rows)) if workers else 0))
+  if ahead := workers.ahead(len(rows)) if workers else 0:  # Those wait on the host.
+    return data.pipeline.prefetch(place, data.pipeline.prefetch(make, steps, ahead))
+  return data.pipeline.prefetch(lambda step: place(make(step)), steps)
 
 
 def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:
@@ -182,9 +188,6 @@ def describe(exp: Experiment, state: TrainState, train_step: Any) -> None:
   sizes = ', '.join(f'{name} {len(source)}' for name, source in exp.data.splits.items())
   names = exp.data.class_names
   logging.info('data: %s; %d classes: %s', sizes, len(names), ', '.join(names[:20]))
-  if exp.data.processes:
-    count = exp.data.processes
-    logging.info('%d processes make training pictures (config.data.processes=0: threads)', count)
   memory = compiled.memory_of(train_step)
   logging.info(
     'memory: about %.3g GB a device for the train step, %.3g of them the state and the batch',

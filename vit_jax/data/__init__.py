@@ -10,6 +10,7 @@ import functools
 import math
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from vit_jax.data import exclude, folder, pipeline, sources, tfds, vtab
@@ -108,12 +109,25 @@ class Dataset:
     return pipeline.load(self.splits['train'], indices, self.image_shape, self.threads, make)
 
   @contextlib.contextmanager
-  def workers(self) -> Iterator[Pool | Threads]:
-    """What makes training pictures: processes, which end with the context, or threads here."""
+  def workers(self, asked: bool = True) -> Iterator[Pool | Threads]:
+    """What makes training pictures: processes, which end with the context, or threads here.
+
+    Args:
+      asked: whether a person wants processes; else threads stand in where none can be had.
+
+    Raises:
+      ValueError: what makes the pictures cannot be handed to processes.
+    """
     train = {'train': self.splits['train']}
     alone = dataclasses.replace(self, splits=train, threads=1)
-    count, size = self.processes or 0, math.prod(self.image_shape)
-    found = Pool(alone.changed, count, size) if count else Threads(self.changed)
+    found: Pool | Threads = Threads(self.changed)
+    if self.processes:
+      try:
+        found = Pool(alone.changed, self.processes, math.prod(self.image_shape))
+      except ValueError as error:
+        if asked:
+          raise
+        logging.warning('threads make training pictures: %s', error)
     try:
       yield found
     finally:

@@ -6,7 +6,7 @@ one array a batch; pixels stay uint8 until they are on the device.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 import functools
 from typing import Any
@@ -155,7 +155,7 @@ def load(
   return images, labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
 
-def prefetch(make: Callable[[int], Any], steps: range, ahead: int = 2) -> Iterator:
+def prefetch(make: Callable[[Any], Any], steps: Iterable, ahead: int = 2) -> Iterator:
   """Yields `make(step)` for each step in order, up to `ahead` of them made early in threads."""
   pool = futures.ThreadPoolExecutor(ahead, 'prefetch')
   waiting: deque[futures.Future] = deque()

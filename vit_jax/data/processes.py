@@ -8,8 +8,9 @@ cores busy: sixteen of them made 650 a second beside an H200, which trains ViT-B
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-import multiprocessing.context
+import functools
 from multiprocessing import resource_tracker
+import multiprocessing.context
 import os
 import pathlib
 import pickle
@@ -17,8 +18,10 @@ import signal
 import sys
 import tempfile
 import threading
-from typing import Any
+import types
+from typing import Any, NoReturn
 
+from absl import logging
 import numpy as np
 
 from vit_jax.data import shared
@@ -41,14 +44,16 @@ def choose(count: int | None, threads: int | None, platform: str) -> int:
 
   Args:
     count: that was asked for; None: one a core, at most 16, on the host of an accelerator that has
-      more than four. A script is no such host: what it does would be done again in each process.
+      more than four. A script, or another's `python -m`, is none: what it does would be done
+      again in each process.
     threads: that were asked for, which they are then.
     platform: of the devices that train.
   """
   if count is not None:
     return count
   main = sys.modules['__main__']
-  script = getattr(main, '__spec__', None) is None and hasattr(main, '__file__')
+  name = getattr(getattr(main, '__spec__', None), 'name', '')
+  script = hasattr(main, '__file__') and not name.startswith(f'{__package__.partition(".")[0]}.')
   cores = devices.cores()
   alone = threads is not None or platform == 'cpu' or script or cores <= FEW
   return 0 if alone else min(cores, MOST)
@@ -60,7 +65,10 @@ def begin(path: str) -> None:
   Args:
     path: of the file with what it is started for.
   """
-  _make[:] = [pickle.loads(pathlib.Path(path).read_bytes())]
+  try:
+    _make[:] = [pickle.loads(pathlib.Path(path).read_bytes())]
+  except Exception as error:  # Any: what others' classes raise. A pool would not tell it.
+    _make[:] = [functools.partial(refuse, f'{type(error).__name__}: {error}')]
   for one in GROUP:
     signal.signal(one, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -68,15 +76,37 @@ def begin(path: str) -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
+def refuse(reason: str, *_: Any) -> NoReturn:
+  """Says why pictures cannot be made by processes.
+
+  Raises:
+    ValueError: always.
+  """
+  raise ValueError(
+    f'what makes the pictures cannot be handed to processes ({reason}); '
+    'config.data.processes=0 makes them in threads'
+  )
+
+
 def make_here(
-  indices: np.ndarray, rows: np.ndarray, key: tuple[int, int], place: str | None
+  indices: np.ndarray, rows: np.ndarray, key: tuple[int, int], place: shared.Place | None
 ) -> tuple[np.ndarray | tuple[int, ...], np.ndarray]:
-  """What this process of a pool was started for; images in the block of that name, if any."""
+  """What this process of a pool was started for; images in the block there, if any."""
   images, labels = _make[0](indices, rows, key)
   if place is None:
     return images, labels
   shared.pixels_of(shared.attached(place), images.shape)[:] = images
   return images.shape, labels
+
+
+class Pickler(pickle.Pickler):
+  """Refuses what stands in a session alone: a process that starts anew cannot import it."""
+
+  def reducer_override(self, obj: Any) -> Any:
+    named = isinstance(obj, type | types.FunctionType) and obj.__module__ == '__main__'
+    if named and not hasattr(sys.modules['__main__'], '__file__'):
+      raise pickle.PicklingError(f'{obj.__qualname__} is defined in this session, in no file')
+    return NotImplemented
 
 
 class Worker(multiprocessing.context.SpawnProcess):
@@ -103,6 +133,12 @@ class Context(multiprocessing.context.SpawnContext):
   """Starts workers anew; not forked: JAX's threads hold locks that a copy would wait for."""
 
   Process = Worker
+
+
+def named_file() -> tuple[Any, str]:
+  """An empty file on the disk, which is gone when it is closed, and its path."""
+  file = tempfile.NamedTemporaryFile(prefix='vit_jax_')  # noqa: SIM115
+  return file, file.name
 
 
 class Threads:
@@ -134,7 +170,7 @@ class Pool:
 
   Args:
     make: can be pickled; each process has its own, and files that it opens are opened in each.
-    count: of processes. They start with the first batches, in a second or two, or with `begin`.
+    count: of processes. They start with `begin`, in a second or two, or with the first batches.
     size: bytes of a picture.
 
   Raises:
@@ -145,24 +181,35 @@ class Pool:
     self.count, self.size = count, size
     self.blocks = shared.Blocks()
     # A million names of files take seconds to cross a pipe, one process after another.
-    self.file = tempfile.NamedTemporaryFile(prefix='vit_jax_')  # noqa: SIM115
+    self.file, path = shared.memory_file() or named_file()
     try:
-      pickle.dump(make, self.file, pickle.HIGHEST_PROTOCOL)
+      Pickler(self.file, pickle.HIGHEST_PROTOCOL).dump(make)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-      raise ValueError(
-        f'config.data.processes={count}: what makes the pictures cannot be handed to processes '
-        f'({error}); config.data.processes=0 makes them in threads'
-      ) from None
+      refuse(str(error))
     self.file.flush()
-    self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (self.file.name,))
+    self.workers = futures.ProcessPoolExecutor(count, Context(), begin, (path,))
+    self.starter = threading.Thread(target=self.start_all)
 
   def begin(self) -> None:
-    """Starts all processes, which get ready beside what else is done."""
+    """Starts all processes, which get ready beside what else is done.
+
+    Ctrl-C reaches the main thread alone: here it would leave a process half started.
+    """
+    logging.info(
+      '%d processes make training pictures (config.data.processes=0: threads)', self.count
+    )
+    self.starter.start()
+    self.starter.join()
+
+  def start_all(self) -> None:
+    """Gives each process something to start for."""
     for _ in range(self.count):
       self.workers.submit(int)
 
   def end(self) -> None:
     """Ends all processes, when nobody waits for them any more."""
+    if self.starter.ident:  # Begun; Ctrl-C may have come in between.
+      self.starter.join()
     self.workers.shutdown(cancel_futures=True)
     self.blocks.close()
     self.file.close()
@@ -191,20 +238,24 @@ class Pool:
     images, labels = zip(*made, strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
-  def start(self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]) -> tuple:
+  def start(
+    self, indices: np.ndarray, rows: np.ndarray, key: tuple[int, int]
+  ) -> tuple[futures.Future, shared.Block | None]:
     """What will be made, and the block where its images will lie; None: they come by a pipe."""
     block = self.blocks.take(len(indices) * self.size)
-    place = block and block.name
+    place = block and block.place
     return self.workers.submit(make_here, indices, rows, key, place), block
 
-  def finish(self, future: futures.Future, block: Any) -> tuple[np.ndarray, np.ndarray]:
+  def finish(
+    self, future: futures.Future, block: shared.Block | None
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of what was started."""
     images, labels = future.result()
     return (self.blocks.take_out(block, images) if block else images), labels
 
   def parts(self, rows: int) -> int:
     """In how many parts a batch of some rows is made."""
-    return max(1, min(self.count, rows * self.size // PART))
+    return max(1, min(self.count, rows, rows * self.size // PART))
 
   def ahead(self, rows: int) -> int:
     """Further batches of some rows to make early, so that every process has work."""

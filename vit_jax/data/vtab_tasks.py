@@ -7,6 +7,7 @@ flipped is as in Scenic's settings for ViT-G, as the ViT paper does not say.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,9 @@ class Task:
   manual: str = ''
 
 
-def sixteenth(key: str, count: int) -> Callable[[Example], int]:
-  """A rule that puts `count` values of a key into 16 bins: dSprites."""
-  return lambda example: int(example[key]) * 16 // count
+def sixteenth(example: Example, key: str, count: int) -> int:
+  """dSprites: which of 16 bins the value of a key lies in, that has `count` of them."""
+  return int(example[key]) * 16 // count
 
 
 def level(value: float, limits: Sequence[float]) -> int:
@@ -75,6 +76,8 @@ def closest_vehicle(example: Example) -> int:
 
 CLEVR_LIMITS = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 KITTI_LIMITS = (-100.0, 8.0, 20.0, 999.0)
+X_POSITION = functools.partial(sixteenth, key='label_x_position', count=32)
+ORIENTATION = functools.partial(sixteenth, key='label_orientation', count=40)
 SIXTEEN = tuple(f'sixteenth {i}' for i in range(16))
 CLEVR = ('structured', 'clevr', 3, 'train[:800]', 'train[63000:63200]', 'validation')
 DSPRITES = (
@@ -113,10 +116,10 @@ TASKS: dict[str, Task] = {
   'clevr_distance': Task(*CLEVR, 6, closest_object, crop=False, names=DISTANCES),
   'dmlab': Task('structured', 'dmlab', 2, *OTHER, 6, crop=False),
   'dsprites_location': Task(
-    *DSPRITES, sixteenth('label_x_position', 32), crop=False, flip=False, names=SIXTEEN, scale=255
+    *DSPRITES, X_POSITION, crop=False, flip=False, names=SIXTEEN, scale=255
   ),
   'dsprites_orientation': Task(
-    *DSPRITES, sixteenth('label_orientation', 40), flip=False, names=SIXTEEN, scale=255
+    *DSPRITES, ORIENTATION, flip=False, names=SIXTEEN, scale=255
   ),
   'kitti_distance': Task(
     'structured', 'kitti', 3, *OTHER, 4, closest_vehicle, crop=False, names=VEHICLES
