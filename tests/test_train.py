@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from unittest import mock
 
 from conftest import small_config
 import jax
@@ -11,6 +13,7 @@ import optax
 import pytest
 
 from vit_jax import checkpoint, experiment, metrics, optim, predict, step, train
+from vit_jax.explore import estimate
 from vit_jax.runtime import fingerprint, sharding
 
 
@@ -264,6 +267,25 @@ def run_steps(config, count=3):
     state, values = train_step(state, batch[1], built.constants)
     losses.append(float(values['loss']))
   return state, losses
+
+
+@pytest.mark.parametrize('ahead', [0, 7])
+def test_few_batches_wait_on_the_devices(monkeypatch, ahead):
+  """As many as a plan counts, however many processes make ahead; those wait on the host."""
+  built = experiment.build(small_config(total_steps=12))
+  workers = mock.Mock(side_effect=built.data.changed, ahead=lambda rows: ahead)
+  placed = mock.Mock(side_effect=lambda batch, mesh: batch)
+  monkeypatch.setattr(sharding, 'place_batch', placed)
+  expected = [batch['label'] for _, batch in train.training_batches(built, 0)]
+  placed.reset_mock()
+  steps = []
+  for step_, batch in train.training_batches(built, 0, workers):
+    steps.append(step_)
+    time.sleep(0.02)  # Whatever is not held back is there by now.
+    assert placed.call_count <= len(steps) + estimate.BATCHES - 2
+    assert workers.call_count <= len(steps) + estimate.BATCHES - 2 + ahead
+    np.testing.assert_array_equal(batch['label'], expected[len(steps) - 1])
+  assert steps == [*range(1, 13)]
 
 
 def test_frozen_parameters_stay_and_have_no_optimizer_state():

@@ -53,7 +53,7 @@ def choose(count: int | None, threads: int | None, platform: str) -> int:
     return count
   main = sys.modules['__main__']
   name = getattr(getattr(main, '__spec__', None), 'name', '')
-  script = hasattr(main, '__file__') and not name.startswith(f'{__package__.partition(".")[0]}.')
+  script = hasattr(main, '__file__') and not name.startswith(f'{__name__.partition(".")[0]}.')
   cores = devices.cores()
   alone = threads is not None or platform == 'cpu' or script or cores <= FEW
   return 0 if alone else min(cores, MOST)
