@@ -133,18 +133,28 @@ def test_a_large_step_uses_every_core_and_resumes_exactly(quick, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('rows', 'side', 'expected'),
-  [(4, 224, 1), (16, 224, 2), (64, 224, 8), (32, 32, 1), (1024, 32, 2), (31, 224, 1),
-   (6, 896, 6), (1, 2000, 1)],
+  ('rows', 'side', 'cached', 'expected'),
+  [(4, 224, 2**19, 1), (16, 224, 2**19, 2), (64, 224, 2**19, 8), (32, 32, 2**19, 1),
+   (1024, 32, 2**19, 2), (31, 224, 2**19, 1), (6, 896, 2**19, 6), (1, 2000, 2**19, 1),
+   (4, 224, 2**18, 1), (16, 224, 2**18, 4)],
 )  # fmt: skip
-def test_parts_of_a_batch_that_a_cache_holds(monkeypatch, rows, side, expected):
-  """Of at most half a million pixels, and of no less than a quarter of that, or the whole."""
+def test_parts_of_a_batch_that_a_cache_holds(monkeypatch, rows, side, cached, expected):
+  """Of at most so many pixels, and of no less than a quarter of that, or the whole."""
   chosen = jax.devices('cpu')[:1]
-  assert devices.parts(chosen, rows, side**2) == 1  # A person said how many devices there are.
+  assert devices.parts(chosen, rows, side**2, cached) == 1  # A person said how many there are.
   monkeypatch.setattr(devices, '_prepared', True)
-  assert devices.parts(chosen, rows, side**2) == expected
+  assert devices.parts(chosen, rows, side**2, cached) == expected
   other = [types.SimpleNamespace(platform='gpu')]
-  assert devices.parts(other, rows, side**2) == 1
+  assert devices.parts(other, rows, side**2, cached) == 1
+
+
+@pytest.mark.parametrize(('family', 'expected'), [('vit', 2**19), ('swin', 2**18)])
+def test_a_family_says_what_a_cache_holds_of_it(monkeypatch, family, expected):
+  """A Swin has 16 times the tokens of a ViT in its first stage."""
+  small = small_config(model__name=family, model__variant='digits/2', model__dropout=0.0)
+  built = experiment.build(small)
+  monkeypatch.setattr(devices, 'parts', lambda chosen, rows, pixels, cached: cached)
+  assert built.parts == expected
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ class Experiment:
       return asked
     rows = self.config.batch_size // asked // self.mesh.size
     pixels = math.prod(self.data.preprocess.image_size)
-    return asked * devices.parts([*self.mesh.devices.flat], rows, pixels)
+    return asked * devices.parts([*self.mesh.devices.flat], rows, pixels, self.model.cached_pixels)
 
 
 def build(

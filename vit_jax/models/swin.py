@@ -68,6 +68,14 @@ class SwinTransformer(Model):
     """(height, width) of the map of each stage."""
     return grids(self.image_size, self.patch_size, len(self.stages))
 
+  @property
+  def cached_pixels(self) -> int:
+    """Half of a ViT's: its first stage has 16 times the tokens.
+
+    Swin-T, 16 and 32 pictures on two devices: parts of 4 take 0.92 and 0.90 of the time of 8.
+    """
+    return 2**18
+
   def blocks(self) -> list[tuple[str, Any]]:
     """The blocks of all stages, each with the name of its parameters."""
     return [

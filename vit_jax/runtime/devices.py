@@ -12,10 +12,6 @@ import jax
 from vit_jax.runtime import memory
 
 MOST = 8  # devices of a CPU: each holds a copy of the state, and more than 2 were not measured
-# Pixels that a device of a CPU trains on at once. What a part of a batch makes stays in the cache
-# then: ViT-S/16 at 224 pixels, 32 pictures on two devices, 5.8 images/s in two parts each, 5.1 in
-# one. Parts of less than a quarter were slower than none.
-CACHED = 2**19
 _prepared = False
 
 
@@ -68,18 +64,19 @@ def choose(count: int | None, batch_size: int, pixels: int, fsdp: int = 1) -> li
   return found[: fitting[-1] if pixels >= memory.LARGE else 1]
 
 
-def parts(chosen: list[Any], rows: int, pixels: int) -> int:
+def parts(chosen: list[Any], rows: int, pixels: int, cached: int) -> int:
   """In how many parts each device of a CPU goes through its rows of a train step; elsewhere 1.
 
   Args:
     rows: of one device.
     pixels: of one row.
+    cached: pixels of a part at most. Parts of less than a quarter of them were slower than none.
   """
   if not _prepared or chosen[0].platform != 'cpu' or jax.process_count() > 1:
     return 1
   sizes = (size for size in range(rows, 0, -1) if rows % size == 0)
-  size = next((size for size in sizes if size * pixels <= CACHED), 1)
-  return rows // size if size * pixels >= CACHED / 4 else 1
+  size = next((size for size in sizes if size * pixels <= cached), 1)
+  return rows // size if size * pixels >= cached / 4 else 1
 
 
 def by_rule(count: int | None, fsdp: int, chosen: list[Any]) -> bool:
