@@ -224,6 +224,12 @@ def test_processes_that_make_pictures_change_nothing(quick, tmp_path, monkeypatc
   found = [dict(np.load(tmp_path / name / 'model/weights.npz')) for name in '02']
   for key, value in found[0].items():
     np.testing.assert_array_equal(value, found[1][key], err_msg=key)
+  # Weights know which pictures they were trained on, and not who made them.
+  same = (f'--config.init_from={tmp_path / "2"}', '--config.data.name=checkpoint')
+  for name, more in (('threads', ()), ('processes', ('--config.data.processes=2',))):
+    done = quick(RECIPE, *SMALL, *same, *more, f'--workdir={tmp_path / name}', optimised=False)
+    assert done.returncode == 0, done.stderr
+    assert ('2 processes make training pictures' in done.stderr) == bool(more), done.stderr
   monkeypatch.setattr(processes, 'choose', lambda *_: 5)
   assert experiment.build(small_config()).data.processes == 5
 
@@ -271,7 +277,8 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path, sign):
     (('--config.platform=gpu',), ("'gpu' asked for", 'cuda12')),
     (('--config.fsdp=3',), ('fsdp=3',)),
     (('--config.init_from=nowhere',), ('nowhere does not exist',)),
-    (('--mode=evaluate',), ('does not exist',)),
+    (('--mode=evaluate',), ('holds no checkpoint', 'train first', '--config.init_from=C')),
+    (('--workdir=',), ('--workdir is empty',)),
     (('--mode=guess',), ('mode',)),
     (('stray',), ('stray',)),
   ],

@@ -197,6 +197,7 @@ def test_other_data_than_the_checkpoints(trained, tmp_path):
   [
     ({'explore__readouts': ('patch_5',)}, r'2 x 2 patches.*\n +1 \.\.\. +2\n.*\n +3 \.\.\. +4'),
     ({'explore__readouts': ('meen',)}, "did you mean 'mean'"),
+    ({'explore__readouts': ('mean, max',)}, r"""several are written "\('mean','max'\)\""""),
     ({'explore__layers': '2'}, 'blocks from 1 to 1'),
     ({'explore__cache_gb': 1e-6}, 'cache_gb'),
     ({'explore__cache_dtype': 'float16'}, 'bfloat16'),

@@ -59,6 +59,10 @@ def test_other_runs_are_named_without_their_folder():
   command = results.portable(f'python -m vit_jax.main {given} --config.init_from=hf://x/y')
   kept = '--config.init_from=a --config.objective.teacher=c --config.init_from=hf://x/y'
   assert command == f'python -m vit_jax.main {kept}'
+  given = '--config.init_from /a/b --config.model.palette=/c/p.npy --config.data.exclude ../x.json'
+  command = results.portable(f'python -m vit_jax.main {given}')
+  kept = '--config.init_from b --config.model.palette=p.npy --config.data.exclude x.json'
+  assert command == f'python -m vit_jax.main {kept}'
 
 
 def test_values_behind_a_space_stay_in_the_table():

@@ -179,7 +179,10 @@ PARTS = {
       crop='random_resized',
       flip=True,
     ),
-    'checkpoint': dict(),  # the data that config.init_from was trained on, as they were then
+    'checkpoint': dict(  # the data that config.init_from was trained on, as they were then
+      threads=int,  # as above; who made those pictures then is of no account
+      processes=int,
+    ),
     'tfds': _PICTURES
     | dict(  # any TFDS set that is prepared as array_record
       dataset=str,  # its name, 'cifar10' or 'cifar10:3.0.2'

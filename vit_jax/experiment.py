@@ -18,6 +18,8 @@ from vit_jax.runtime import devices, sharding
 from vit_jax.runtime.choices import check_choice
 from vit_jax.weights import Passport, Source
 
+WORKERS = ('threads', 'processes')  # Of a section of data: who makes the pictures, not which.
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -232,7 +234,7 @@ def data_section(config: Config, known: Passport | None) -> dict[str, Any]:
   """
   section = config.data.to_dict()
   if section['name'] == 'checkpoint':
-    return data_of(known, config.init_from)
+    return data_of(known, config.init_from) | {key: section[key] for key in WORKERS}
   if known:
     for key in ('mean', 'std'):
       seen = getattr(known.preprocess, key)
@@ -241,7 +243,7 @@ def data_section(config: Config, known: Passport | None) -> dict[str, Any]:
 
 
 def data_of(known: Passport | None, source: str | None) -> dict[str, Any]:
-  """The data that weights were trained on, and the preprocessing that they know.
+  """The data that weights were trained on, as they know them; who made the pictures is left open.
 
   Raises:
     ValueError: the weights do not say.
@@ -255,7 +257,7 @@ def data_of(known: Passport | None, source: str | None) -> dict[str, Any]:
     )
   section = defaults.part('data', there['name']).to_dict() | there  # Keys of later versions.
   section |= {key: getattr(known.preprocess, key) for key in ('mean', 'std')}
-  return defaults.tuples(section)
+  return defaults.tuples(section | dict.fromkeys(WORKERS))
 
 
 def fit_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

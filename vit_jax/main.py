@@ -70,6 +70,8 @@ def run(argv: list[str], words: list[str]) -> None:
     raise ValueError('--config is missing: a recipe such as --config=configs/vit_digits.py')
   if len(argv) > 1:
     raise ValueError(f'unexpected {argv[1:]}; options look like --config.total_steps=100')
+  if not FLAGS.workdir:
+    raise ValueError('--workdir is empty: name a folder, such as --workdir=runs/digits')
   config, workdir = FLAGS.config, pathlib.Path(FLAGS.workdir)
   check_mode(config)
   if FLAGS.target is None:  # Else nothing runs here.

@@ -215,6 +215,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   experiment.check_platform(config.platform)
   execution = {key: config.model[key] for key in models.EXECUTION if key in config.model}
   own = weights.passport_of_run(workdir) or weights.own_folder(workdir)
+  if not own and not config.init_from and not workdir.is_file():
+    raise ValueError(
+      f'{workdir} holds no checkpoint to evaluate: train first, or name weights with '
+      '--config.init_from=C'
+    )
   place = workdir if own or not config.init_from else config.init_from
   predictor = predict.load(place, **execution)
   about = predictor.passport
@@ -272,4 +277,8 @@ def check_same_model(config: Config, there: dict[str, Any], place: Any, whole: b
   ]  # fmt: skip
   if differ:
     rows = ', '.join(f'{key}: {there.get(key)!r} there' for key in differ)
-    raise ValueError(f'the config describes another model than {place} holds ({rows})')
+    raise ValueError(
+      f'the config describes another model than {place} holds ({rows}): repeat the options that it '
+      'was trained with, or evaluate it by --config=configs/evaluate.py '
+      f'--config.init_from={place}, in another workdir'
+    )

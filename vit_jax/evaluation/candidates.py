@@ -141,6 +141,9 @@ def specs_of(names: tuple[str, ...], source: Source, key: str) -> list[Spec]:
   groups = {group: members(group, source) for group in GROUPS if group in asked}
   wanted: dict[Spec, None] = {}
   for name in names:
+    if ',' in name:
+      several = ','.join(repr(one.strip()) for one in name.split(','))
+      raise ValueError(f'{key}: {name!r} is one name; several are written "({several})"')
     tokens.check_patch(name.partition('+')[0], source.grid)
     spec = readouts.parse(name, f'readout in {key}', [*every, *CONTROLS, *GROUPS])
     for row in groups.get(spec.row, [spec.row]):

@@ -28,7 +28,10 @@ BEGIN, END = (
   '<!-- end -->',
 )
 HIDDEN = ('workdir', 'config.data.data_dir', 'config.data.path')  # of a machine, not of a result
-SOURCES = ('config.init_from', 'config.objective.teacher')  # Of a folder its last name is enough.
+# Of a folder or file its last name is enough.
+SOURCES = (
+  'config.init_from', 'config.objective.teacher', 'config.model.palette', 'config.data.exclude',
+)  # fmt: skip
 PROGRAM = ['python', '-m', 'vit_jax.main']
 LONG = 200  # letters of a sweep's settings in a row; of more the best and the worst stand there
 KEPT = ('test', 'validation')
@@ -63,11 +66,14 @@ def gather(workdir: pathlib.Path, data: str | None = None) -> Result:
 def portable(command: str) -> str:
   """A command without the folders of one machine."""
   words = runs.without(shlex.split(command), HIDDEN)
-  return shlex.join(map(shorten, words))
+  return shlex.join(map(shorten, ['', *words], words))
 
 
-def shorten(word: str) -> str:
-  """An option that names weights by a folder, with the last name of it; any other word as it is."""
+def shorten(before: str, word: str) -> str:
+  """A word of a command, with the last name where it is the path of a source, `--name=path` or
+  what follows `--name`."""
+  if before.startswith('-') and before.lstrip('-') in SOURCES:
+    return last_of(word)
   name, equals, value = word.partition('=')
   return f'{name}={last_of(value)}' if equals and name.lstrip('-') in SOURCES else word
 

@@ -4,19 +4,23 @@ import argparse
 from collections.abc import Iterable
 import difflib
 
+MANY = 200  # names that are all listed; of more the first few
+
 
 def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
   """Refuses a name that is not among the choices.
 
   Raises:
-    ValueError: `value` is not among `choices`; lists them and the nearest.
+    ValueError: `value` is not among `choices`; lists them, or some of many, and the nearest.
   """
   choices = [str(choice) for choice in choices]
   if value in choices:
     return
   near = difflib.get_close_matches(str(value), choices, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise ValueError(f'unknown {what} {value!r}; choose from {", ".join(choices)}{hint}')
+  listed = ', '.join(choices if len(choices) <= MANY else choices[:10])
+  more = f' and {len(choices) - 10:,} more' if len(choices) > MANY else ''
+  raise ValueError(f'unknown {what} {value!r}; choose from {listed}{more}{hint}')
 
 
 def check_used(options: argparse.Namespace, names: Iterable[str], when: str) -> None:
