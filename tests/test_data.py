@@ -2,7 +2,6 @@
 
 import dataclasses
 from importlib.machinery import ModuleSpec
-import multiprocessing
 import os
 import pathlib
 import pickle
@@ -190,19 +189,34 @@ def test_labels_of_every_task_cross(task):
   assert pickle.loads(pickle.dumps(rule)).label.__class__ is rule.label.__class__
 
 
-KILLED = """
-import sys, time
+MADE_BY_PROCESSES = """
+import multiprocessing, os, signal, sys, threading, time
 import numpy as np
 from vit_jax import data
 from vit_jax.data import augment, preprocess, sources
 source = sources.Listed(np.zeros((9, 8, 8, 1), np.uint8), np.zeros(9, np.int32))
 plain = preprocess.Preprocess((8, 8), 1)
 dataset = data.Dataset({'train': source}, ('a', 'b'), plain, augment.Augment(), processes=2)
+"""
+KILLED = """
 with dataset.workers() as workers:
   workers.begin()
   dataset.batch_at(1, batch_size=4, seed=0, make=workers)
   print(*workers.workers._processes, flush=True)
   time.sleep(60)
+"""
+INTERRUPTED = """
+try:
+  with dataset.workers() as workers:
+    submit, main, asked = workers.workers.submit, threading.main_thread().ident, []
+    def started(*words):
+      asked or signal.pthread_kill(main, signal.SIGINT)
+      asked.append(words)
+      return submit(*words)
+    workers.workers.submit = started
+    workers.begin()
+except KeyboardInterrupt:
+  print(len(asked), multiprocessing.active_children())
 """
 
 
@@ -211,8 +225,8 @@ def test_nothing_stays_of_a_group_that_is_killed(tmp_path):
   place = pathlib.Path('/dev/shm')
   before = {*place.glob('psm_*')}
   run = subprocess.Popen(
-    [sys.executable, '-c', KILLED], stdout=subprocess.PIPE, text=True, start_new_session=True,
-    env=os.environ | {'TMPDIR': str(tmp_path)},
+    [sys.executable, '-c', MADE_BY_PROCESSES + KILLED], stdout=subprocess.PIPE, text=True,
+    start_new_session=True, env=os.environ | {'TMPDIR': str(tmp_path)},
   )  # fmt: skip
   assert run.stdout
   assert len(run.stdout.readline().split()) == 2
@@ -223,22 +237,11 @@ def test_nothing_stays_of_a_group_that_is_killed(tmp_path):
   assert {*place.glob('psm_*')} <= before
 
 
-def test_ctrl_c_while_processes_start_leaves_none(monkeypatch):
-  """It reaches the main thread, which waits for them."""
-  main = threading.main_thread().ident or 0
-  interrupts = iter([lambda: signal.pthread_kill(main, signal.SIGINT), lambda: None])
-
-  def interrupted():
-    with digits(processes=2).workers() as workers:
-      submit = workers.workers.submit
-      before = lambda *words: (next(interrupts)(), submit(*words))[1]  # noqa: E731
-      monkeypatch.setattr(workers.workers, 'submit', before)
-      workers.begin()
-
-  with pytest.raises(KeyboardInterrupt):
-    interrupted()
-  assert next(interrupts, None) is None
-  assert not multiprocessing.active_children()
+def test_ctrl_c_while_processes_start_leaves_none():
+  """It reaches the main thread, which waits until both are there."""
+  words = [sys.executable, '-c', MADE_BY_PROCESSES + INTERRUPTED]
+  done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+  assert done.stdout == '2 []\n', done.stderr
 
 
 def test_large_batches_are_made_in_parts(monkeypatch):
