@@ -206,6 +206,7 @@ with dataset.workers() as workers:
   time.sleep(60)
 """
 INTERRUPTED = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # What a shell starts behind ignores it.
 try:
   with dataset.workers() as workers:
     submit, main, asked = workers.workers.submit, threading.main_thread().ident, []
