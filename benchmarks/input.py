@@ -61,10 +61,12 @@ def ours(files, batch, threads, recipe, processes=0):
   with dataset.workers() as workers:
 
     def make(step):
-      made = dataset.batch_at(step, batch_size=batch, seed=0, make=workers)
+      return dataset.batch_at(step, batch_size=batch, seed=0, make=workers)
+
+    def place(made):
       return sharding.place_batch(made, mesh)
 
-    for placed in pipeline.prefetch(make, range(1, 10**9), 2 + workers.ahead(batch)):
+    for placed in pipeline.stream(make, place, range(1, 10**9), workers.ahead(batch)):
       yield jax.block_until_ready(placed)['image'].shape[0]
 
 

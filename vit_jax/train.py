@@ -121,9 +121,7 @@ def training_batches(exp: Experiment, first: int, workers: Any = None):
     return step, sharding.place_batch(batch, exp.mesh)
 
   steps = range(first + 1, config.total_steps + 1)
-  if ahead := workers.ahead(len(rows)) if workers else 0:  # Those wait on the host.
-    return data.pipeline.prefetch(place, data.pipeline.prefetch(make, steps, ahead))
-  return data.pipeline.prefetch(lambda step: place(make(step)), steps)
+  return data.pipeline.stream(make, place, steps, workers.ahead(len(rows)) if workers else 0)
 
 
 def groups_due(exp: Experiment, step: int, scheduled: bool) -> tuple[str, ...]:
@@ -215,7 +213,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   experiment.check_platform(config.platform)
   execution = {key: config.model[key] for key in models.EXECUTION if key in config.model}
   own = weights.passport_of_run(workdir) or weights.own_folder(workdir)
-  if not own and not config.init_from and not workdir.is_file():
+  other = workdir.is_file() or weights.is_foreign(workdir)  # Of others.
+  if not (own or other or config.init_from):
     raise ValueError(
       f'{workdir} holds no checkpoint to evaluate: train first, or name weights with '
       '--config.init_from=C'

@@ -168,3 +168,17 @@ def prefetch(make: Callable[[Any], Any], steps: Iterable, ahead: int = 2) -> Ite
       yield waiting.popleft().result()
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+def stream(
+  make: Callable[[Any], Any], place: Callable[[Any], Any], steps: Iterable, ahead: int = 0
+) -> Iterator:
+  """Yields `place(make(step))` for each step in order, two of them early, in threads.
+
+  Args:
+    place: brings what was made to the devices, which hold no more than those.
+    ahead: further ones that are made early, and wait here.
+  """
+  if ahead:
+    return prefetch(place, prefetch(make, steps, ahead))
+  return prefetch(lambda step: place(make(step)), steps)
