@@ -648,6 +648,35 @@ def test_an_export_replaces_one_of_its_kind_alone(tmp_path):
   convert.convert(b, tmp_path / 'hub', 'huggingface')
 
 
+def test_a_file_that_no_export_wrote_stays(tmp_path):
+  section = dict(variant='mu/4', image_size=(8, 8))
+  _, arrays = random_model(**section)
+  tree = traverse_util.unflatten_dict({**arrays}, sep='/')
+  weights.write_model(tmp_path / 'a', tree, about(section))
+  files = {'thesis.txt': 'mine', 'notes.npz.json': '{"mine": 1}', 'list.npz.json': '[]'}
+  for name, text in files.items():
+    (tmp_path / name).write_text(text)
+  for name in ('thesis.txt', 'notes.npz', 'list.npz'):
+    with pytest.raises(ValueError, match=name):
+      convert.convert(tmp_path / 'a', tmp_path / name, 'official')
+  for name, text in files.items():
+    assert (tmp_path / name).read_text() == text
+  to = tmp_path / 'w.safetensors'
+  convert.convert(tmp_path / 'a', to, 'timm')
+  with pytest.raises(ValueError, match='an export for timm'):
+    convert.convert(tmp_path / 'a', to, 'official')
+  before = to.read_bytes()
+  to.write_text('cut short')
+  convert.convert(tmp_path / 'a', to, 'timm')
+  assert to.read_bytes() == before
+  content = json.loads((tmp_path / 'w.safetensors.json').read_text())
+  del content['target']
+  (tmp_path / 'w.safetensors.json').write_text(json.dumps(content))  # As before 1.4.1.
+  convert.convert(tmp_path / 'a', to, 'timm')
+  to.unlink()
+  convert.convert(tmp_path / 'a', to, 'timm')
+
+
 @pytest.mark.parametrize(
   ('target', 'name', 'settings'),
   [('official', 'w.npz', 'w.npz.json'), ('huggingface', 'hf', 'hf/config.json')],

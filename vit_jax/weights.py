@@ -18,7 +18,7 @@ import numpy as np
 import vit_jax
 from vit_jax import checkpoint, defaults, models
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.formats import adapt, files, official, read, settings_files
+from vit_jax.formats import adapt, files, official, read, settings_files, write
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.weights import Weights, check_class_names
 from vit_jax.runtime import atomic, fetch
@@ -203,7 +203,7 @@ def is_foreign(path: pathlib.Path) -> bool:
 
 def open_foreign(path: pathlib.Path) -> tuple[Arrays, Passport]:
   """A weight file or folder of another library; one that we wrote has its passport beside it."""
-  beside = path.with_name(path.name + '.json')
+  beside = write.beside(path)
   known = read_passport(beside) if path.is_file() and beside.exists() else None
   hints = hints_of(known) if known else {}
   found = read.read(path, models.vit.SIZES, hints)

@@ -8,8 +8,8 @@ import numpy as np
 
 from vit_jax import predict, weights
 from vit_jax.convert import peers, stablehlo
+from vit_jax.formats import settings_files, write
 from vit_jax.formats import weights as format_weights
-from vit_jax.formats import write
 from vit_jax.formats.files import Arrays
 from vit_jax.runtime import fetch
 from vit_jax.runtime.choices import check_choice
@@ -71,6 +71,8 @@ def check_replaceable(to: pathlib.Path, target: str) -> None:
   if to.exists() and to.is_dir() != is_folder:
     kinds = ('a file', 'a folder')
     raise ValueError(f'{to} is {kinds[not is_folder]}; --to={target} writes {kinds[is_folder]}')
+  if not is_folder:
+    check_replaceable_file(to, target)
   there = {path.name for path in to.iterdir()} if to.is_dir() else set()
   # What an export that was killed left half written is replaced too.
   ends = ('', '.new', '.partial', '.new.partial')
@@ -81,6 +83,24 @@ def check_replaceable(to: pathlib.Path, target: str) -> None:
       f'{to} is a folder with other things in it than --to={target} writes '
       f'({format_weights.shown(others)}); choose another place'
     )
+
+
+def check_replaceable_file(to: pathlib.Path, target: str) -> None:
+  """The same of a file: what an export wrote has its passport beside it, which names the target."""
+  beside = write.beside(to)
+  if not (to.exists() or beside.exists()):
+    return
+  try:
+    content = settings_files.read(beside)
+    weights.check_content(content)
+  except (ValueError, OSError):
+    raise ValueError(
+      f'{to if to.exists() else beside} is there, and no earlier export: one has its passport in '
+      f'{beside.name} beside it; choose another place'
+    ) from None
+  other = content.get('target', target)  # Before 1.4.1 none was noted.
+  if other != target:
+    raise ValueError(f'{to} is an export for {other}; choose another place for --to={target}')
 
 
 def pictures(image_size: tuple[int, int], channels: int, count: int = 2) -> np.ndarray:

@@ -28,6 +28,11 @@ def is_folder(target: str, to: pathlib.Path) -> bool:
   return target == 'huggingface' or (target == 'timm' and to.suffix != '.safetensors')
 
 
+def beside(to: pathlib.Path) -> pathlib.Path:
+  """Where the passport of a weight file lies."""
+  return to.with_name(to.name + '.json')
+
+
 def check(target: str, passport: Any, sizes: Sizes, to: pathlib.Path, accept_loss: bool) -> None:
   """Raises a ValueError, in one line, where `target` cannot hold all of a model of these sizes."""
   model = passport.model
@@ -69,7 +74,7 @@ def write(target: str, arrays: Arrays, passport: Any, sizes: Sizes, to: pathlib.
     about = {to / name: content for name, content in settings.items()}
     to = to / 'model.safetensors'
   else:
-    about = {to.with_name(to.name + '.json'): passport.to_json()}
+    about = {beside(to): passport.to_json() | {'target': target}}
   replace(to, WRITERS.get(target, write_safetensors), made, about)
 
 
