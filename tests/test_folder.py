@@ -1,9 +1,11 @@
 """Image folders and archives of them: layouts, splits, checks of every file, downloads."""
 
 from concurrent import futures
+import errno
 import hashlib
 import http.server
 import io
+import os
 import pathlib
 import shutil
 import tarfile
@@ -16,7 +18,7 @@ from PIL import Image
 import pytest
 
 from vit_jax import data
-from vit_jax.data import folder, pictures
+from vit_jax.data import checked, pictures
 from vit_jax.runtime import archives, fetch
 
 COUNTS = {'train/a b': 6, 'train/\u00e9t\u00e9': 8, 'test/a b': 2, 'test/\u00e9t\u00e9': 3}
@@ -119,7 +121,8 @@ def test_what_is_no_picture_is_found_before_training(made):
 def test_the_check_is_remembered_until_a_file_changes(made, monkeypatch):
   build(made)
   asked = []
-  monkeypatch.setattr(folder, 'find_broken', lambda files, whole: asked.append(whole) or {})
+  find = lambda files, whole: asked.append(whole) or ({}, True)  # noqa: E731
+  monkeypatch.setattr(checked, 'find_broken', find)
   build(made)
   assert asked == []
   Image.new('RGB', (30, 30)).save(made / 'train/a b/0.png')
@@ -134,15 +137,65 @@ def test_large_folders_stop_at_the_first_broken_body(made):
   dataset = build(made, decode_below=5)  # Headers alone.
   with pytest.raises(pictures.Damaged, match=r'a b/1\.png: damaged'):
     dataset.batch_at(1, batch_size=14, seed=0)
+  assert sizes(build(made, on_error='skip', decode_below=5)) == {'train': 13, 'test': 5}
   (made / 'train/a b/2.png').write_text('words')
   with pytest.raises(ValueError, match=r'1 of 19 files cannot be read:\n.*2\.png'):
     build(made, decode_below=5)
+
+
+def test_what_the_system_refuses_is_asked_again(made, monkeypatch):
+  read, refused = pathlib.Path.read_bytes, made / 'train/a b/1.png'
+
+  def read_bytes(path):
+    if path == refused:
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return read(path)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(pathlib.Path, 'read_bytes', read_bytes)
+    with pytest.raises(ValueError, match=r'1\.png: Permission denied'):
+      build(made)
+  assert sizes(build(made)) == {'train': 14, 'test': 5}
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(made, monkeypatch, caplog):
+  monkeypatch.setenv('VIT_JAX_CACHE', '/proc/nope')
+  assert sizes(build(made)) == {'train': 14, 'test': 5}
+  assert 'VIT_JAX_CACHE names another place' in caplog.text
+
+
+def test_links_in_a_circle_are_followed_once(made):
+  (made / 'train/a b/self').symlink_to('.')
+  (made / 'train/a b/up').symlink_to('../..')
+  assert sizes(build(made)) == {'train': 14, 'test': 5}
+
+
+def test_no_folder_of_pictures_is_passed_over_unasked(made):
+  (made / 'test').rename(made / 'val')
+  with pytest.raises(
+    ValueError, match=r'no folder test, but val; set config\.data\.test_folder=val'
+  ):
+    build(made)
+  assert sizes(build(made, test_folder='val')) == {'train': 14, 'test': 5}
+  assert sizes(build(made, test_folder='', test_fraction=0.5)) == {'train': 7, 'test': 7}
+  shutil.rmtree(made / 'val')
+  with pytest.raises(ValueError, match='no folder vall; set an empty one'):
+    build(made, test_folder='vall')
 
 
 def test_a_class_that_test_lacks_is_a_warning(made, caplog):
   shutil.rmtree(made / 'test/a b')
   assert sizes(build(made)) == {'train': 14, 'test': 3}
   assert 'without a test picture: a b (6 in train)' in caplog.text
+
+
+def unsorted(root):
+  """Test pictures without labels, as competitions hand them out."""
+  for i, file in enumerate([*(root / 'test').glob('*/*')]):
+    file.rename(root / f'test/{i}.png')
+  for folder in [*(root / 'test').iterdir()]:
+    if folder.is_dir():
+      folder.rmdir()
 
 
 @pytest.mark.parametrize(
@@ -154,8 +207,9 @@ def test_a_class_that_test_lacks_is_a_warning(made, caplog):
     (lambda root: shutil.rmtree(root / 'train'), 'test but no folder train'),
     (lambda root: (root / 'train/dog').mkdir(), r"no pictures for the classes \['dog'\]"),
     (lambda root: make_folder(root, {'test/dog': 2}), r'classes that train lacks: dog \(2\)'),
+    (unsorted, r'test holds no pictures in class folders.*test_folder= \(empty\)'),
   ],
-  ids=['missing', 'empty', 'one class', 'no train', 'empty class', 'unknown class'],
+  ids=['missing', 'empty', 'one class', 'no train', 'empty class', 'unknown class', 'unsorted'],
 )  # fmt: skip
 def test_impossible_folders_are_refused(made, change, message):
   change(made)

@@ -172,10 +172,10 @@ PARTS = {
     | dict(  # path/train/CLASS/PICTURE and path/test/CLASS/PICTURE, or path/CLASS/PICTURE
       path=str,  # a folder, an archive of one, or an http(s) address of an archive
       sha256=str,  # of the archive; an address needs it
-      test_folder='test',  # 'val' for ImageNet's layout
+      test_folder='test',  # 'val' for ImageNet's layout; empty: test_fraction of train
       test_fraction=0.2,  # where there is no test folder: taken from train by split_seed
       on_error='error',  # a file that cannot be read: error, or skip (count and names are logged)
-      decode_below=5000,  # fewer files than this are all decoded once; of more, headers are read
+      decode_below=5000,  # fewer files are all decoded once; of more, headers, unless on_error=skip
       crop='random_resized',
       flip=True,
     ),

@@ -1,22 +1,18 @@
-"""Folders of pictures, {train,test}/{class}/*: the classes, the files, and a check of each file."""
+"""Folders of pictures, {train,test}/{class}/*: the classes and the files."""
 
 from collections.abc import Iterator
-from concurrent import futures
-import hashlib
-import json
 import os
 import pathlib
 
 from absl import logging
 import numpy as np
-from PIL import Image
 
-from vit_jax.data import pictures, sources
-from vit_jax.runtime import devices, fetch
+from vit_jax.data import checked, pictures, sources
+from vit_jax.runtime import fetch
 from vit_jax.runtime.choices import check_choice
-from vit_jax.runtime.progress import track
 
-ON_ERROR = ('error', 'skip')
+# Folders beside train that hold what another tool tests on: none of them is passed over unasked.
+TESTED = ('test', 'val', 'valid', 'validation', 'eval')
 Files = dict[str, list[str]]  # class name -> paths
 
 
@@ -36,36 +32,60 @@ def load(
   The class names are the folders of the training split, in order of name. Without a test folder a
   seeded share of train is the test split.
 
+  Args:
+    test_folder: the name of the test folder; empty: a share of train, whatever else is there.
+
   Raises:
     FileNotFoundError: no such path.
     ValueError: no pictures, one class only, a test class that train lacks, or a broken file.
   """
   if not path:
     raise ValueError('config.data.path is not set: a folder, an archive, or an https address')
-  check_choice('config.data.on_error', on_error, ON_ERROR)
+  check_choice('config.data.on_error', on_error, checked.ON_ERROR)
   root = fetch.folder(path, sha256)
-  has_test = (root / test_folder).is_dir()
-  if has_test and not (root / 'train').is_dir():
-    raise ValueError(f'{root} has the folder {test_folder} but no folder train')
   train = list_files(root / 'train' if (root / 'train').is_dir() else root)
-  test = list_files(root / test_folder) if has_test else {}
-  check_classes(root, train, test)
+  tested_at = find_test(root, test_folder)
+  test = list_files(tested_at) if tested_at else {}
+  check_classes(root, train, test, tested_at)
   every = [file for files in (train, test) for found in files.values() for file in found]
-  broken = check_files(every, root, on_error, decode_below)
+  broken = checked.check_files(every, root, on_error, decode_below)
   if broken:
     train, test = ({name: [file for file in found if file not in broken]
                     for name, found in files.items()} for files in (train, test))  # fmt: skip
-    check_classes(root, train, test)
+    check_classes(root, train, test, tested_at)
   names = tuple(train)
   rest: sources.Source = as_source(train, names)
-  if has_test:
+  if tested_at:
     tested: sources.Source = as_source(test, names)
   else:
     share = f'{test_fraction:.0%} of train'
-    logging.info('%s has no folder %s: %s is the test split', root, test_folder, share)
+    why = f'{root} has no folder {test_folder}' if test_folder else f'{root}: no test folder asked'
+    logging.info('%s: %s is the test split', why, share)
     rest, tested = sources.split(rest, test_fraction, split_seed, 'test_fraction')
   splits = sources.with_validation(rest, validation_fraction, split_seed)
   return splits | {'test': tested}, names
+
+
+def find_test(root: pathlib.Path, name: str) -> pathlib.Path | None:
+  """The test folder; None: there is none, and nothing that could be meant.
+
+  Raises:
+    ValueError: a folder that was asked for is not there, or others stand beside train alone.
+  """
+  has_train = (root / 'train').is_dir()
+  if name and (root / name).is_dir():
+    if not has_train:
+      raise ValueError(f'{root} has the folder {name} but no folder train')
+    return root / name
+  others = [other for other in TESTED if has_train and (root / other).is_dir()]
+  if name and (others or name != 'test'):
+    there = f', but {" and ".join(others)}' if others else ''
+    remedy = f'config.data.test_folder={others[0]}, or empty' if others else 'an empty one'
+    raise ValueError(
+      f'{root} has no folder {name}{there}; set {remedy} (config.data.test_folder=) for a share '
+      'of train'
+    )
+  return None
 
 
 def list_files(root: pathlib.Path) -> Files:
@@ -84,13 +104,27 @@ def list_files(root: pathlib.Path) -> Files:
 
 
 def walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Every file below a folder, hidden ones left out."""
+  """Every file below a folder, hidden ones left out; a folder that links lead to again, once."""
+  real = root.resolve()
+  seen = {real, *real.parents}
+
+  def is_new(folder: pathlib.Path) -> bool:
+    real = folder.resolve()
+    new = real not in seen
+    seen.add(real)
+    return new
+
   for place, folders, names in os.walk(root, followlinks=True):
-    folders[:] = [name for name in folders if not name.startswith('.')]
+    folders[:] = [
+      name for name in sorted(folders)
+      if not name.startswith('.') and is_new(pathlib.Path(place, name))
+    ]  # fmt: skip
     yield from (pathlib.Path(place, name) for name in names if not name.startswith('.'))
 
 
-def check_classes(root: pathlib.Path, train: Files, test: Files) -> None:
+def check_classes(
+  root: pathlib.Path, train: Files, test: Files, tested_at: pathlib.Path | None
+) -> None:
   """Refuses classes that cannot be learnt or tested; warns of those that are not tested."""
   if not any(train.values()):
     raise ValueError(
@@ -108,8 +142,11 @@ def check_classes(root: pathlib.Path, train: Files, test: Files) -> None:
       f'{root}: test has classes that train lacks: {", ".join(unknown)}; train has '
       f'{", ".join(train)}'
     )
-  if test and not any(test.values()):
-    raise ValueError(f'{root}: the test folder holds no pictures; fill or delete it')
+  if tested_at and not any(test.values()):
+    raise ValueError(
+      f'{tested_at} holds no pictures in class folders; expected {tested_at}/CLASS/PICTURE. Fill '
+      'it, or set config.data.test_folder= (empty) for a share of train'
+    )
   untested = [f'{name} ({len(train[name])} in train)' for name in train if not test.get(name)]
   if test and untested:
     logging.warning('%s: classes without a test picture: %s', root, ', '.join(untested))
@@ -120,66 +157,3 @@ def as_source(files: Files, names: tuple[str, ...]) -> sources.Listed:
   number = {name: i for i, name in enumerate(names)}
   rows = [(file, number[name]) for name, found in files.items() for file in found]
   return sources.Listed([file for file, _ in rows], np.array([row[1] for row in rows], np.int32))
-
-
-def check_files(files: list[str], root: pathlib.Path, on_error: str, decode_below: int) -> set[str]:
-  """Opens every file, and decodes it where there are few; the result is kept in the cache.
-
-  Returns:
-    The files that cannot be read.
-
-  Raises:
-    ValueError: with `on_error='error'`, names the broken files.
-  """
-  whole = len(files) < decode_below
-  seen = [(file, *written(file)) for file in files]
-  key = hashlib.sha256(repr((whole, Image.__version__, seen)).encode()).hexdigest()[:16]
-  record = fetch.cache_folder() / 'checked' / f'{key}.json'
-  if record.exists():
-    broken = json.loads(record.read_text())
-  else:
-    broken = find_broken(files, whole)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    partial = record.with_suffix(f'.{os.getpid()}')
-    partial.write_text(json.dumps(broken))
-    partial.replace(record)  # Whole, for processes that start together.
-  if not broken:
-    return set()
-  shown = '\n'.join(f'  {reason}' for reason in list(broken.values())[:20])
-  more = f'\n  and {len(broken) - 20} more' if len(broken) > 20 else ''
-  message = f'{root}: {len(broken)} of {len(files)} files cannot be read:\n{shown}{more}'
-  if on_error == 'error':
-    raise ValueError(f'{message}\nmend or delete them, or set config.data.on_error=skip')
-  logging.warning('%s\nthey are skipped', message)
-  return set(broken)
-
-
-def written(file: str) -> tuple[int, int]:
-  """The size of a file and when it was written, in ns; (-1, -1) of a link that leads nowhere."""
-  try:
-    stat = os.stat(file)
-  except OSError:
-    return -1, -1
-  return stat.st_size, stat.st_mtime_ns
-
-
-def find_broken(files: list[str], whole: bool) -> dict[str, str]:
-  """The broken files with what is wrong, by file."""
-
-  def check(file: str) -> str | None:
-    try:
-      if whole or file.lower().endswith('.npy'):
-        pictures.check(pictures.decode(pathlib.Path(file).read_bytes()))
-      else:
-        with Image.open(file) as image:
-          pictures.check(image)
-    except pictures.Damaged as error:
-      return f'{file}: {error}'
-    except pictures.BROKEN as error:
-      return f'{file}: not an image that Pillow can read ({error})'
-    return None
-
-  what = 'decoding' if whole else 'opening'
-  with futures.ThreadPoolExecutor(devices.cores()) as pool:
-    reasons = list(track(pool.map(check, files), len(files), f'{what} every picture', 'pictures'))
-  return {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
