@@ -49,6 +49,10 @@ def get_config(which='B/16'):
     config.data.randaugment_std = 0.0
     config.data.randaugment_probability = 1.0
     config.data.randaugment_max = 30.0
+    # big_vision's operations: the older forms, where 0 keeps no bit of a picture and 20 all of
+    # them, and no interpolation.
+    config.data.randaugment_increasing = False
+    config.data.randaugment_resize = 'nearest'
   config.model = dict(name='vit', variant=variant, readout='mean', class_token=False)
   config.model.head_bias = -10.0
   config.model.dtype = 'bfloat16'

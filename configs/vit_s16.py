@@ -22,6 +22,8 @@ def get_config(epochs='90'):
     name='tfds', dataset='imagenet2012', train_split='train[:99%]', test_split='validation',
     fit='crop', crop='random_resized', flip=True, randaugment=2, randaugment_magnitude=10.0,
     randaugment_std=0.0, randaugment_probability=1.0,
+    # big_vision's operations: the older forms, where 10 is mild for some, and no interpolation.
+    randaugment_increasing=False, randaugment_resize='nearest',
   )  # fmt: skip
   config.model = dict(name='vit', variant='S/16', readout='mean', class_token=False, pre_logits=384)
   config.model.dtype = 'bfloat16'

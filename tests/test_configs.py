@@ -11,6 +11,7 @@ from ml_collections import config_dict
 import pytest
 
 from vit_jax import data, defaults, experiment, main, recipe, step
+from vit_jax.data import randaugment
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 PARTS = [(section, name) for section, names in defaults.PARTS.items() for name in names]
@@ -200,3 +201,16 @@ def test_recipes_refuse_what_nobody_takes():
   config.optimizer = dict(name='sgd', momentun=0.5)
   with pytest.raises(ValueError, match="did you mean 'momentum'"):
     defaults.complete(config, {})
+
+
+@pytest.mark.parametrize(
+  ('address', 'bits'), [('vit_s16.py', 4), ('vit_augreg.py:B/16', 4), ('vit_augreg.py:L/16', 6)]
+)
+def test_recipes_after_big_vision_have_its_operations(address, bits):
+  """At 10 its posterising keeps four bits and its solarising inverts nothing; timm's newer forms
+  keep none and invert all."""
+  config = recipe.load_recipe(str(ROOT / 'configs' / address)).data
+  names = randaugment.choices(config.randaugment_increasing)
+  argument = lambda name: randaugment.OPERATIONS[name].argument(config.randaugment_magnitude, 1)  # noqa: E731
+  assert {'Posterize', 'Solarize'} <= {*names} and config.randaugment_resize == 'nearest'
+  assert argument('Posterize') == bits and argument('Solarize') == 256

@@ -447,6 +447,7 @@ def test_remedies_come_in_order_and_only_what_is_not_done(run_of):
   assert first[4] == ' '.join(first[:4])
   positions = [main.OUT_OF_MEMORY.index(option.partition('=')[0]) for option in first[:4]]
   assert positions == sorted(positions)
+  assert not any('remat' in option for option in options(model__name='cordonnier'))
   done = options(model__dtype='bfloat16', model__remat='blocks', fsdp=8)
   assert done == ['--config.accumulation_steps=4']
 

@@ -1,6 +1,6 @@
 """vit_jax: Vision Transformers in JAX: train, resume, evaluate, use, and look inside."""
 
-__version__ = '1.4.0'
+__version__ = '1.4.1'
 
 
 def load(path, **execution):

@@ -74,7 +74,8 @@ _PICTURES = dict(
   # Copies of a training picture near to each other, each changed in its own way
   # (arXiv:1902.05509; DeiT: 3).
   repeats=1,
-  train_examples=int,  # how many of train are used, chosen by split_seed, by class; None: all
+  # How many of train are used, chosen by split_seed, of listed labels (digits, folder) by class.
+  train_examples=int,
   # A duplicates.json of `vit_jax.explore.duplicates`, or a text file with a name a line: pictures
   # that are left out of train and validation, before train_examples counts.
   exclude=str,

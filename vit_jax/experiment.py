@@ -11,6 +11,7 @@ from jax import numpy as jnp
 import optax
 
 from vit_jax import data, defaults, evaluation, metrics, models, objectives, optim, weights
+from vit_jax.data import known as trained
 from vit_jax.data import palette, processes
 from vit_jax.defaults import Config
 from vit_jax.formats import resample
@@ -98,6 +99,8 @@ def build(
   place = str(workdir) if own else config.init_from
   section = data_section(config, known)
   dataset = dataset or data.build(**section)
+  if own:
+    trained.check_unchanged(own, dataset, place)
   mesh = make_mesh(config, dataset.preprocess.image_size, chosen)
   platform = mesh.devices.flat[0].platform
   count = processes.choose(dataset.processes, dataset.threads, platform)
@@ -114,7 +117,8 @@ def build(
     list(dataset.class_names),
     weights='ema' if config.ema_decay else 'raw',
     predictions=objective.predictions,
-    origin={'init_from': config.init_from, 'data': section, 'seed': config.seed},
+    origin={'init_from': config.init_from, 'data': section, 'seed': config.seed}
+    | trained.of_pictures(dataset),
   )
   optimizer, learning_rate, multipliers = optim.build(
     total_steps=config.total_steps, groups=model.layer_groups(), **config.optimizer
@@ -162,7 +166,7 @@ def open_constants(
   opened = {name: weights.open_source(path) for name, path in objective.sources.items()}
   for name, source in opened.items():
     what = f'config.objective.{name}={source.name}'
-    check_classes(what, source.passport, dataset)
+    trained.check_classes(what, source.passport, dataset)
     sees, given = source.passport.preprocess.channels, dataset.preprocess.channels
     if given not in (sees, 1):
       raise ValueError(f'{what} sees {sees} channels, config.data.channels={given}')
@@ -197,20 +201,6 @@ def from_pixels(
     return answer
 
   return forward
-
-
-def check_classes(what: str, known: Passport, dataset: data.Dataset) -> None:
-  """Raises a ValueError where weights tell other classes than the data have.
-
-  Files of others often have no names: then their number counts.
-  """
-  named = known.class_names != [f'class {i}' for i in range(len(known.class_names))]
-  there, here = known.class_names, list(dataset.class_names)
-  if len(there) != len(here) or (named and there != here):
-    raise ValueError(
-      f'{what} tells {len(there)} classes ({", ".join(there[:5])}, ...), the data have {len(here)} '
-      f'({", ".join(here[:5])}, ...); take one that was trained on these, or fine-tune it first'
-    )
 
 
 def build_evaluators(

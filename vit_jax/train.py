@@ -19,6 +19,7 @@ from vit_jax import (
   predict,
   weights,
 )
+from vit_jax.data import known
 from vit_jax.defaults import Config
 from vit_jax.experiment import Experiment
 from vit_jax.metrics import Recorder, due
@@ -238,25 +239,29 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   if evaluators.read_objective:
     params = load_params(pathlib.Path(place), objective, dataset.image_shape)
   params = jax.device_put(params, sharding.replicated(mesh))
-  known = {'step': about.step, 'weights': about.weights}
+  told = {'step': about.step, 'weights': about.weights}
   if place != workdir:
-    known['init_from'] = str(place)
-  return evaluators.report(params, workdir / 'reports', known)
+    told['init_from'] = str(place)
+  return evaluators.report(params, workdir / 'reports', told)
 
 
 def open_data(config: Config, about: weights.Passport, place: Any) -> data.Dataset:
   """The data that are evaluated, prepared as the weights know them.
 
   Raises:
-    ValueError: the config asks for pictures of another size than the weights take.
+    ValueError: the config asks for pictures that are prepared otherwise than the weights know them,
+      or draws another split, with pictures that they were trained on.
   """
-  section, size = experiment.data_section(config, about), about.preprocess.image_size
-  normal = defaults.part('data', section['name']).get('image_size')
-  asked = tuple(section['image_size'])
-  if asked not in (size, normal):
-    raise ValueError(f'config.data.image_size={asked}, but the model in {place} takes {size}')
-  seen = {'image_size': size, 'channels': about.preprocess.channels}
-  return dataclasses.replace(data.build(**section | seen), preprocess=about.preprocess)
+  section, seen = experiment.data_section(config, about), about.preprocess
+  if config.data.name != 'checkpoint':
+    normal = defaults.part('data', config.data.name).to_dict()
+    known.check_seen(config.data.to_dict(), normal, seen, place)
+  fitted = section | {'image_size': seen.image_size, 'channels': seen.channels}
+  dataset = dataclasses.replace(data.build(**fitted), preprocess=seen)
+  if about.origin.get('data'):
+    there = experiment.data_of(about, str(place))
+    known.check_apart(dataset, section, there, place, data.build)
+  return dataset
 
 
 def check_same_model(config: Config, there: dict[str, Any], place: Any, whole: bool) -> None:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import vit_jax
-from vit_jax import checkpoint, defaults, models
+from vit_jax import checkpoint, data, defaults, models
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.formats import adapt, files, official, read, settings_files, write
 from vit_jax.formats.files import Arrays, Entry
@@ -242,7 +242,7 @@ def describe(found: Weights, path: pathlib.Path) -> Passport:
   kind = found.model['kind']
   section = defaults.part('model', kind).to_dict() | models.MODELS[kind].section_of(found.model)
   count = section['num_classes']
-  names = found.class_names or [f'class {i}' for i in range(count)]
+  names = found.class_names or data.unnamed(count)
   preprocess = {'resize': 'bilinear', 'fit': 'squash', 'resize_small': None} | found.preprocess
   preprocess |= {'image_size': section['image_size'], 'channels': section['channels']}
   origin = {'file': str(path), 'family': found.family, 'notes': list(found.notes)}

@@ -3,7 +3,7 @@
 A new one is a loader and one line here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -232,9 +232,19 @@ def describe(name: str, num_classes: int, multi_label: bool = False, **section) 
   preprocess, augment = take(Preprocess, section), take(Augment, section)
   names = ('train', 'validation', 'test') if section['validation_fraction'] else ('train', 'test')
   nothing = sources.Listed([], np.zeros((0, num_classes) if multi_label else 0, np.int32))
-  classes = tuple(f'class {i}' for i in range(num_classes))
+  classes = tuple(unnamed(num_classes))
   splits: sources.Splits = dict.fromkeys(names, nothing)
   return Dataset(splits, classes, preprocess, augment, **given(section))
+
+
+def unnamed(count: int) -> list[str]:
+  """Names of classes that nobody has named."""
+  return [f'class {i}' for i in range(count)]
+
+
+def are_named(classes: Sequence[str]) -> bool:
+  """Whether classes have names of their own: files of others often hold none."""
+  return list(classes) != unnamed(len(classes))
 
 
 def known_classes(name: str, **section) -> int | None:

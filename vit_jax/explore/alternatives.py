@@ -104,7 +104,7 @@ def remedies_of(run: Run) -> list[tuple[str, dict[str, Any]]]:
   if parts:
     steps = parts * config.accumulation_steps
     found.append((f'--config.accumulation_steps={steps}', {'accumulation_steps': steps}))
-  if config.model.remat != 'blocks':
+  if config.model.get('remat', 'blocks') != 'blocks':  # Some families compute all at once.
     found.append(remat_of(run))
   if count > 1 and config.fsdp < count:
     found.append((f'--config.fsdp={count}', {'fsdp': count}))

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 import numpy as np
 
 from vit_jax import data, experiment
-from vit_jax.data import preprocess
+from vit_jax.data import known, preprocess
 from vit_jax.data.pictures import Picture
 from vit_jax.predict import Predictor
 
@@ -71,7 +71,7 @@ def own_data(predictor: Predictor, what: str, head: bool = True) -> data.Dataset
   dataset = data.build(**experiment.data_of(passport, None))
   dataset = dataclasses.replace(dataset, preprocess=passport.preprocess)
   if not headless:
-    experiment.check_classes('the checkpoint', passport, dataset)
+    known.check_classes('the checkpoint', passport, dataset)
   if dataset.multi_label:
     raise ValueError(f'{what} needs one label a picture, and these data have several')
   return dataset
