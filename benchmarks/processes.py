@@ -68,6 +68,7 @@ def words_of(
     'optimizer.clip_norm': 0.0, 'model.initialisers': 'torch', 'optimizer.learning_rate': 1e-4,
     'total_steps': steps, 'batch_size': options.batch_size, 'log_every': 1, 'eval_every': 0,
     'checkpoint_every': 2, 'keep_checkpoints': 2, 'fsdp': fsdp, 'optimizer.schedule': 'constant',
+    'model.scan': options.scan,
   }  # fmt: skip
   given = [f'--config.{key}={value}' for key, value in settings.items()]
   return [sys.executable, '-m', 'vit_jax.main', RECIPE, f'--workdir={workdir}', *given]
@@ -151,6 +152,7 @@ def main() -> None:
   parser.add_argument('--processes', type=int, default=4)
   parser.add_argument('--devices', type=int, default=64)
   parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--scan', action='store_true', help='blocks in a loop, gathered one by one')
   parser.add_argument('--cases', default='one,devices,processes')
   options = parser.parse_args()
   BASE = base()

@@ -50,7 +50,7 @@ def test_pictures_of_training_are_not_tested(trained):
   assert train.evaluate(config, trained)['n_examples'] == 360
   seeds = small_config(data__validation_fraction=0.2, data__split_seed=1)
   with pytest.raises(
-    ValueError, match=r'of the \d+ pictures of validation are among those.*seed=0'
+    ValueError, match=r'trained on \d+ of these 288 pictures of validation.*split_seed=0'
   ):
     train.evaluate(seeds, trained)
   fractions = small_config(data__validation_fraction=0.0)

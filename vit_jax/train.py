@@ -258,9 +258,8 @@ def open_data(config: Config, about: weights.Passport, place: Any) -> data.Datas
     known.check_seen(config.data.to_dict(), normal, seen, place)
   fitted = section | {'image_size': seen.image_size, 'channels': seen.channels}
   dataset = dataclasses.replace(data.build(**fitted), preprocess=seen)
-  if about.origin.get('data'):
-    there = experiment.data_of(about, str(place))
-    known.check_apart(dataset, section, there, place, data.build)
+  there = experiment.data_of(about, str(place)) if about.origin.get('data') else {}
+  known.check_untrained(dataset, section, there, place, data.build)
   return dataset
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import hashlib
 import os
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -11,8 +12,11 @@ from vit_jax.data import Dataset, are_named, sources
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.runtime.sections import fields_of
 
-SAME = ('name', 'path', 'dataset', 'task')  # Keys of a section that tell which data are meant,
-DRAWN = ('test_fraction', 'validation_fraction', 'split_seed')  # and how a test split is drawn.
+# What names the pictures of a data set, and what decides which of them are tested.
+WHICH = ('name', 'path', 'dataset', 'task')
+SPLIT = (
+  'split_seed', 'test_fraction', 'validation_fraction', 'test_folder', 'train_split', 'test_split',
+)  # fmt: skip
 
 
 def of_pictures(dataset: Dataset) -> dict[str, Any]:
@@ -80,35 +84,76 @@ def check_unchanged(passport: Any, dataset: Dataset, place: Any) -> None:
     )
 
 
-def check_apart(
+def check_untrained(
   dataset: Dataset,
   section: dict[str, Any],
-  there: dict[str, Any] | None,
+  there: dict[str, Any],
   place: Any,
   build: Callable[..., Dataset],
-) -> None:
-  """Raises a ValueError where pictures that weights were trained on would be tested.
+) -> str:
+  """A warning, also in the log, where pictures that are tested may have been trained on; else ''.
 
   Args:
-    dataset: that `section` describes.
-    there: the section of the data that the weights in `place` were trained on; None: nobody knows.
+    dataset: that `section` describes, of which all splits but 'train' are tested.
+    there: the section of the data that the weights in `place` were trained on; {}: nobody knows.
     build: what makes data of a section.
+
+  Raises:
+    ValueError: some were trained on, or chose the best checkpoint.
   """
-  if not there or any(section.get(key) != there.get(key) for key in SAME):
-    return
-  differ = [key for key in DRAWN if key in there and section.get(key) != there[key]]
+  is_same = bool(there) and which(there) == which(section)
+  differ = [key for key in SPLIT if is_same and there.get(key) != section.get(key)]
   if not differ:
-    return
-  train = build(**there).splits['train']
-  trained = {train.name(i) for i in range(len(train))}
-  for split, source in dataset.splits.items():
-    seen = 0 if split == 'train' else sum(source.name(i) in trained for i in range(len(source)))
-    if seen:
-      rows = ', '.join(f'config.data.{key}={there[key]}' for key in differ)
+    return ''
+  asked = ', '.join(f'config.data.{key}={section.get(key)}' for key in differ)
+  own = ', '.join(f'{key}={there.get(key)}' for key in differ)
+  remedy = f'take the split of the weights ({own}, or --config.data.name=checkpoint)'
+  counts = trained_on(dataset, section, there, build)
+  for split, count in counts.items():
+    if count:
       raise ValueError(
-        f'{seen} of the {len(source)} pictures of {split} are among those that {place} was trained '
-        f'on, as other splits were drawn then; set {rows}'
+        f'{asked}: {place} was trained on {count} of these {len(dataset.splits[split])} pictures '
+        f'of {split}, whose accuracy would say nothing; {remedy}'
       )
+  if counts:
+    return ''
+  words = (
+    f'{asked}: {place} may have been trained on some of the pictures that are tested; {remedy}.'
+  )
+  logging.warning(words)
+  return words
+
+
+def which(section: dict[str, Any]) -> list[Any]:
+  """What names the pictures of a section of data; a path however it is written."""
+  path = section.get('path') and pathlib.Path(section['path']).expanduser().resolve()
+  return [path if key == 'path' else section.get(key) for key in WHICH]
+
+
+def trained_on(
+  dataset: Dataset, section: dict[str, Any], there: dict[str, Any], build: Callable[..., Dataset]
+) -> dict[str, int]:
+  """How many pictures of each split but 'train' weights have seen; {}: nobody can tell.
+
+  Pictures are told by their names. Of a TFDS set these count from the start of a slice, and what
+  the weights' own split needs, such as a list of pictures to exclude, need not be here.
+  """
+  if section['name'] == 'tfds':
+    return {}
+  try:
+    before = build(**there | {key: section[key] for key in WHICH if key in section}).splits
+  except (ValueError, OSError):
+    return {}
+  seen = {name for split, source in before.items() if split != 'test' for name in names_of(source)}
+  return {
+    split: len(seen & {*names_of(source)})
+    for split, source in dataset.splits.items() if split != 'train'
+  }  # fmt: skip
+
+
+def names_of(source: sources.Source) -> list[str]:
+  """What messages call each picture."""
+  return [source.name(i) for i in range(len(source))]
 
 
 def check_seen(
@@ -121,11 +166,15 @@ def check_seen(
     normal: the defaults of these data; what is as there asks for nothing.
     seen: what the weights in `place` take.
   """
-  # Channels follow the pictures, which are fitted to those of the weights.
   for key in sorted(fields_of(Preprocess) & section.keys() - {'channels'}):
-    asked, known = section[key], getattr(seen, key)
-    if asked not in (known, normal[key]):
+    asked, known = section[key], of_channels(getattr(seen, key), key, seen.channels)
+    if asked != normal[key] and of_channels(asked, key, seen.channels) != known:
       raise ValueError(
         f'config.data.{key}={asked}, but the model in {place} takes {known}, and is judged by '
         'that: leave it out'
       )
+
+
+def of_channels(value: Any, key: str, channels: int) -> Any:
+  """A setting of preprocessing; one mean or deviation for all channels as one for each."""
+  return value * channels if key in ('mean', 'std') and len(value) == 1 else value
