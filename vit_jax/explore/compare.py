@@ -93,6 +93,12 @@ def oscillation(accuracy: np.ndarray) -> np.ndarray:
   return np.abs(np.diff(accuracy[(len(accuracy) - 1) // 2 :], axis=0)).mean(0)
 
 
+def diverged(found: Layer, r: int) -> np.ndarray:
+  """Whether the loss of a readout is no finite number after the last epoch, by seed: `S`."""
+  losses = np.stack([found.fitted.loss[-1, :, r, 0], found.fitted.test_loss[-1, :, r, 0]])
+  return ~np.isfinite(losses).all(0)
+
+
 def mean_of_batches(correct: np.ndarray, batch_size: int) -> float:
   """The study's metric: the mean of the accuracies of batches, the last one smaller: `S n`."""
   starts = range(0, correct.shape[-1], batch_size)
@@ -143,6 +149,7 @@ def record(lab: Lab, layer: str, found: Layer, r: int) -> dict[str, Any]:
     'gap': float(trained.mean() - share),
     'epochs_to_95': float(convergence(curve).mean()),
     'oscillation': float(oscillation(curve).mean()),
+    'diverged_seeds': int(diverged(found, r).sum()),
     'control': candidate.control,
     'patch': candidate.patch,
     'row': row if candidate.patch else None,

@@ -86,13 +86,15 @@ def distance(distances: np.ndarray, accuracy: np.ndarray, intervals: np.ndarray,
 
 
 def curves(names: Sequence[str], train: np.ndarray, test: np.ndarray, what: str) -> Any:
-  """A small panel for each readout: training and test against the epoch, all seeds: `E S R`."""
+  """A small panel for each readout: training and test against the epoch, all seeds: `E S R`.
+
+  Where training diverged, and the loss is no finite number, a line ends.
+  """
   columns = min(4, len(names))
   rows = math.ceil(len(names) / columns)
   figure, axes = new_figure(2.6 * columns + 0.4, 2.1 * rows + 0.5, rows, columns)
   epochs = np.arange(1, len(train) + 1)
-  everything = np.r_[train.ravel(), test.ravel()]
-  low, high = float(everything.min()), float(np.percentile(everything, 99))
+  low, high = limits(np.r_[train.ravel(), test.ravel()])
   for axis, r in zip(axes.flat, range(len(names)), strict=False):
     for values, colour, label in ((train, COLOURS[1], 'train'), (test, COLOURS[0], 'test')):
       axis.plot(epochs, values[:, :, r], color=colour, alpha=0.3, lw=0.8)
@@ -112,6 +114,12 @@ def curves(names: Sequence[str], train: np.ndarray, test: np.ndarray, what: str)
     row[0].set_ylabel(what)
   axes.flat[0].legend(frameon=False, fontsize=8)
   return figure
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+  """The lowest of the finite values and the 99th percentile; 0 and 1 where none is finite."""
+  finite = values[np.isfinite(values)]
+  return (float(finite.min()), float(np.percentile(finite, 99))) if finite.size else (0.0, 1.0)
 
 
 def all_patches(test: np.ndarray, distances: np.ndarray) -> Any:

@@ -100,7 +100,18 @@ def ranking(folder: pathlib.Path, results: Results) -> list[Block]:
       Text(f'The chosen learning rate lies at the edge of the grid for {", ".join(edge)}: a wider '
            '--config.explore.learning_rates may do better.')
     )  # fmt: skip
-  return blocks
+  return blocks + divergence(results)
+
+
+def divergence(results: Results) -> list[Block]:
+  """A line that names the readouts whose training diverged; nothing where none did."""
+  lost = {row['readout']: row['diverged_seeds'] for row in results.records if row['diverged_seeds']}
+  named = ', '.join(f'{name} ({count} of the seeds)' for name, count in lost.items())
+  words = (
+    f'Training diverged, so that the loss is no number and the accuracy says nothing: {named}. '
+    'Smaller --config.explore.learning_rates may do better.'
+  )
+  return [Text(words)] * bool(lost)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -155,6 +166,7 @@ def patch_maps(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
 def learned_weights(folder: pathlib.Path, lab: Lab, results: Results) -> list[Block]:
   grid = lab.grid
   maps = {name: x[:, 0].mean(0).reshape(grid) for name, x in results.found.fitted.weights.items()}
+  maps = {name: x for name, x in maps.items() if np.isfinite(x).all()}  # A diverged one has none.
   if not maps:
     return []
   figure = pictures.weight_maps(maps)

@@ -199,8 +199,10 @@ class GeneralisedMean(Readout):
   def __call__(self, tokens: Float[Array, 'B T D']) -> Float[Array, 'B D']:
     power = self.param('power', nn.initializers.constant(3.0), (1,))
     x = jnp.maximum(self.patches(tokens).astype(jnp.float32), self.floor)
-    # x^p, of whose logarithm probes of all learning rates make use.
-    return jnp.exp(power * jnp.log(x)).mean(1) ** (1 / power)
+    # Of one logarithm probes of all learning rates make use. Powers themselves would leave float32:
+    # 1e-6^8 is 0, whose root has no gradient.
+    total = jax.nn.logsumexp(power * jnp.log(x), axis=1)
+    return jnp.exp((total - math.log(x.shape[1])) / power)
 
 
 class ClassTokens(Readout):

@@ -1,0 +1,62 @@
+"""What the lab says where something goes wrong: readouts that diverge, keys it does not read."""
+
+import json
+
+from conftest import ROOT
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import defaults, recipe
+from vit_jax.explore import pictures, readouts
+from vit_jax.models import readout
+
+
+def exploration(trained, **overrides):
+  """A config of a short exploration of the small run; '__' stands for '.'."""
+  config = defaults.complete(recipe.load_recipe(f'{ROOT}/configs/explore_readouts.py'), {})
+  config.init_from = str(trained)
+  config.explore.update(
+    readouts=('class_token', 'mean'), learning_rates=(1e-2,), epochs=2, seeds=2, audit=False
+  )
+  for key, value in overrides.items():
+    config.update_from_flattened_dict({key.replace('__', '.'): value})
+  return config
+
+
+def test_a_readout_that_diverges_is_named_and_the_report_is_whole(trained, tmp_path):
+  config = exploration(
+    trained, explore__readouts=('class_token', 'weighted_add'), explore__optimizer='sgd',
+    explore__learning_rates=(1e30,),
+  )  # fmt: skip
+  readouts.explore(config, tmp_path)
+  assert (tmp_path / 'reports/exploration.json').exists()
+  records = json.loads((tmp_path / 'reports/readouts.json').read_text())
+  lost = {record['readout']: record['diverged_seeds'] for record in records}
+  assert lost['weighted_add'] == 2
+  text = (tmp_path / 'reports/readouts.md').read_text()
+  assert 'Training diverged' in text and 'weighted_add (2 of the seeds)' in text
+
+
+def test_curves_leave_out_what_is_no_number():
+  values = np.array([[[0.5, 1.0]], [[np.nan, 2.0]], [[np.inf, 3.0]]])
+  assert pictures.limits(values.ravel()) == pytest.approx((0.5, np.percentile([0.5, 1, 2, 3], 99)))
+  for one in (values, np.full_like(values, np.nan)):
+    for what in ('accuracy', 'loss'):
+      assert np.isfinite(pictures.curves(('a', 'b'), one, one, what).axes[0].get_ylim()).all()
+
+
+def test_a_generalised_mean_has_a_gradient_at_any_power():
+  """Powers of what is negative in a whole channel, 1e-6^8, are 0 in float32."""
+  module = readout.build('gem', {}, prefix=(), grid=(2, 2), probing=True)
+  tokens = jnp.asarray([[[-1.0, 2.0], [-2.0, 1.0], [-0.5, 3.0], [-1.0, -1.0]]])
+
+  def total(power):
+    return module.apply({'params': {'power': jnp.full(1, power)}}, tokens).sum()
+
+  for power in (0.5, 3.0, 8.0, 30.0):
+    value, slope = jax.value_and_grad(total)(power)
+    assert np.isfinite(slope)
+    expected = (np.maximum(np.asarray(tokens, float), 1e-6) ** power).mean(1) ** (1 / power)
+    assert value == pytest.approx(expected.sum(), rel=1e-4)
