@@ -227,3 +227,36 @@ def test_what_cannot_be_planted_is_refused(tmp_path, options, words):
   with pytest.raises(ValueError, match=words):
     explore.run(exploration(**options), tmp_path / 'W')
   assert not (tmp_path / 'W').exists()
+
+
+def write_map_model(folder, start):
+  """Weights of a small BiT for the canvases: its tokens are a map, with nothing before it."""
+  known = defaults.part('model', 'bit').to_dict() | {'variant': 'R5x1', 'head': 'random'}
+  section = models.complete(known | dict(image_size=(16, 16), channels=1, num_classes=10))
+  seen = dict(image_size=(16, 16), channels=1, resize='bilinear', mean=(0.5,), std=(0.5,))
+  passport = weights.Passport.from_json({
+    'format': 1, 'model': section, 'class_names': list('0123456789'),
+    'preprocess': seen | dict(fit='squash', resize_small=None),
+  })  # fmt: skip
+  model = passport.build()
+  params = jax.jit(lambda: models.init(model, jax.random.key(start)))()
+  weights.write_model(folder, params, passport)
+
+
+def test_a_model_of_maps_and_other_weights_under_its_name(tmp_path, caplog):
+  config = exploration(kinds=('digit_on_noise',), readouts=('mean',), **SMALL | {'draws': 2})
+  config.init_from = str(tmp_path / 'm')
+  write_map_model(tmp_path / 'm', 0)
+  explore.run(config, tmp_path / 'W')
+  about = json.loads((tmp_path / 'W/reports/planted.json').read_text())
+  assert [row['readout'] for row in about['digit_on_noise']['readouts']][1:] == ['mean']
+  explore.run(config, tmp_path / 'W')  # The same weights: what is there is read again.
+  write_map_model(tmp_path / 'm', 1)
+  with pytest.raises(ValueError, match=r'found with other weights.*choose another --workdir'):
+    explore.run(config, tmp_path / 'W')
+  path = tmp_path / 'W/probes/planted/digit_on_noise.npz'
+  with np.load(path) as file:
+    old = {key: x for key, x in file.items() if key != 'identity'}
+  np.savez(path, **old)  # As earlier versions wrote it.
+  explore.run(config, tmp_path / 'W')
+  assert 'does not say of which weights' in caplog.text

@@ -4,12 +4,15 @@ In each draw evidence is planted in other places (`data/planted.py`), readouts a
 lab, and each is asked which patches matter: the map of single patches by their accuracy, learned
 mixes by the size of their weights, attention pooling by its mean attention.
 
-W/probes/planted/<kind>.npz   what was found, a row a draw
+W/probes/planted/<kind>.npz   what was found, a row a draw, and of which weights
 W/reports/planted.json, .md, .html, planted/*.png
 """
 
 import collections
 import dataclasses
+import functools
+import hashlib
+import json
 import math
 import pathlib
 from typing import Any
@@ -21,13 +24,14 @@ import numpy as np
 from vit_jax import checkpoint, experiment, predict
 from vit_jax.data import planted, sources
 from vit_jax.defaults import Config
-from vit_jax.evaluation import candidates, fitting, probes
+from vit_jax.evaluation import candidates, fitting, probes, store
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import lab
+from vit_jax.explore.planted_files import Found, check_same, restore, save
+from vit_jax.models import tokens
 from vit_jax.models.cross_attention import AttentiveReadout
-from vit_jax.runtime import atomic
 from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.progress import track
 
@@ -55,12 +59,22 @@ class Reader:
     """Heads and MLP width, as a model says them."""
     return self.heads
 
+  @functools.cached_property
+  def identity(self) -> str:
+    """A hash of weights, model and preprocessing, on which tokens depend; '' without a model."""
+    known = self.predictor
+    if known is None:
+      return ''
+    seen = {'weights': store.hash_of_params(known.params), 'model': self.settings,
+            'preprocess': dataclasses.asdict(known.preprocess)}  # fmt: skip
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
   def read(self, images: np.ndarray) -> np.ndarray:
     """Tokens `n T D` of canvases."""
     if self.predictor is None:
       return with_constant(planted.cut(images, images.shape[1] // self.grid[0]))
     return np.concatenate([
-      self.predictor(images[start : start + 256], ('tokens',))['tokens']
+      tokens.rows(self.predictor(images[start : start + 256], ('tokens',))['tokens'])
       for start in range(0, len(images), 256)
     ])  # fmt: skip
 
@@ -70,32 +84,11 @@ def with_constant(values: np.ndarray) -> np.ndarray:
   return np.pad(values, ((0, 0), (1, 0), (0, 0)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-  """What was found of one kind of evidence in `d` draws.
-
-  Attributes:
-    evidence: `d N`, the patches that matter.
-    maps: `d N` by the name of what finds: larger where it says that a patch matters.
-    accuracy: `d` by readout.
-    possible: `d`: what a reader of the planted codes would tell; not a number for pictures.
-    example: a canvas of the first draw; empty for tokens.
-  """
-
-  grid: tuple[int, int]
-  classes: int
-  evidence: np.ndarray
-  maps: dict[str, np.ndarray]
-  accuracy: dict[str, np.ndarray]
-  possible: np.ndarray
-  example: np.ndarray
-
-
 def explore(config: Config, workdir: pathlib.Path) -> None:
   """Plants, trains and judges, kind by kind, and writes the report.
 
   Raises:
-    ValueError: a value that cannot work; nothing has been computed yet.
+    ValueError: a value that cannot work, or results of other weights; nothing has been computed.
   """
   from vit_jax.explore import planted_page
 
@@ -104,14 +97,15 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
   readers = {kind: reader_of(config, kind) for kind in config.explore.kinds}
   for kind, reader in readers.items():
     probes_of(config, reader, shape_of(config, kind, reader), 2)
-  found = {}
+  found, paths = {}, {kind: workdir / 'probes/planted' / f'{kind}.npz' for kind in readers}
   for kind, reader in readers.items():
-    path = workdir / 'probes/planted' / f'{kind}.npz'
-    if not path.exists():
+    check_same(paths[kind], reader.identity)
+  for kind, reader in readers.items():
+    if not paths[kind].exists():
       done = study(config, kind, reader)
       checkpoint.claim(workdir, config.to_dict())
-      save(path, done)
-    found[kind] = restore(path)
+      save(paths[kind], done, reader.identity)
+    found[kind] = restore(paths[kind])
   planted_page.write(workdir / 'reports', found, config)
 
 
@@ -250,23 +244,3 @@ def attention(module: Any, params: Any, tokens: np.ndarray) -> np.ndarray:
   _, state = module.apply({'params': params}, jnp.asarray(tokens), mutable='intermediates')
   (weights,) = jax.tree.leaves(state['intermediates'])  # B Q h N
   return np.asarray(weights).mean((0, 1, 2))
-
-
-def save(path: pathlib.Path, found: Found) -> None:
-  """Writes what was found of one kind into one file."""
-  arrays: dict[str, Any] = {k: x for k, x in vars(found).items() if not isinstance(x, dict)}
-  for group in ('maps', 'accuracy'):
-    arrays |= {f'{group}/{name}': x for name, x in getattr(found, group).items()}
-  with atomic.replacing(path) as partial, partial.open('wb') as file:
-    np.savez(file, **arrays)
-
-
-def restore(path: pathlib.Path) -> Found:
-  """Reads what `save` wrote."""
-  with np.load(path) as file:
-    arrays = dict(file)
-  own: dict[str, Any] = {key: x for key, x in arrays.items() if '/' not in key}
-  for group in ('maps', 'accuracy'):
-    named = [key for key in arrays if key.startswith(f'{group}/')]
-    own[group] = {key.removeprefix(f'{group}/'): arrays[key] for key in named}
-  return Found(**own | {'grid': tuple(own['grid'].tolist()), 'classes': int(own['classes'])})
