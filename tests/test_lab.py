@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vit_jax import defaults, recipe
-from vit_jax.explore import pictures, readouts
-from vit_jax.models import readout
+from vit_jax.evaluation.fitting import Fitted
+from vit_jax.explore import compare, lab, pictures, readouts, sections
+from vit_jax.models import readout, tokens
 
 
 def exploration(trained, **overrides):
@@ -60,3 +61,25 @@ def test_a_generalised_mean_has_a_gradient_at_any_power():
     assert np.isfinite(slope)
     expected = (np.maximum(np.asarray(tokens, float), 1e-6) ** power).mean(1) ** (1 / power)
     assert value == pytest.approx(expected.sum(), rel=1e-4)
+
+
+def test_blocks_are_read_in_the_order_of_the_model():
+  names = [*(f'block_{i}/tokens' for i in range(12)), 'tokens']
+  found = tokens.layer_names(names, '10,2,1,02')
+  assert found == ('block_0/tokens', 'block_1/tokens', 'block_9/tokens')
+
+
+def test_the_page_says_which_block_was_read(trained):
+  assert compare.words_of('block_2/tokens', 12) == 'block 3 of 12'
+  assert compare.words_of('mean_6/tokens', 12) == 'the mean of the last 6 blocks'
+  known, nothing = lab.build(exploration(trained)), np.zeros(0)
+  about = dict(weights='a', data='b', n_train=9, seconds=1.0)
+  found = lab.Layer(nothing, nothing, Fitted(*[nothing] * 5, weights={}), nothing, nothing)
+  record = dict(
+    readout='mean', accuracy=0.5, bootstrap_interval=[0.4, 0.6], n_examples=9, n_seeds=1
+  )
+  for layer, words in (('block_0/tokens', 'block 1 of 1'), ('tokens', 'of the last block')):
+    last = compare.Results(layer, ('mean',), [record], nothing, found, [])
+    text = ' '.join(block.text for block in sections.introduction(known, last, about))
+    # Of what was read, and beside the model's own head.
+    assert text.count(words) == (2 if layer != 'tokens' else 0)

@@ -10,6 +10,7 @@ import numpy as np
 from vit_jax import metrics
 from vit_jax.evaluation import power, statistics
 from vit_jax.explore.lab import Lab, Layer, probes_of
+from vit_jax.models import tokens
 
 ALPHA = 0.05
 CONVERGED = 0.95  # of the final accuracy
@@ -79,6 +80,14 @@ def depth_of(layer: str, depth: int) -> int:
   """The number of a layer's block, from 1."""
   inner = re.fullmatch(r'block_(\d+)/tokens', layer)
   return int(inner[1]) + 1 if inner else depth
+
+
+def words_of(layer: str, depth: int) -> str:
+  """Of what the tokens of a layer are, where it is not the last block; '' where it is."""
+  mean = re.fullmatch(tokens.MEAN, layer)
+  if mean:
+    return f'the mean of the last {mean[1]} blocks'
+  return '' if layer == 'tokens' else f'block {depth_of(layer, depth)} of {depth}'
 
 
 def convergence(accuracy: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """How weights were trained to be read, compared with how they were read: lines of the report."""
 
+from vit_jax.explore import compare
 from vit_jax.explore.compare import Results
 from vit_jax.explore.lab import Lab
 from vit_jax.explore.page import Text
@@ -10,17 +11,18 @@ def lines(lab: Lab, last: Results) -> list[Text]:
   """A line for each way in which the head of the weights reads otherwise than the probes did.
 
   The readout was not read, or only with other words behind its name, or is not the best; tokens
-  were read without the norm that it sees; it has a layer before the head.
+  were read without the norm that it sees, or are not those of the last block; it has a layer before
+  the head.
   """
-  name = name_of(lab)
+  name, inner = name_of(lab), compare.words_of(last.layer, lab.depth)
   if name is None:
     return []
   section = lab.predictor.passport.model
   found = [mismatch(name, last)]
   if lab.config.explore.token_norm == 'none':
     found.append('Their own head reads tokens behind the norm after the last block; these are not.')
-  elif lab.config.explore.layers.startswith('mean:'):
-    found.append('Their own head reads the tokens of the last block; these are means of several.')
+  if inner:
+    found.append(f'Their own head reads the tokens of the last block; these are of {inner}.')
   if section.get('pre_logits'):
     found.append(
       f'Their own head has a tanh layer of {section["pre_logits"]} before it; probes have none.'

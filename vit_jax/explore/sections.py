@@ -51,7 +51,7 @@ def make_page(
 
 
 def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
-  best, grid = last.records[0], lab.grid
+  best, grid, inner = last.records[0], lab.grid, compare.words_of(last.layer, lab.depth)
   return [
     Text(
       f'Weights: {about["weights"]}. Data: {about["data"]}; {about["n_train"]} training and '
@@ -63,6 +63,7 @@ def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
       f'Best: {best["readout"]}, {best["accuracy"]:.2%} (95 % interval '
       f'{best["bootstrap_interval"][0]:.2%} to {best["bootstrap_interval"][1]:.2%}).'
     ),
+    *[Text(f'The tokens are those of {inner}, not of the last block.')] * bool(inner),
     *native.lines(lab, last),
   ]
 

@@ -15,7 +15,8 @@ def layer_names(
 ) -> tuple[str, ...]:
   """Outputs of tokens by what a person writes: 'last', 'all', or numbers of blocks from 1.
 
-  A model that names no blocks has the last layer alone.
+  Blocks come in the order of the model, each once, however they are written. A model that names
+  no blocks has the last layer alone.
 
   Args:
     key: what the person wrote it for, named in the error.
@@ -37,14 +38,14 @@ def layer_names(
     return ('tokens',)
   if layers == 'all':
     return blocks
-  wanted = list(dict.fromkeys(layers.split(',')))
+  wanted = layers.split(',')
   if not blocks:
     raise ValueError(f'{key}={layers}: this model names no blocks; give last')
   if any(not w.isdecimal() or not 1 <= int(w) <= len(blocks) for w in wanted):
     raise ValueError(
       f"{key}={layers}: give last, all, or blocks from 1 to {len(blocks)}, such as '1,2'"
     )
-  return tuple(f'block_{int(w) - 1}/tokens' for w in wanted)
+  return tuple(f'block_{number - 1}/tokens' for number in sorted({*map(int, wanted)}))
 
 
 def block_names(output_names: list[str]) -> tuple[str, ...]:
