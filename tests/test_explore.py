@@ -19,7 +19,7 @@ from PIL import Image
 import pytest
 
 from vit_jax import checkpoint, defaults, models, predict, recipe, train, weights
-from vit_jax.explore import compare, lab, page, readouts, selection, sweep
+from vit_jax.explore import compare, lab, lab_data, page, readouts, selection, sweep
 from vit_jax.interpret import __main__ as interpret_command
 from vit_jax.models import readout
 
@@ -245,7 +245,7 @@ def test_classes_without_examples_are_refused(trained, tmp_path):
   with pytest.raises(ValueError, match='no test example of b'):
     readouts.explore(config, tmp_path / 'lab')
   with pytest.raises(ValueError, match='two classes'):
-    lab.check_classes(('only',))
+    lab_data.check_classes(('only',))
 
 
 def test_a_weight_file_knows_no_data(trained, tmp_path):

@@ -83,3 +83,28 @@ def test_the_page_says_which_block_was_read(trained):
     text = ' '.join(block.text for block in sections.introduction(known, last, about))
     # Of what was read, and beside the model's own head.
     assert text.count(words) == (2 if layer != 'tokens' else 0)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'words'),
+  [
+    ({'data__fit': 'crop'}, r'config\.data\.fit=crop \(squash\) would be ignored: leave out'),
+    ({'data__resize': 'nearest', 'data__image_size': (64, 64)},
+     r'image_size=\(64, 64\) \(\(8, 8\)\), config\.data\.resize=nearest \(bilinear\)'),
+    ({'data__mean': (0.1,)}, r'config\.data\.mean=\(0\.1,\) \(\(0\.5,\)\)'),
+    ({'evaluation__cache': '/elsewhere', 'evaluation__cache_gb': 1.0},
+     r'config\.evaluation\.cache, config\.evaluation\.cache_gb: .* set by config\.explore'),
+  ],
+)  # fmt: skip
+def test_keys_that_would_be_ignored_are_refused(trained, overrides, words):
+  config = defaults.complete(exploration(trained), {'data': 'digits'})
+  for key, value in overrides.items():
+    config.update_from_flattened_dict({key.replace('__', '.'): value})
+  with pytest.raises(ValueError, match=words):
+    lab.build(config)
+
+
+def test_keys_that_say_what_the_weights_know_are_welcome(trained):
+  config = defaults.complete(exploration(trained, evaluation__batch_size=32), {'data': 'digits'})
+  config.data.update(mean=(0.5,), std=(0.5,), image_size=(8, 8))
+  assert lab.build(config).data.preprocess.image_size == (8, 8)

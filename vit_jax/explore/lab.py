@@ -13,13 +13,15 @@ from vit_jax.evaluation import candidates, probes
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
+from vit_jax.explore.lab_data import build_data
 from vit_jax.explore.selection import SELECTIONS
 from vit_jax.models import tokens
 from vit_jax.runtime.choices import check_choice
 
 TOKEN_NORMS = ('model', 'none')
 # Sections and keys of the config that say something here; a change of any other would be ignored.
-READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation', 'explore')
+READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation.batch_size',
+        'explore')  # fmt: skip
 SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 
 
@@ -198,50 +200,26 @@ def shape_of_tokens(
 
 
 def refuse_unread(config: Config, read: tuple[str, ...] = READ) -> None:
-  """Raises a ValueError that names the keys that were changed and say nothing here."""
-  normal = defaults.get_config()
-  changed = [key for key in config if key not in read and config[key] != normal[key]]
+  """Raises a ValueError that names the keys that were changed and say nothing here.
+
+  Args:
+    read: sections and keys, 'data' or 'evaluation.batch_size', that do.
+  """
+  changed = [name for key in config if key not in read for name in changes(config, key, read)]
   if changed:
     raise ValueError(
       f'config.run=explore does not read config.{", config.".join(changed)}: the model is that of '
-      'config.init_from, and probes are set by config.explore'
+      'config.init_from, and probes and their cache are set by config.explore'
     )
 
 
-def build_data(config: Config, predictor: predict.Predictor) -> data.Dataset:
-  """The data set, prepared as the weights know it, all of train in one split."""
-  section = experiment.data_section(config, predictor.passport)
-  if section['validation_fraction'] and config.data.name != 'checkpoint':
-    raise ValueError(
-      'config.data.validation_fraction: here learning rates are chosen on '
-      'config.explore.validation_fraction of the training examples'
-    )
-  section['validation_fraction'] = 0.0
-  dataset = data.build(**section)
-  check_classes(dataset.class_names)
-  if dataset.multi_label:
-    raise ValueError(
-      'config.run=explore reads one label a picture, and these data have several; take others'
-    )
-  for split, source in dataset.splits.items():
-    known = getattr(source, 'labels', None)
-    if isinstance(known, np.ndarray):
-      check_labels(split, known, dataset.class_names)
-  return dataclasses.replace(dataset, preprocess=predictor.preprocess)
-
-
-def check_classes(class_names: tuple[str, ...]) -> None:
-  """Raises a ValueError where there is nothing to tell apart."""
-  if len(class_names) < 2:
-    raise ValueError(f'a classifier needs two classes at least, not {class_names}')
-
-
-def check_labels(split: str, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
-  """Raises a ValueError that names the classes without an example."""
-  counts = np.bincount(labels, minlength=len(class_names))
-  empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
-  if empty:
-    raise ValueError(f'no {split} example of {", ".join(empty[:10])}: its accuracy is undefined')
+def changes(config: Config, key: str, read: tuple[str, ...]) -> list[str]:
+  """A key that was changed; of a section of which some keys are read the others that were."""
+  value, normal = config[key], defaults.get_config()[key]
+  if value == normal or not any(name.startswith(f'{key}.') for name in read):
+    return [key] * (value != normal)
+  names = [f'{key}.{inner}' for inner in value if value[inner] != normal.get(inner)]
+  return [name for name in names if name not in read]
 
 
 def probes_of(lab: Lab, some: list[Candidate]) -> Probes:

@@ -23,7 +23,8 @@ from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import audit, compare, report
 from vit_jax.explore.compare import Results
-from vit_jax.explore.lab import SELECTION_SEEDS, Lab, Layer, build, check_labels, probes_of
+from vit_jax.explore.lab import SELECTION_SEEDS, Lab, Layer, build, probes_of
+from vit_jax.explore.lab_data import check_labels
 from vit_jax.explore.selection import SELECTIONS, Rule, choose, hold_out, points
 from vit_jax.runtime import atomic, sharding
 
