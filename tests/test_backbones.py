@@ -133,6 +133,15 @@ def test_that_two_differ_holds_on_either_side(shares, monkeypatch):
   assert claims.judge(-3.0, -1.0) == 'does not hold'  # Any other claim has a side.
 
 
+def test_backbones_of_other_splits_are_refused():
+  one, other = (backbones.Backbone(name, defaults.get_config(), of_shares(0, 0.7, 0.7))
+                for name in 'ab')  # fmt: skip
+  backbones.check_same_labels([one, other])
+  other.results.found.labels[3] = 0
+  with pytest.raises(ValueError, match='trained on the same split'):
+    backbones.check_same_labels([one, other])
+
+
 def test_what_cannot_be_compared_is_refused(trained, others, tmp_path):
   with pytest.raises(ValueError, match='twice'):
     explore.run(exploration(trained, [trained]), tmp_path / 'W')

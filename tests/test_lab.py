@@ -1,16 +1,17 @@
 """What the lab says where something goes wrong: readouts that diverge, keys it does not read."""
 
+import dataclasses
 import json
 
-from conftest import ROOT
+from conftest import ROOT, make_folder
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import defaults, recipe
+from vit_jax import defaults, predict, recipe, weights
 from vit_jax.evaluation.fitting import Fitted
-from vit_jax.explore import compare, lab, pictures, readouts, sections
+from vit_jax.explore import compare, lab, lab_data, pictures, readouts, sections
 from vit_jax.models import readout, tokens
 
 
@@ -108,3 +109,43 @@ def test_keys_that_say_what_the_weights_know_are_welcome(trained):
   config = defaults.complete(exploration(trained, evaluation__batch_size=32), {'data': 'digits'})
   config.data.update(mean=(0.5,), std=(0.5,), image_size=(8, 8))
   assert lab.build(config).data.preprocess.image_size == (8, 8)
+
+
+def test_test_examples_are_none_that_the_weights_were_trained_on(trained):
+  config = defaults.complete(exploration(trained), {'data': 'digits'})
+  assert lab.build(config).doubt == ''
+  config.data.split_seed = 1
+  with pytest.raises(ValueError, match=r'split_seed=1: .*trained on \d+ of these 360 test.*seed=0'):
+    lab.build(config)
+  config.data.update(split_seed=0, test_fraction=0.4)
+  with pytest.raises(ValueError, match=r'test_fraction=0\.4: .*take the split of the weights'):
+    lab.build(config)
+  config.data.test_fraction = 0.1  # Half of what was their test split.
+  assert len(lab.build(config).data.splits['test']) == 180
+
+
+def test_a_folder_is_the_same_however_its_path_is_written(trained, tmp_path, monkeypatch):
+  make_folder(tmp_path / 'data', {'a': 20, 'b': 20})
+  params, passport = weights.load(trained)
+  own = defaults.part('data', 'folder').to_dict() | {'path': str(tmp_path / 'data')}
+  passport = dataclasses.replace(passport, origin={'data': own})
+  weights.write_model(tmp_path / 'model', params, passport)
+  monkeypatch.chdir(tmp_path)
+  config = defaults.complete(exploration(tmp_path), {'data': 'folder'})
+  config.data.update(path='data', split_seed=3)
+  with pytest.raises(ValueError, match=r'split_seed=3: .*trained on \d of these 8 test examples'):
+    lab.build(config)
+
+
+def test_a_split_that_nobody_can_tell_is_pointed_out(trained, tmp_path, caplog):
+  params, passport = weights.load(trained)
+  own = defaults.part('data', 'tfds').to_dict() | {'dataset': 'some'}
+  passport = dataclasses.replace(passport, origin={'data': own})
+  weights.write_model(tmp_path / 'model', params, passport)
+  known = lab.build(exploration(trained))
+  predictor = predict.load(tmp_path)
+  assert lab_data.check_unseen(own, predictor, known.data) == ''
+  assert lab_data.check_unseen(own | {'dataset': 'other'}, predictor, known.data) == ''
+  words = lab_data.check_unseen(own | {'test_split': 'train[:9]'}, predictor, known.data)
+  assert 'test_split=train[:9]: the weights may have been trained on some' in words
+  assert words in caplog.text

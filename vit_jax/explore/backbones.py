@@ -98,8 +98,9 @@ def check_same_labels(found: Sequence[Backbone]) -> None:
   for other in found[1:]:
     if (other.results.found.labels != found[0].results.found.labels).any():
       raise ValueError(
-        f'{other.name} was tested on other examples than {found[0].name} (another '
-        'config.data.split_seed, say); name the same data for all'
+        f'{other.name} was tested on other examples than {found[0].name}: they were trained on '
+        'other splits of the data, and test examples of one are training examples of the other; '
+        'compare backbones that were trained on the same split'
       )
 
 

@@ -104,8 +104,8 @@ def oscillation(accuracy: np.ndarray) -> np.ndarray:
 
 def diverged(found: Layer, r: int) -> np.ndarray:
   """Whether the loss of a readout is no finite number after the last epoch, by seed: `S`."""
-  losses = np.stack([found.fitted.loss[-1, :, r, 0], found.fitted.test_loss[-1, :, r, 0]])
-  return ~np.isfinite(losses).all(0)
+  train, test = found.fitted.loss[-1, :, r, 0], found.fitted.test_loss[-1, :, r, 0]
+  return ~(np.isfinite(train) & np.isfinite(test))
 
 
 def mean_of_batches(correct: np.ndarray, batch_size: int) -> float:

@@ -13,7 +13,7 @@ from vit_jax.evaluation import candidates, probes
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
-from vit_jax.explore.lab_data import build_data
+from vit_jax.explore.lab_data import build_data, check_unseen
 from vit_jax.explore.selection import SELECTIONS
 from vit_jax.models import tokens
 from vit_jax.runtime.choices import check_choice
@@ -32,6 +32,7 @@ class Lab:
   Attributes:
     shape: of the tokens that are read, `T D`.
     earlier: how many of them are class tokens of blocks before the last, in front of the others.
+    doubt: that the weights may have been trained on test examples, in words; '': no reason to.
   """
 
   config: Config
@@ -42,6 +43,7 @@ class Lab:
   settings: probes.Settings
   shape: tuple[int, int]
   earlier: int = 0
+  doubt: str = ''
 
   @functools.cached_property
   def mesh(self) -> Any:
@@ -149,6 +151,7 @@ def build(config: Config) -> Lab:
     ),
     shape,
     earlier,
+    check_unseen(experiment.data_section(config, predictor.passport), predictor, dataset),
   )  # fmt: skip
 
 

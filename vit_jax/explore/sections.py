@@ -63,6 +63,7 @@ def introduction(lab: Lab, last: Results, about: dict[str, Any]) -> list[Block]:
       f'Best: {best["readout"]}, {best["accuracy"]:.2%} (95 % interval '
       f'{best["bootstrap_interval"][0]:.2%} to {best["bootstrap_interval"][1]:.2%}).'
     ),
+    *[Text(lab.doubt)] * bool(lab.doubt),
     *[Text(f'The tokens are those of {inner}, not of the last block.')] * bool(inner),
     *native.lines(lab, last),
   ]
