@@ -10,7 +10,7 @@ import pytest
 from vit_jax import defaults, explore, recipe, weights
 from vit_jax.evaluation import statistics
 from vit_jax.evaluation.fitting import Fitted
-from vit_jax.explore import backbones, claims, compare, lab, readouts
+from vit_jax.explore import backbones, backbones_page, claims, compare, lab, readouts
 
 
 def test_kendall_counts_pairs():
@@ -41,6 +41,17 @@ def test_intervals_over_backbones_cover(count, noise):
   assert sum(low <= truth <= high for _, low, high in found) >= 90
   two = statistics.mean_of_pairs(statistics.kendall(worth + rng.normal(size=(10, 2))))
   assert two[1:] == (-np.inf, np.inf)
+
+
+def test_values_that_are_all_the_same_are_not_certain():
+  """As many as would all have one sign by chance less often than the level allows."""
+  for count, level, told in ((2, 0.95, False), (5, 0.95, False), (6, 0.95, True),
+                             (6, 0.9955, False), (9, 0.9955, True)):  # fmt: skip
+    low, high = statistics.spread(np.full(count, 3.0), level)
+    assert (low, high) == ((3, 3) if told else (-np.inf, np.inf))
+    assert claims.judge(low, high) == ('holds' if told else 'cannot tell')
+  assert claims.span(-np.inf, np.inf) == 'not told by so few seeds'
+  assert backbones_page.span(backbones.finite(-np.inf, np.inf)) == 'not told'
 
 
 def exploration(trained, others, **overrides):
@@ -105,7 +116,7 @@ def test_a_claim_rests_on_all_of_them():
   assert backbones.agreement(np.array([[0.9, 0.9], [0.8, 0.8]])) is None
   same = np.array([[0.9, 0.91, 0.92], [0.8, 0.8, 0.81], [0.7, 0.72, 0.69]])
   found = backbones.agreement(same)
-  assert found['tau'] == 1 and found['interval'] == [1, 1]
+  assert found['tau'] == 1 and found['interval'] is None  # Three that agree may do so by chance.
   turned = backbones.agreement(np.array([[0.9, 0.91, 0.5], [0.8, 0.8, 0.6], [0.7, 0.72, 0.7]]))
   assert turned['tau'] == pytest.approx(-1 / 3) and turned['interval'][1] > 0
 
@@ -143,8 +154,10 @@ def test_backbones_of_other_splits_are_refused():
 
 
 def test_what_cannot_be_compared_is_refused(trained, others, tmp_path):
-  with pytest.raises(ValueError, match='twice'):
-    explore.run(exploration(trained, [trained]), tmp_path / 'W')
+  weights.write_model(tmp_path / 'copy/model', *weights.load(trained))
+  for again in (trained, trained / '..' / trained.name, tmp_path / 'copy'):
+    with pytest.raises(ValueError, match=f'twice: {trained}, .*{again.name}; a second'):
+      explore.run(exploration(trained, [again]), tmp_path / 'W')
   with pytest.raises(ValueError, match=r'reads config\.init_from alone'):
     readouts.explore(exploration(trained, others), tmp_path / 'W')
   one = lab.build(exploration(trained, []))

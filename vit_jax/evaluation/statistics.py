@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 import numpy as np
 
 NEGLIGIBLE = 1e-100  # a chance that is taken for none
+SAME = 1e-9  # values that differ by less are the same
 RESAMPLES = 10_000  # so many that the tails of corrected intervals hold some dozens of draws
 
 
@@ -73,11 +74,20 @@ def holm(p: np.ndarray) -> np.ndarray:
   return adjusted
 
 
+def of_one_sign(count: int) -> float:
+  """The chance that so many differences have one sign where none is to be expected."""
+  return 2.0 ** (1 - count)
+
+
 def spread(values: Float[np.ndarray, 'S'], level: float = 0.95) -> tuple[float, float]:
-  """The t interval of the mean of a few seeds; endless with fewer than two."""
+  """The t interval of the mean of a few seeds; endless with fewer than two.
+
+  Values that are all the same leave nothing to measure chance by: it is endless too where so few
+  might all have one sign by chance (with fewer than six at 95 %).
+  """
   from scipy.stats import t
 
-  if len(values) < 2:
+  if len(values) < 2 or (np.ptp(values) < SAME and of_one_sign(len(values)) > 1 - level):
     return -math.inf, math.inf
   half = float(
     t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
@@ -105,7 +115,7 @@ def mean_of_pairs(matrix: Float[np.ndarray, 'M M'], level: float = 0.95) -> tupl
   """The mean over all pairs of `M` things, and its interval over such things.
 
   The jackknife of a U statistic (Arvesen 1969): each of them left out in turn, pseudo-values, and
-  Student's t. Endless with fewer than three.
+  Student's t. Endless with fewer than three, and where a few agree entirely (`spread`).
   """
   count = len(matrix)
   rows, columns = np.triu_indices(count, 1)
@@ -115,7 +125,7 @@ def mean_of_pairs(matrix: Float[np.ndarray, 'M M'], level: float = 0.95) -> tupl
     return mean, -math.inf, math.inf
   without = [pairs[(rows != i) & (columns != i)].mean() for i in range(count)]
   low, high = spread(count * mean - (count - 1) * np.array(without), level)
-  return mean, max(-1.0, low), min(1.0, high)
+  return (mean, max(-1.0, low), min(1.0, high)) if math.isfinite(low) else (mean, low, high)
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float] | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vit_jax import checkpoint
 from vit_jax.defaults import Config
-from vit_jax.evaluation import statistics
+from vit_jax.evaluation import statistics, store
 from vit_jax.explore import claims, compare, lab, readouts
 from vit_jax.explore.compare import Results
 
@@ -47,7 +47,10 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
 
   checkpoint.check_owner(workdir, config.to_dict())
   children = plan(config, workdir)
-  check_alike([(name, lab.build(child)) for name, child, _ in children])
+  labs = [(name, lab.build(child)) for name, child, _ in children]
+  check_alike(labs)
+  hashes = [store.hash_of_params(one.predictor.params) for _, one in labs]
+  check_distinct([name for name, _ in labs], hashes)
   found = []
   for name, child, folder in children:
     logging.info('backbone %d of %d: %s', len(found) + 1, len(children), name)
@@ -65,12 +68,7 @@ def plan(config: Config, workdir: pathlib.Path) -> list[tuple[str, Config, pathl
     ValueError: one is named twice.
   """
   names = [str(name) for name in (config.init_from, *config.explore.checkpoints) if name]
-  twice = sorted({name for name in names if names.count(name) > 1})
-  if twice:
-    raise ValueError(
-      f'config.init_from and config.explore.checkpoints name {", ".join(twice)} twice; a second '
-      'training run is another backbone, the same one is not'
-    )
+  check_distinct(names, [place_of(name) for name in names])
   children = []
   for number, name in enumerate(names, 1):
     child = config.copy_and_resolve_references()
@@ -78,6 +76,22 @@ def plan(config: Config, workdir: pathlib.Path) -> list[tuple[str, Config, pathl
     last = re.sub(r'[^\w.-]', '_', pathlib.PurePath(name).name)
     children.append((name, child, workdir / 'backbones' / f'{number}-{last}'))
   return children
+
+
+def place_of(name: str) -> str:
+  """The path that an address means, however it is written; an address of another kind as it is."""
+  path = pathlib.Path(name).expanduser()
+  return str(path.resolve()) if path.exists() else name
+
+
+def check_distinct(names: Sequence[str], marks: Sequence[str]) -> None:
+  """Raises a ValueError where two backbones have one mark, such as a path or a hash."""
+  twice = [name for name, mark in zip(names, marks, strict=True) if marks.count(mark) > 1]
+  if twice:
+    raise ValueError(
+      f'config.init_from and config.explore.checkpoints name the same backbone twice: '
+      f'{", ".join(twice)}; a second training run is another backbone, the same one is not'
+    )
 
 
 def check_alike(labs: Sequence[tuple[str, lab.Lab]]) -> None:
@@ -162,7 +176,8 @@ def chance_of(gap: np.ndarray) -> float:
   if len(gap) < 2 or not gap.any():
     return 1.0
   found: Any = ttest_1samp(gap, 0)
-  return float(found.pvalue) if np.ptp(gap) > 1e-9 else 2.0 ** (1 - len(gap))
+  varies = np.ptp(gap) > statistics.SAME
+  return float(found.pvalue) if varies else statistics.of_one_sign(len(gap))
 
 
 def conclusions(found: Sequence[Backbone]) -> list[dict[str, Any]]:

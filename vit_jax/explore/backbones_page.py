@@ -15,6 +15,8 @@ from vit_jax.explore.backbones import Backbone
 from vit_jax.explore.page import Block, Heading, Picture, Table, Text
 from vit_jax.runtime import atomic
 
+NOT_TOLD = 'not told'  # by so few backbones
+
 
 def write(folder: pathlib.Path, found: Sequence[Backbone]) -> None:
   """Writes backbones.json, .md, .html and pictures."""
@@ -47,8 +49,8 @@ def introduction(found: Sequence[Backbone]) -> Text:
     f'{len(found)} backbones on the same {count} test examples: {named}. Each has a report of its '
     'own beside this one. Accuracies are means over the seeds of the probes; intervals are t '
     'intervals over backbones, and speak of others that are trained alike; where there are too few '
-    'of them none is given. The test examples are the same for all, so that what they alone make '
-    'of a difference is in the report of each, and not in these intervals.'
+    'of them to tell, that is said. The test examples are the same for all, so that what they '
+    'alone make of a difference is in the report of each, and not in these intervals.'
   )
 
 
@@ -75,7 +77,7 @@ def spread_of(row: np.ndarray) -> list[float] | None:
 
 def percent(interval: list[float] | None) -> str:
   """An interval of accuracies, which end at 0 and 1."""
-  return '' if interval is None else f'{max(interval[0], 0):.1%} to {min(interval[1], 1):.1%}'
+  return NOT_TOLD if interval is None else f'{max(interval[0], 0):.1%} to {min(interval[1], 1):.1%}'
 
 
 def rankings(
@@ -88,7 +90,7 @@ def rankings(
   words = (
     '95 % over backbones {:+.2f} to {:+.2f}'.format(*interval)
     if interval
-    else 'an interval needs three backbones'
+    else 'an interval needs three backbones, and more where all agree entirely'
   )
   path = folder / 'ranks.png'
   draw_ranks(names, table).savefig(path)
@@ -147,7 +149,9 @@ def signed(values: Sequence[float], factor: float = 1.0) -> str:
 
 def span(interval: Sequence[float] | None, factor: float = 1.0) -> str:
   """The interval of a difference."""
-  return '' if interval is None else '{:+.2f} to {:+.2f}'.format(*(factor * x for x in interval))
+  if interval is None:
+    return NOT_TOLD
+  return '{:+.2f} to {:+.2f}'.format(*(factor * x for x in interval))
 
 
 def draw(names: Sequence[str], table: np.ndarray) -> Any:

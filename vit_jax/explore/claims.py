@@ -8,6 +8,7 @@ as their number asks (Bonferroni): with a chance of 95 % all of them hold what t
 """
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import numpy as np
@@ -145,9 +146,14 @@ def seed_claim(
   low, high = statistics.spread(first - second, level)
   measure = (
     f'{what}: {title(a)} {first.mean():.2f}, {title(b)} {second.mean():.2f} '
-    f'(difference {low:+.2f} to {high:+.2f})'
+    f'(difference {span(low, high)})'
   )
   return row_of(claim, measure, float((first - second).mean()), low, high)
+
+
+def span(low: float, high: float) -> str:
+  """An interval in words; that there is none where it has no end."""
+  return f'{low:+.2f} to {high:+.2f}' if math.isfinite(low) else 'not told by so few seeds'
 
 
 def equal_claim(

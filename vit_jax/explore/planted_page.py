@@ -79,11 +79,9 @@ def measure(values: np.ndarray, evidence: np.ndarray) -> dict[str, Any]:
 
 
 def spread_of(values: np.ndarray) -> list[float] | None:
-  """The 95 % t interval of a mean correlation over draws; None where there is one draw."""
-  if len(values) < 2:
-    return None
+  """The 95 % t interval of a mean correlation over draws; None where these are too few."""
   low, high = statistics.spread(values)
-  return [max(-1.0, low), min(1.0, high)]
+  return [max(-1.0, low), min(1.0, high)] if np.isfinite(low) else None
 
 
 def readers_of(found: Found) -> list[dict[str, Any]]:
@@ -98,7 +96,7 @@ def readers_of(found: Found) -> list[dict[str, Any]]:
     low, high = statistics.spread(values, level)
     rows.append({
       'readout': name, 'accuracy': float(values.mean()), 'by_draw': values.tolist(),
-      'interval': [max(0.0, low), min(1.0, high)] if len(values) > 1 else None,
+      'interval': [max(0.0, low), min(1.0, high)] if np.isfinite(low) else None,
       'chance': chance, 'sees': low > chance,
     })  # fmt: skip
   return sorted(rows, key=lambda row: -row['accuracy'])

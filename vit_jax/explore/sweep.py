@@ -243,6 +243,11 @@ def at_an_edge(rows: list[dict[str, Any]], keys: list[str], used: list[str]) -> 
   return f' At the edge of what was tried: {", ".join(told)}.' * bool(told)
 
 
+def span(low: float, high: float) -> str:
+  """An interval of accuracies; of all that there are: that seeds which agree tell none."""
+  return f'{low:.1%} to {high:.1%}' if high - low < 1 else 'not told'
+
+
 def table(rows: list[dict[str, Any]], keys: list[str]) -> page.Table:
   """What a person wants to see of the settings."""
   header = [*keys, 'chosen', 'test accuracy', '95 % over seeds', 'runs', 'validation']
@@ -253,7 +258,7 @@ def table(rows: list[dict[str, Any]], keys: list[str]) -> page.Table:
   return page.Table(header, [
     [*('' if row[key] is None else str(row[key]) for key in keys),
      'yes' if row['chosen'] else '', percent(row['accuracy']),
-     f'{row["low"]:.1%} to {row["high"]:.1%}' if row['runs'] > 1 else '',
+     span(row['low'], row['high']) if row['runs'] > 1 else '',
      f'{row["runs"]}' + f', {row["failed"]} failed' * bool(row['failed']),
      percent(row['validation'])]
     for row in rows
