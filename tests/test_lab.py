@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax import defaults, predict, recipe, weights
+from vit_jax.evaluation import statistics
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.explore import compare, lab, lab_data, pictures, readouts, sections
 from vit_jax.models import readout, tokens
@@ -149,3 +150,17 @@ def test_a_split_that_nobody_can_tell_is_pointed_out(trained, tmp_path, caplog):
   words = lab_data.check_unseen(own | {'test_split': 'train[:9]'}, predictor, known.data)
   assert 'test_split=train[:9]: the weights may have been trained on some' in words
   assert words in caplog.text
+
+
+def test_no_interval_is_of_zero_width():
+  """All right, by two seeds: each draw is the same; Wilson's interval is not."""
+  correct = np.ones((2, 1, 360), bool)
+  draws = statistics.bootstrap(correct, resamples=100)[:, 0]
+  assert compare.resampled(draws, correct[:, 0]) == pytest.approx(
+    [360 / (360 + 1.96**2), 1], abs=1e-5
+  )
+  low, high = compare.resampled(1 - draws, ~correct[:, 0])
+  assert low == 0 and high > 0.01
+  correct[0, 0, 0] = False
+  draws = statistics.bootstrap(correct, resamples=100)[:, 0]
+  assert compare.resampled(draws, correct[:, 0]) == list(statistics.interval(draws))

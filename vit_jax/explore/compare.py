@@ -123,7 +123,7 @@ def compare(lab: Lab, layer: str, found: Layer) -> Results:
   records = []
   for r in range(len(names)):
     records.append(record(lab, layer, found, r) | {
-      'bootstrap_interval': list(statistics.interval(draws[:, r])),
+      'bootstrap_interval': resampled(draws[:, r], correct[:, r]),
       'validation_accuracy': found.validation_at(r, grid),
       'learning_rate_at_edge': len(grid) > 1 and found.rates[r] in (grid[0], grid[-1]),
     })  # fmt: skip
@@ -132,6 +132,16 @@ def compare(lab: Lab, layer: str, found: Layer) -> Results:
   pairs = [(whole[0], r) for r in whole[1:]]
   rows = pairs_of(correct, draws, names, pairs)
   return Results(layer, names, [records[r] for r in order], draws, found, rows)
+
+
+def resampled(draws: np.ndarray, correct: np.ndarray) -> list[float]:
+  """The 95 % interval of an accuracy, from its bootstrap draws and answers `S n`.
+
+  Where all or none are right every draw is the same, and says nothing: then Wilson's.
+  """
+  if correct.any() and not correct.all():
+    return list(statistics.interval(draws))
+  return list(metrics.wilson(float(correct.mean()) * correct.shape[-1], correct.shape[-1]))
 
 
 def record(lab: Lab, layer: str, found: Layer, r: int) -> dict[str, Any]:

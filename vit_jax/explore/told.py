@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from vit_jax import metrics
 from vit_jax.explore import page
 
 LEVEL = 0.05  # the chance that any pair at all is told apart where none differs
@@ -55,10 +56,10 @@ def cannot(accuracy: float, examples: int | None) -> str:
   )
   if not examples:
     return f'{words}.'
-  half = 196 * math.sqrt(accuracy * (1 - accuracy) / examples)
+  low, high = metrics.wilson(accuracy * examples, examples)
   return (
-    f'{words}: {examples:,} test pictures alone leave the best accuracy uncertain by '
-    f'{half:.1f} points either way.'
+    f'{words}: {examples:,} test pictures alone leave the best accuracy uncertain, from {low:.1%} '
+    f'to {high:.1%} (Wilson, 95 %).'
   )
 
 
