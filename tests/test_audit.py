@@ -180,3 +180,33 @@ def test_too_few_examples_to_hold_some_out_are_told_before_the_pass(audited, tmp
   with pytest.raises(ValueError, match=r'validation_fraction=0\.005 cannot split 1437 training'):
     readouts.explore(config, tmp_path / 'lab')
   assert not (tmp_path / 'lab').exists()
+
+
+@pytest.mark.parametrize(
+  'overrides', [{'selection': 'test'}, {'selection': 'test_epoch'}, {'learning_rates': (1e-2,)}]
+)
+def test_the_held_out_tenth_is_seen_as_by_evaluation(trained, tmp_path, monkeypatch, overrides):
+  """Where probes train on changed views, whatever rule the report is by."""
+  config, seen = exploration(trained, **{'views': 1, 'audit': True} | overrides), []
+  evaluate = audit.fitting.evaluate
+
+  def watched(part, params, tokens, *rest):
+    seen.append(tokens)
+    return evaluate(part, params, tokens, *rest)
+
+  monkeypatch.setattr(audit.fitting, 'evaluate', watched)
+  config.explore.update(readouts=('mean',), epochs=1, seeds=1)
+  built = lab.build(config)
+  without = config.copy_and_resolve_references()
+  without.explore.audit = False
+  passed = readouts.token_pass(built, tmp_path)
+  assert passed.key == readouts.token_pass(lab.build(without), tmp_path).key
+  store = passed.run()
+  found = readouts.study(built, {split: x['tokens'] for split, x in store.items()}, 'tokens')
+  seen.clear()
+  readouts.audit_of(built, passed, store, found, tmp_path / 'probes')
+  plain = built.predictor(np.stack([built.data.picture('train', i) for i in range(4)]), ('tokens',))
+  held = [x.values[0, :4] for x in seen if len(x.labels) == 1437]
+  assert held
+  for values in held:
+    np.testing.assert_allclose(values, plain['tokens'], atol=2e-5)

@@ -19,7 +19,7 @@ import numpy as np
 from vit_jax.evaluation import fitting, optimism, statistics
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
-from vit_jax.explore.lab import SELECTION_SEEDS, Lab
+from vit_jax.explore.lab import SELECTION_SEEDS, Lab, as_evaluated
 from vit_jax.explore.selection import hold_out, points
 from vit_jax.runtime import atomic
 
@@ -110,7 +110,7 @@ def hold_out_tenth(
   seeds: list[int], what: str,
 ) -> dict[str, Any]:  # fmt: skip
   """The third rule: what a tenth of train prefers, and what that says of test."""
-  train, test, plain = store['train'], store['test'], store.get('train_plain', store['train'])
+  train, test, plain = store['train'], store['test'], as_evaluated(lab, store)
   rest, held = split(train.labels, lab.config.seed)
   tested, rows = np.arange(len(test.labels)), np.arange(len(rates))
   best, epoch, place = np.full(len(rates), -1.0), np.zeros(len(rates), int), np.zeros_like(rows)

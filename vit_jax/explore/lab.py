@@ -13,6 +13,7 @@ from vit_jax.evaluation import candidates, probes
 from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
+from vit_jax.evaluation.store import Tokens
 from vit_jax.explore.lab_data import build_data, check_unseen
 from vit_jax.explore.selection import SELECTIONS
 from vit_jax.models import tokens
@@ -223,6 +224,11 @@ def changes(config: Config, key: str, read: tuple[str, ...]) -> list[str]:
     return [key] * (value != normal)
   names = [f'{key}.{inner}' for inner in value if value[inner] != normal.get(inner)]
   return [name for name in names if name not in read]
+
+
+def as_evaluated(lab: Lab, store: dict[str, Tokens]) -> Tokens:
+  """Tokens of the training pictures as evaluation sees them, on parts of which rules choose."""
+  return store['train_plain' if lab.config.explore.views else 'train']
 
 
 def probes_of(lab: Lab, some: list[Candidate]) -> Probes:

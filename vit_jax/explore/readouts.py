@@ -5,6 +5,7 @@ W/probes/    what training left, a file for each layer, below the key of the tok
 W/reports/   readouts.json, .csv, .md, .html and pictures
 """
 
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -23,7 +24,7 @@ from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import audit, compare, report
 from vit_jax.explore.compare import Results
-from vit_jax.explore.lab import SELECTION_SEEDS, Lab, Layer, build, probes_of
+from vit_jax.explore.lab import SELECTION_SEEDS, Lab, Layer, as_evaluated, build, probes_of
 from vit_jax.explore.lab_data import check_labels
 from vit_jax.explore.selection import SELECTIONS, Rule, choose, hold_out, points
 from vit_jax.runtime import atomic, sharding
@@ -67,7 +68,7 @@ def explore(config: Config, workdir: pathlib.Path) -> None:
       save(path, done)
     found[layer] = restore(path)
   last = lab.layers[-1]
-  audited = audit_of(lab, store, found[last], workdir / 'probes' / tokens.key)
+  audited = audit_of(lab, tokens, store, found[last], workdir / 'probes' / tokens.key)
   about = {
     'key': tokens.key,
     'weights': str(config.init_from),
@@ -90,14 +91,26 @@ def check_splits(lab: Lab, labels: np.ndarray) -> None:
 
 
 def audit_of(
-  lab: Lab, store: dict[str, dict[str, Tokens]], found: Layer, folder: pathlib.Path
+  lab: Lab,
+  tokens: features.Pass,
+  store: dict[str, dict[str, Tokens]],
+  found: Layer,
+  folder: pathlib.Path,
 ) -> audit.Audit | None:
-  """The selection audit of the last layer, from `folder` if it is there; None: not asked for."""
+  """The selection audit of the last layer, from `folder` if it is there; None: not asked for.
+
+  Args:
+    tokens: the pass that filled `store`; one without views fills what it lacks. Its key, and so
+      the folder, is then the same with the audit and without.
+  """
   if not lab.config.explore.audit:
     return None
   last, path, options = lab.layers[-1], folder / 'selection.npz', lab.config.explore
   if not path.exists():
     some = {split: layers[last] for split, layers in store.items()}
+    if options.views and not tokens.plain:
+      plain = dataclasses.replace(tokens, views=0).run()
+      some['train_plain'] = plain['train'][last]
     chunks, ours = chunk(lab), np.stack([found.rates, found.decays], 1)
     if options.selection != 'held_out':  # Then what was found was chosen by another rule.
       chosen, _, _ = try_rule(lab, some, chunks, SELECTIONS['held_out'], last)
@@ -153,7 +166,7 @@ def study(lab: Lab, store: dict[str, Tokens], layer: str) -> Layer:
   """Chooses learning rates and decays as `selection` says, then trains and tests with them.
 
   Args:
-    store: tokens by split; with `train_plain`, a part of train chooses on those: pictures as
+    store: tokens by split; with views also `train_plain`, of which a part chooses: pictures as
       evaluation sees them, where the probes train on changed ones.
   """
   train, test, options = store['train'], store['test'], lab.config.explore
@@ -180,7 +193,7 @@ def try_rule(
     return np.zeros(len(lab.candidates), int), np.zeros((len(lab.candidates), 0)), rows
   rest, other, held = rows, test, np.arange(len(test.labels))
   if not rule.on_test:
-    other = store.get('train_plain', train)
+    other = as_evaluated(lab, store)
     rest, held = hold_out(train.labels, options.validation_fraction, lab.config.seed)
   what = f'{layer}: choosing learning rates'
   tried = [try_all(lab, part, train, rest, other, held, rule, what) for part in chunks]
