@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from vit_jax import defaults, recipe
 from vit_jax.evaluation import features, optimism
-from vit_jax.explore import audit, lab, readouts
+from vit_jax.explore import audit, audit_page, compare, lab, readouts, selection
 
 NAMES = ('class_token', 'mean', 'weighted_add', 'shuffled_labels')
 
@@ -167,6 +167,19 @@ def test_every_report_has_its_section(trained, tmp_path):
     readouts.explore(config, tmp_path / 'lab')
     text = (tmp_path / 'lab/reports/readouts.md').read_text()
     assert ('What choosing' in text) == audited
+
+
+def test_the_section_describes_ours_whatever_the_report_is_by(audited, tmp_path):
+  built, _, found, whole = audited
+  config = built.config.copy_and_resolve_references()
+  config.explore.update(selection='test', seeds=1)
+  one = dataclasses.replace(built, config=config)
+  assert '(one seed)' in selection.choosing(config.explore)
+  results = compare.compare(built, 'tokens', found)
+  rules = audit.judge(built, whole)
+  _, text, *_ = audit_page.section(tmp_path, one, results, whole, rules)
+  assert 'see below' not in text.text and text.text.startswith('The same runs (one seed)')
+  assert 'on 20% of the training examples (one seed; of those within a standard' in text.text
 
 
 def test_too_few_examples_to_hold_some_out_are_told_before_the_pass(audited, tmp_path):

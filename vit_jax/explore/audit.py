@@ -19,8 +19,8 @@ import numpy as np
 from vit_jax.evaluation import fitting, optimism, statistics
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
-from vit_jax.explore.lab import SELECTION_SEEDS, Lab, as_evaluated
-from vit_jax.explore.selection import hold_out, points
+from vit_jax.explore.lab import Lab, as_evaluated
+from vit_jax.explore.selection import SELECTION_SEEDS, hold_out, points
 from vit_jax.runtime import atomic
 
 RULES = ('epoch_on_test', 'rate_on_test', 'held_out', 'ours')

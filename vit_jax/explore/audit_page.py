@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax import figures
 from vit_jax.evaluation import optimism
+from vit_jax.explore import selection
 from vit_jax.explore.audit import Audit, Rule, counted
 from vit_jax.explore.compare import Comparison, Results
 from vit_jax.explore.lab import Lab
@@ -25,15 +26,17 @@ def section(
   folder: pathlib.Path, lab: Lab, results: Results, audit: Audit, rules: Sequence[Rule]
 ) -> list[Block]:
   """The blocks; draws the picture into `folder`."""
-  rows = whole_readouts(lab, results)
+  rows, options = whole_readouts(lab, results), lab.config.explore
+  ours = selection.choosing(options, selection.SELECTIONS['held_out'])
   blocks: list[Block] = [
     Heading('What choosing does to the numbers'),
     Text(
-      f'The same runs ({audit.held_out.shape[1]} seeds) by four rules. The first two let the test '
+      f'The same runs ({selection.seeds_of(options)}) by four rules. The first two let the test '
       'examples choose the epoch of each run at our learning rate, or the point of the grid. The '
       f'third trains on 90 % and lets the rest ({audit.tenth} examples) choose point and epoch. '
-      'Ours: see below. Optimism: how much of what is reported the choice itself makes; where test '
-      'examples had no say there is none. Means are over all readouts, single patches included.'
+      f'Ours: learning rates {ours}; the last epoch. Optimism: how much of what is reported the '
+      'choice itself makes; where test examples had no say there is none. Means are over all '
+      'readouts, single patches included.'
     ),
     Table(
       ['rule', 'mean accuracy', 'optimism, points', '95 %', 'beyond ours, points', '95 %', 'best'],

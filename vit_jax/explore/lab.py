@@ -23,7 +23,6 @@ TOKEN_NORMS = ('model', 'none')
 # Sections and keys of the config that say something here; a change of any other would be ignored.
 READ = ('run', 'platform', 'devices', 'seed', 'data', 'init_from', 'evaluation.batch_size',
         'explore')  # fmt: skip
-SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,9 +24,9 @@ from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
 from vit_jax.explore import audit, compare, report
 from vit_jax.explore.compare import Results
-from vit_jax.explore.lab import SELECTION_SEEDS, Lab, Layer, as_evaluated, build, probes_of
+from vit_jax.explore.lab import Lab, Layer, as_evaluated, build, probes_of
 from vit_jax.explore.lab_data import check_labels
-from vit_jax.explore.selection import SELECTIONS, Rule, choose, hold_out, points
+from vit_jax.explore.selection import SELECTION_SEEDS, SELECTIONS, Rule, choose, hold_out, points
 from vit_jax.runtime import atomic, sharding
 
 MEMORY = 1e9  # bytes of probes and their moments that are trained at once

@@ -35,6 +35,7 @@ class Rule:
   words: str
 
 
+SELECTION_SEEDS = 2  # that try every learning rate; the one chosen is trained with all seeds
 NAMES = {'adam': 'Adam', 'sgd': 'SGD with momentum', 'lars': 'LARS'}
 BATCH_NORM = (
   'Batch norm (+batch, +batch_before) has no affine map: in training a step takes the statistics '
@@ -113,20 +114,26 @@ def training(options: Any) -> str:
   )
 
 
-def choosing(options: Any) -> str:
+def seeds_of(options: Any) -> str:
+  """How many seeds try every learning rate, in words."""
+  return 'one seed' if min(options.seeds, SELECTION_SEEDS) == 1 else f'{SELECTION_SEEDS} seeds'
+
+
+def choosing(options: Any, rule: Rule | None = None) -> str:
   """From what learning rates and weight decays were chosen, and how, in words.
 
   Args:
     options: `config.explore`.
+    rule: that chose; None: the one that they name.
   """
+  rule = rule or SELECTIONS[options.selection]
   grid = ', '.join(f'{rate:g}' for rate in options.learning_rates)
   if any(options.weight_decays):
     grid += f' with weight decay {", ".join(f"{decay:g}" for decay in options.weight_decays)}'
   if len(options.learning_rates) * len(options.weight_decays) == 1:
     return f'{grid} for all'
-  rule = SELECTIONS[options.selection]
   if rule.on_test:
-    return f'for each readout the best of {grid} (two seeds)'
+    return f'for each readout the best of {grid} ({seeds_of(options)})'
   plain = ' as evaluation sees them' if options.views else ''
   how = (
     'of those within a standard error of the best accuracy, the one of the lowest loss'
@@ -136,5 +143,5 @@ def choosing(options: Any) -> str:
   after = ', then all of them were used' if rule.refit else ', the rest of which trained'
   return (
     f'chosen for each readout from {grid} on {options.validation_fraction:.0%} of the training '
-    f'examples{plain} (two seeds; {how}){after}'
+    f'examples{plain} ({seeds_of(options)}; {how}){after}'
   )
