@@ -259,6 +259,8 @@ def test_pairs_are_told_apart_beyond_their_seeds():
   assert table.rows[0] == ['b', '92.0%', 'c', 'a'] and table.rows[2] == ['c', '51.0%', '', '']
   # q(0.05; 3, 6) = 4.339 (tables of the studentised range), spread 0.01 of three seeds.
   assert told.smallest(scores) == pytest.approx(4.339 * 0.01 / 3**0.5, rel=1e-3)
+  more = [*scores[:2], np.array([0.5, 0.52])]  # Fewer seeds tell less, but not of the others.
+  assert told.smallest(more) == told.thresholds(more)[0, 1] < told.thresholds(more)[0, 2]
   assert 'from 88.9% to 94.3%' in rest.text  # Wilson (1927), 368 of 400.
   assert 'from 99.0% to 100.0%' in told.cannot(1.0, 400)  # Of none wrong too.
   assert not told.blocks(['a'], scores[:1]) and not told.blocks(['a', 'b'], [scores[0][:1]] * 2)

@@ -66,14 +66,18 @@ def cannot(accuracy: float, examples: int | None) -> str:
 def told_apart(scores: Sequence[np.ndarray]) -> np.ndarray:
   """Which pairs of settings differ: a symmetric matrix of bool."""
   means = np.array([own.mean() for own in scores])
-  shares = np.array([1 / len(own) for own in scores])
-  least = critical(scores) * np.sqrt((shares[:, None] + shares) / 2)
-  return np.abs(means[:, None] - means) > least
+  return np.abs(means[:, None] - means) > thresholds(scores)
 
 
 def smallest(scores: Sequence[np.ndarray]) -> float:
-  """The smallest difference that Tukey's test tells, of settings with the fewest seeds."""
-  return critical(scores) / math.sqrt(min(len(own) for own in scores))
+  """The smallest difference that Tukey's test tells of any pair: of those with the most seeds."""
+  return float(thresholds(scores)[np.triu_indices(len(scores), 1)].min())
+
+
+def thresholds(scores: Sequence[np.ndarray]) -> np.ndarray:
+  """The difference beyond which each pair is told apart: a symmetric matrix."""
+  shares = np.array([1 / len(own) for own in scores])
+  return critical(scores) * np.sqrt((shares[:, None] + shares) / 2)
 
 
 def critical(scores: Sequence[np.ndarray]) -> float:
