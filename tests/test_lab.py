@@ -12,7 +12,7 @@ import pytest
 from vit_jax import defaults, predict, recipe, weights
 from vit_jax.evaluation import statistics
 from vit_jax.evaluation.fitting import Fitted
-from vit_jax.explore import compare, lab, lab_data, pictures, readouts, sections
+from vit_jax.explore import claims, compare, lab, lab_data, pictures, readouts, sections
 from vit_jax.models import readout, tokens
 
 
@@ -164,3 +164,9 @@ def test_no_interval_is_of_zero_width():
   correct[0, 0, 0] = False
   draws = statistics.bootstrap(correct, resamples=100)[:, 0]
   assert compare.resampled(draws, correct[:, 0]) == list(statistics.interval(draws))
+
+
+def test_corners_are_compared_with_another_centre():
+  """On 2 x 2, 1 x 2 and 1 x 1 the same patches are both."""
+  for grid, count in (((1, 1), 10), ((1, 2), 10), ((2, 2), 10), ((3, 3), 11), ((4, 4), 11)):
+    assert len(claims.tests_of(grid)) == count

@@ -184,7 +184,8 @@ def split(source: Source, fraction: float, seed: int, key: str) -> tuple[Source,
   Where labels are known beforehand, one a picture, both have the same share of every class.
 
   Raises:
-    ValueError: `fraction` is not between 0 and 1, or leaves a part without some class.
+    ValueError: `fraction` is not between 0 and 1, leaves a part empty or smaller than the number of
+      classes, or a class has one example alone.
   """
   if not 0 < fraction < 1:
     raise ValueError(f'config.data.{key}={fraction} must lie between 0 and 1')

@@ -17,11 +17,14 @@ def split(
 ) -> tuple[Rows, Rows]:
   """Rows of the first part and of the second, of `fraction` (rounded up), both shuffled.
 
+  Shares are rounded, so that a rare class may lack in one of them.
+
   Args:
     labels: a class each; None: examples are drawn whatever their class.
 
   Raises:
-    ValueError: a part would be empty, or lack some class.
+    ValueError: a part would be empty or smaller than the number of classes, or a class has one
+      example alone.
   """
   if not 0 < fraction < 1:
     raise ValueError('the share must lie between 0 and 1')

@@ -138,10 +138,10 @@ class LinearProbe(Frozen):
 
 
 def split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Rows that train and rows that choose, with the same share of every class.
+  """Rows that train and rows that choose, with the same share of every class, rounded.
 
   Raises:
-    ValueError: a part would lack some class.
+    ValueError: a part would be empty or smaller than the number of classes.
   """
   alone = 1 in np.bincount(labels)  # One example cannot be on both sides.
   try:

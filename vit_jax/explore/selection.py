@@ -84,13 +84,14 @@ def prefer(accuracy: np.ndarray, loss: np.ndarray, count: int) -> np.ndarray:
 def hold_out(
   labels: np.ndarray, fraction: float, seed: int, asked: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Rows to train on and rows to choose on, with the same share of every class.
+  """Rows to train on and rows to choose on, with the same share of every class, rounded.
 
   Args:
     asked: what asks for it, in words; None: `config.explore.validation_fraction`.
 
   Raises:
-    ValueError: a part would lack some class.
+    ValueError: a part would be empty or smaller than the number of classes, or a class has one
+      example alone.
   """
   try:
     rest, held = stratified.split(len(labels), fraction, seed, labels)
