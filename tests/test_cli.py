@@ -110,7 +110,7 @@ def test_evaluate_refuses_data_of_another_shape(quick, finished, tmp_path):
   shutil.copytree(finished[0] / 'model', tmp_path / 'model')
   words = ('--config.data.image_size=(16,16)', '--mode=evaluate')
   done = quick(RECIPE, f'--workdir={tmp_path}', *SMALL, *words)
-  refused(done, 'image_size=(16, 16)', 'takes (8, 8)')
+  refused(done, 'image_size=(16, 16)', 'takes image_size=(8, 8)')
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 import vit_jax
 from vit_jax import defaults, experiment, models, predict, recipe, train, weights
+from vit_jax.data import known
 from vit_jax.evaluation import similarity
 from vit_jax.explore import series, sweep
 from vit_jax.interpret import __main__ as interpret_command
@@ -208,13 +209,13 @@ def test_a_teacher_that_does_not_fit_is_named(teacher, tmp_path):
   config = everything(tmp_path / 'none')
   with pytest.raises(FileNotFoundError, match='none'):
     experiment.build(config)
-  known, dataset = weights.load(teacher)[1], experiment.build(everything(teacher)).data
-  experiment.check_classes('it', known, dataset)
+  passport, dataset = weights.load(teacher)[1], experiment.build(everything(teacher)).data
+  known.check_classes('it', passport, dataset)
   unnamed = [f'class {i}' for i in range(10)]  # As files of others are.
-  experiment.check_classes('it', dataclasses.replace(known, class_names=unnamed), dataset)
+  known.check_classes('it', dataclasses.replace(passport, class_names=unnamed), dataset)
   for names in (list('abcd'), list('abcdefghij')):
     with pytest.raises(ValueError, match=f'it tells {len(names)} classes.*the data have 10'):
-      experiment.check_classes('it', dataclasses.replace(known, class_names=names), dataset)
+      known.check_classes('it', dataclasses.replace(passport, class_names=names), dataset)
 
 
 def test_fine_tuning_at_a_higher_resolution(teacher, tmp_path):

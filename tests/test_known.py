@@ -62,7 +62,7 @@ def test_pictures_of_training_are_not_tested(trained):
 )
 def test_weights_are_judged_by_pictures_as_they_know_them(trained, key, value):
   config = small_config(data__validation_fraction=0.2, **{f'data__{key}': value})
-  with pytest.raises(ValueError, match=f'config.data.{key}=.*but the model in .* takes'):
+  with pytest.raises(ValueError, match=f'config.data.{key}=.*but the model in .* takes {key}='):
     train.evaluate(config, trained)
 
 

@@ -101,8 +101,9 @@ def check_untrained(
   Raises:
     ValueError: some were trained on, or chose the best checkpoint.
   """
+  keys = [key for key in SPLIT if key != 'validation_fraction' or 'validation' in dataset.splits]
   is_same = bool(there) and which(there) == which(section)
-  differ = [key for key in SPLIT if is_same and there.get(key) != section.get(key)]
+  differ = [key for key in keys if is_same and there.get(key) != section.get(key)]
   if not differ:
     return ''
   asked = ', '.join(f'config.data.{key}={section.get(key)}' for key in differ)
@@ -166,13 +167,16 @@ def check_seen(
     normal: the defaults of these data; what is as there asks for nothing.
     seen: what the weights in `place` take.
   """
-  for key in sorted(fields_of(Preprocess) & section.keys() - {'channels'}):
-    asked, known = section[key], of_channels(getattr(seen, key), key, seen.channels)
-    if asked != normal[key] and of_channels(asked, key, seen.channels) != known:
-      raise ValueError(
-        f'config.data.{key}={asked}, but the model in {place} takes {known}, and is judged by '
-        'that: leave it out'
-      )
+  keys = sorted(fields_of(Preprocess) & section.keys() - {'channels'})
+  takes = {key: of_channels(getattr(seen, key), key, seen.channels) for key in keys}
+  asked = {key: section[key] for key in keys if section[key] != normal[key]}
+  other = [key for key, x in asked.items() if of_channels(x, key, seen.channels) != takes[key]]
+  if other:
+    raise ValueError(
+      f'{", ".join(f"config.data.{key}={asked[key]}" for key in other)}, but the model in {place} '
+      f'takes {", ".join(f"{key}={takes[key]}" for key in other)}, and is judged by that: leave it '
+      'out'
+    )
 
 
 def of_channels(value: Any, key: str, channels: int) -> Any:

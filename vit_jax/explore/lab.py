@@ -14,7 +14,7 @@ from vit_jax.evaluation.candidates import Candidate
 from vit_jax.evaluation.fitting import Fitted
 from vit_jax.evaluation.probes import Probes
 from vit_jax.evaluation.store import Tokens
-from vit_jax.explore.lab_data import build_data, check_unseen
+from vit_jax.explore.lab_data import build_data, doubt
 from vit_jax.explore.selection import SELECTIONS
 from vit_jax.models import tokens
 from vit_jax.runtime.choices import check_choice
@@ -151,7 +151,7 @@ def build(config: Config) -> Lab:
     ),
     shape,
     earlier,
-    check_unseen(experiment.data_section(config, predictor.passport), predictor, dataset),
+    doubt(config, predictor, dataset),
   )  # fmt: skip
 
 
