@@ -11,9 +11,10 @@ from PIL import Image
 import pytest
 from test_interpret import pixels, write
 
-from vit_jax import predict
+from vit_jax import models, predict
 from vit_jax.interpret import __main__ as command
-from vit_jax.interpret import atlas, factors, pages, shares
+from vit_jax.interpret import atlas, factors, lens, pages, shares
+from vit_jax.models import igpt
 
 SMALL = dict(image_size=(16, 24), variant='mu/4', depth=3)
 # As much of a browser as the script of the page touches.
@@ -127,6 +128,30 @@ def test_the_script_shows_what_the_model_computes(page):
   assert 'class token' in found['words'] and 'register 1' in found['words']
 
 
+def test_the_page_of_a_causal_model_shows_pixels_where_they_lie(tmp_path):
+  """Its tokens read a start, then each pixel one place later."""
+  node = shutil.which('node')
+  if not node:
+    pytest.skip('needs node')
+  predictor = predict.load(write(tmp_path, 'igpt', (4, 6), variant='mu', clusters=9, depth=2))
+  seen = pixels(predictor, 1)
+  text = atlas.Atlas(predictor).page(seen, ['a'], 'model', 10.0)
+  script = re.search(r'<script>(.*)</script>', text, re.DOTALL)
+  ask = """
+    change({ view: 'attention', depth: 1, head: 0, token: 23 });
+    console.log(JSON.stringify([[...values()], made.what.textContent]));
+  """
+  done = subprocess.run(
+    [node, '-e', BROWSER + script[1] + ask], capture_output=True, text=True, timeout=60
+  )
+  assert done.returncode == 0, done.stderr
+  shown, words = json.loads(done.stdout)
+  name = 'block_0/attention_weights'
+  expected = predictor(seen, (name,))[name][0, 0, -1]
+  np.testing.assert_allclose(shown, [*expected[1:], 0], atol=0.02)
+  assert words.endswith('What is missing of 1 goes to the start.')
+
+
 def test_readouts_weigh_what_they_read(page):
   predictor, seen, _ = page
   tokens = predictor(seen, ('tokens',))['tokens']
@@ -150,6 +175,18 @@ def test_what_does_not_fit_is_said(page, tmp_path):
   with pytest.raises(SystemExit, match='a bit has no blocks of tokens on one grid'):
     command.main(['atlas', str(folder), str(tmp_path / 'a.png'), f'--out={tmp_path / "out"}'])
   assert not (tmp_path / 'out').exists()
+
+
+def test_without_a_norm_for_the_lens_the_page_has_none(tmp_path, monkeypatch):
+  """The lens says so when it is made, so that the page is written without it."""
+  predictor = predict.load(write(tmp_path, 'igpt', (4, 6), variant='mu', clusters=9))
+  seen = pixels(predictor, 1)
+  assert 'top' in atlas.Atlas(predictor).content(seen, ['a'], 10.0)['images'][0]
+  monkeypatch.setattr(igpt.ImageGPT, 'normalise', models.Model.normalise)
+  with pytest.raises(ValueError, match='a ImageGPT has no norm after its last block'):
+    lens.lens(predictor, seen)
+  found = atlas.Atlas(predictor).content(seen, ['a'], 10.0)
+  assert found['classes'] == [] and 'top' not in found['images'][0]
 
 
 def test_without_a_single_classifier_the_page_says_so(tmp_path):

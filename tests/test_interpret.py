@@ -42,6 +42,8 @@ FAMILIES = {
   'swin': dict(image_size=(12, 16), variant='digits/2', window=2),
   'sasa': dict(image_size=(32, 64), variant='digits', kernel=3),
   'cordonnier': dict(image_size=(8, 12), variant='digits/2', width=32, depth=2),
+  'axial': dict(image_size=(8, 12), variant='digits/2', width=32, depth=2, num_heads=2),
+  'igpt': dict(image_size=(4, 6), variant='mu', clusters=9, depth=2),
 }
 NAMES = {'mean': 'vit'}
 CLASSES = ['cat', 'dog', 'emu']
@@ -101,16 +103,17 @@ def test_uniform_attention_is_as_far_as_the_grid(first, renormalise):
   places = [(4 * r, 8 * c) for r in range(3) for c in range(5)]
   mean = np.mean([np.hypot(a - c, b - d) for a, b in places for c, d in places])
   table = distance.distances(grid, size)
-  found = distance.mean_distance(uniform(2, 3, 15 + first), table, first, renormalise)
+  found = distance.mean_distance(uniform(2, 3, 15 + first), table, renormalise)
   expected = mean if renormalise else mean * 15 / (15 + first)
   np.testing.assert_allclose(found, np.full((2, 3), expected), rtol=1e-5)
-  assert distance.of_uniform(table, first, renormalise) == pytest.approx(expected)
+  model = types.SimpleNamespace(prefix=first * ('token',), is_causal=False, by_source=lambda x: x)
+  assert distance.of_uniform(model, table, renormalise) == pytest.approx(expected)
 
 
 def test_attention_to_oneself_has_distance_0():
   identity = np.broadcast_to(np.eye(13, dtype=np.float32), (1, 2, 13, 13))
   table = distance.distances((3, 4), (48, 64))
-  assert np.all(np.asarray(distance.mean_distance(identity, table, 1, False)) == 0)
+  assert np.all(np.asarray(distance.mean_distance(identity, table, False)) == 0)
 
 
 def test_attention_to_one_patch_has_its_mean_distance():
@@ -118,7 +121,7 @@ def test_attention_to_one_patch_has_its_mean_distance():
   one[..., 4] = 1  # Row 1, column 1 of 2 x 3.
   table = distance.distances((2, 3), (16, 24))  # Patches of 8 pixels.
   expected = 8 * np.mean([np.sqrt(2), 1, np.sqrt(2), 1, 0, 1])
-  np.testing.assert_allclose(distance.mean_distance(one, table, 0, False), [[expected]], rtol=1e-6)
+  np.testing.assert_allclose(distance.mean_distance(one, table, False), [[expected]], rtol=1e-6)
 
 
 def products(layers, residual=0.5):
@@ -496,6 +499,42 @@ def test_windows_are_put_together_by_their_family(tmp_path, monkeypatch):
     interpret.measure('positions', model)
 
 
+def test_a_causal_model_reads_each_pixel_one_place_later(families):
+  """Another first pixel shows at the first patch, where the rest keeps its proportions."""
+  model = predict.load(families('igpt'))
+  seen = pixels(model, 1)
+  seen[0, 0, 0] = 0
+  other = seen.copy()
+  other[0, 0, 0] = 255
+  options = dict(query='24', layers='1')
+  found = [interpret.measure('attention', model, x, **options)[0] for x in (seen, other)]
+  before, after = (one.arrays['layer_1'].reshape(2, 24) for one in found)
+  ratio = after[:, :-1] / before[:, :-1]
+  changed = np.abs(ratio / np.median(ratio, 1, keepdims=True) - 1) > 1e-3
+  np.testing.assert_array_equal(changed, np.arange(23) == [[0], [0]])
+  assert not before[:, -1].any()  # The last pixel is fed to no place.
+  assert found[0].numbers['rows_sum_to_1_over'] == ['start', 'patches']
+  start = found[0].numbers['on_prefix']['layer_1']['start']
+  np.testing.assert_allclose(start + before.sum(1), 1, rtol=1e-4)
+
+  layers, _ = reference(model, seen)
+  row = np.eye(24)[[23]]
+  for one in reversed(layers):
+    row = row @ (0.5 * one[0].mean(0) + 0.5 * np.eye(24))
+  (rolled,) = interpret.measure('rollout', model, seen, query='24')
+  np.testing.assert_allclose(rolled.arrays['map'].ravel(), [*row[0, 1:], 0], atol=1e-6)
+  assert rolled.numbers['on_prefix'] == {'start': pytest.approx(row[0, 0], abs=1e-5)}
+
+  (far,) = interpret.measure('distance', model, seen)
+  places = np.stack(np.mgrid[:4, :6], -1).reshape(-1, 2)
+  apart = np.linalg.norm(places[:, None] - places, axis=-1)[:, :-1]
+  expected = (layers[0][0, :, :, 1:] * apart).sum(-1).mean(-1)
+  np.testing.assert_allclose(far.numbers['distance'][0], expected, rtol=1e-4)
+  assert far.numbers['dropped'] == ['start']
+  alike = (np.tri(24)[:, 1:] * apart).sum(-1) / np.arange(1, 25)
+  assert far.numbers['uniform_attention'][0] == pytest.approx(alike.mean(), rel=1e-4)
+
+
 LACKING = {
   'bit': ('patches', 'flattening', 'readouts', 'positions', 'attention', 'rollout', 'distance',
           'tokens', 'lens', 'knockouts'),
@@ -505,6 +544,7 @@ LACKING = {
            'knockouts'),
   'cordonnier': ('positions', 'tokens', 'lens', 'knockouts'),
   'deit': ('lens',),
+  'igpt': ('filters', 'knockouts'),
 }  # fmt: skip
 WHY = (
   r'error: (a \w+ has no|\w+ needs test data|rollout multiplies blocks of one grid'
@@ -512,7 +552,7 @@ WHY = (
 )
 
 
-@pytest.mark.parametrize('name', ['vit', 'deit', 'hybrid', 'bit', 'swin', 'sasa', 'cordonnier'])
+@pytest.mark.parametrize('name', [name for name in FAMILIES if name not in NAMES])
 def test_every_picture_of_every_family(families, tmp_path, name):
   """PNG, SVG and JSON of files; what a family has not is said in a line."""
   folder, out = families(name), tmp_path / 'out'
@@ -523,7 +563,8 @@ def test_every_picture_of_every_family(families, tmp_path, name):
     words += [str(tmp_path / 'a.png')] * (picture.sees in ('image', 'images'))
     words += [str(tmp_path / 'b.png')] * (picture.sees == 'images')
     lacking = (*LACKING.get(name, ()), *('centres',) * (name != 'cordonnier'))
-    if what in ('confusion', 'sample', 'shift', 'token_probes', *lacking):
+    lacking += ('sample',) * (name != 'igpt')
+    if what in ('confusion', 'shift', 'token_probes', *lacking):
       with pytest.raises(SystemExit, match=WHY):
         command.main(words)
       assert not list(out.glob(f'{what}*'))

@@ -109,7 +109,8 @@ class Atlas:
     ]
     attention = shapes.get('attention')
     return {
-      'grid': list(model.grid or ()), 'prefix': list(model.prefix), 'depths': len(self._depths),
+      'grid': list(model.grid or ()), 'prefix': list(model.prefix), 'sources': list(model.sources),
+      'depths': len(self._depths),
       'heads': attention.shape[2] if attention is not None else 0, 'rank': rank,
       'similar': min(SIMILAR, *shapes['tokens'].shape[2:]), 'top': min(TOP, model.num_classes),
       'classes': list(predictor.class_names) if 'top' in shapes else [],

@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax import figures
 from vit_jax.interpret import overlay
 from vit_jax.interpret.picture import Measured, Picture, rounded
-from vit_jax.interpret.query import Attending, Query, attending, query_of, short_names
+from vit_jax.interpret.query import Attending, Query, attending, query_of
 from vit_jax.predict import Predictor
 
 PANEL = 96  # pixels of the longer side of a map in the mosaic
@@ -53,17 +53,17 @@ class Attention(Picture):
     query: Query,
     heads: dict[int, list[int]] | None,
   ) -> Measured:
-    """The maps of one image, from the row of the query in each block: `h T`."""
-    first = len(query.prefix)
+    """The maps of one image, from the row of the query in each block: `h S`."""
+    first = len(query.before)
     maps = {f'layer_{one.layer}': row[:, first:].reshape(-1, *one.grid)
             for one, row in rows.items()}  # fmt: skip
     content = {
       'query': query.name, 'grid': list(query.grid), 'layers': [one.layer for one in rows],
       'heads': 'mean' if heads is None else [h + 1 for h in max(heads.values(), key=len)],
-      'tokens': first + int(np.prod(query.grid)),
-      'rows_sum_to_1_over': [*short_names(query.prefix), 'patches'],
+      'tokens': len(query.model.prefix) + int(np.prod(query.grid)),
+      'rows_sum_to_1_over': [*query.before, 'patches'],
       'on_prefix': {f'layer_{one.layer}': {name: rounded(row[:, i])
-                    for i, name in enumerate(short_names(query.prefix))}
+                    for i, name in enumerate(query.before)}
                     for one, row in rows.items()},
     }  # fmt: skip
     title = f'attention of {query.words} to the patches, by head and layer'

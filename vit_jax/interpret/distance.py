@@ -1,9 +1,10 @@
 """Mean attention distance of every head (ViT paper, figures 7 right and 11).
 
 For each patch as a query, the distance in pixels to every patch, weighed by attention; averaged
-over queries and images. Rows and columns of the prefix (class token) are dropped. By default the
-rest is not renormalised, as in sayakpaul/probing-vits: what a patch gives to the class token counts
-as distance 0. `--renormalise` makes its rows sum to 1.
+over queries and images. Rows and columns of the prefix (class token) are dropped, and so is the
+start of an iGPT, whose pixels are read from the places that they are told at. By default the rest
+is not renormalised, as in sayakpaul/probing-vits: what a patch gives to the class token counts as
+distance 0. `--renormalise` makes its rows sum to 1.
 """
 
 import argparse
@@ -37,28 +38,28 @@ class Distance(Picture):
     self, predictor: Predictor, images: np.ndarray, options: argparse.Namespace
   ) -> list[Measured]:
     blocks, model = attending(predictor), predictor.model
-    first, renormalise = len(model.prefix), options.renormalise
+    renormalise = options.renormalise
     pixels = {one.block: distances(one.grid, model.image_size) for one in blocks}
 
     def heads(outputs):
       return {
         one.block: mean_distance(
-          model.attention_map(outputs, one.block), pixels[one.block], first, renormalise
+          model.by_source(model.attention_map(outputs, one.block)), pixels[one.block], renormalise
         )
         for one in blocks
       }
 
     found = predictor.measure(images, heads)
     means = [found[one.block].mean(0) for one in blocks]
-    uniform = [of_uniform(pixels[one.block], first, renormalise) for one in blocks]
-    prefix = [name.replace('_', ' ') for name in model.prefix]
+    uniform = [of_uniform(model, pixels[one.block], renormalise) for one in blocks]
+    prefix = [name.replace('_', ' ') for name in model.sources]
     without = f'{" and ".join(prefix)} dropped' if prefix else 'all tokens are patches'
     how = 'rows renormalised' if renormalise else 'rows not renormalised'
     seen = f'{len(images)} images' if len(images) > 1 else '1 image'
     title = f'mean attention distance, {seen}; {without}, {how}'
     content = {
       'images': len(images), 'image_size': list(model.image_size), 'unit': 'pixels',
-      'dropped': list(model.prefix), 'renormalised': renormalise,
+      'dropped': list(model.sources), 'renormalised': renormalise,
       'layers': [one.layer for one in blocks], 'grids': [list(one.grid) for one in blocks],
       'distance': [rounded(x) for x in means],
       'standard_deviation_over_images': [rounded(found[one.block].std(0)) for one in blocks],
@@ -101,25 +102,25 @@ def distances(grid: tuple[int, int], image_size: tuple[int, int]) -> Float[np.nd
 
 
 def mean_distance(
-  weights: Float[Numbers, 'B h T T'],
-  pixels: Float[Numbers, 'N N'],
-  first: int,
-  renormalise: bool,
-) -> Float[Array, 'B h']:
+  weights: Float[Numbers, '*B T S'], pixels: Float[Numbers, 'N N'], renormalise: bool
+) -> Float[Array, '*B']:
   """Attention-weighted distance, averaged over the patches as queries.
 
   Args:
+    weights: patches are the last N of queries and of keys; what is before them is dropped.
     pixels: from patch to patch.
-    first: tokens before the patches, whose rows and columns are dropped.
     renormalise: whether what is left of a row is divided by its sum.
   """
-  inside = jnp.asarray(weights)[..., first:, first:]
+  inside = jnp.asarray(weights)[..., -len(pixels) :, -len(pixels) :]
   far = (inside * jnp.asarray(pixels, jnp.float32)).sum(-1)
   if renormalise:
     far = far / jnp.maximum(inside.sum(-1), 1e-30)
   return far.mean(-1)
 
 
-def of_uniform(pixels: Float[np.ndarray, 'N N'], first: int, renormalise: bool) -> float:
-  """The distance of attention that gives every token the same weight."""
-  return float(pixels.mean()) * (1.0 if renormalise else len(pixels) / (len(pixels) + first))
+def of_uniform(model: Any, pixels: Float[np.ndarray, 'N N'], renormalise: bool) -> float:
+  """The distance of attention that gives every token that it may see the same weight."""
+  count = len(model.prefix) + len(pixels)
+  seen = np.tri(count) if model.is_causal else np.ones((count, count))
+  weights = model.by_source(seen / seen.sum(-1, keepdims=True))
+  return float(mean_distance(weights, pixels, renormalise))

@@ -115,14 +115,17 @@ def lens(predictor: Predictor, images: Any) -> Callable[..., dict[str, Any]]:
     images: that will be asked for, of which one is read to see that there is one answer.
 
   Raises:
-    ValueError: the model has no head or several, no tokens on a grid, or one answer a token.
+    ValueError: the model has no head or several, no tokens on a grid, no norm after its last block,
+      or one answer a token.
   """
   model, kind = predictor.model, predictor.passport.predictions
   name = predictor.passport.model['name']
-  depths = token_health.depths_of(model, token_health.shapes_of(predictor), name)
+  shapes = token_health.shapes_of(predictor)
+  depths = token_health.depths_of(model, shapes, name)
   if not model.num_classes or model.heads:
     what = 'two heads' if model.heads else 'no head'
     raise ValueError(f'a logit lens needs one head, and these weights have {what}')
+  jax.eval_shape(model.normalise, predictor.params, shapes[depths[0]])  # Refused here, if at all.
   if predictor(images[:1], ('logits',))['logits'].ndim != 2:
     raise ValueError('a logit lens needs a readout that gives one answer an image')
 

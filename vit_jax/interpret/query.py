@@ -19,17 +19,28 @@ class Query:
   Attributes:
     name: 'class' or another token of the prefix; 'mean': the mean over the rows of all patches; or
       the number of a patch from 1.
-    prefix: names of the tokens before the patches.
+    model: whose tokens are asked.
     grid: that patches are numbered in.
   """
 
   name: str
-  prefix: tuple[str, ...]
+  model: Any
   grid: tuple[int, int]
 
+  @property
+  def before(self) -> list[str]:
+    """What a row has before the patches, as a person writes it."""
+    return short_names(self.model.sources)
+
   def of(self, weights: Any, grid: tuple[int, int]) -> Any:
-    """The row of the query: `... T S` -> `... S`; on another grid that of the same place."""
-    first, short = len(self.prefix), short_names(self.prefix)
+    """The row of the query, by what is read: `... T T` -> `... S`, `before` and then the patches.
+
+    On another grid it is that of the same place.
+    """
+    return self.model.by_source(self._row(weights, grid))
+
+  def _row(self, weights: Any, grid: tuple[int, int]) -> Any:
+    first, short = len(self.model.prefix), short_names(self.model.prefix)
     if self.name == MEAN:
       return weights[..., first:, :].mean(-2)
     if self.name in short:
@@ -67,7 +78,7 @@ def query_of(model: Any, wanted: str | None, grid: tuple[int, int]) -> Query:
       f'--query={name}: give {", ".join([*short, MEAN])}, or a patch of the grid of {grid[0]} x '
       f'{grid[1]} from 1 (top left) to {last}, row by row'
     )
-  return Query(name, model.prefix, grid)
+  return Query(name, model, grid)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vit_jax import figures
 from vit_jax.interpret import gradients, overlay
 from vit_jax.interpret.attention import add_query
 from vit_jax.interpret.picture import Measured, Picture, rounded
-from vit_jax.interpret.query import Attending, Query, attending, query_of, short_names
+from vit_jax.interpret.query import Attending, Query, attending, query_of
 from vit_jax.predict import Predictor
 from vit_jax.runtime.choices import check_choice
 
@@ -110,7 +110,7 @@ def layer(
 
 def plain(
   predictor: Predictor, images: np.ndarray, blocks: list[Attending], query: Query, residual: float
-) -> Float[np.ndarray, 'N L T']:
+) -> Float[np.ndarray, 'N L S']:
   """The query's row of the product after each layer; rows sum to 1."""
   return predictor.measure(images, rows_of(predictor.model, blocks, query, residual))
 
@@ -118,7 +118,7 @@ def plain(
 def rows_of(
   model: Any, blocks: list[Attending], query: Query, residual: float
 ) -> Callable[[dict[str, Any]], Any]:
-  """`outputs by name -> B L T`, which `plain` measures."""
+  """`outputs by name -> B L S`, which `plain` measures."""
 
   def rows(outputs):
     product, found = None, []
@@ -133,7 +133,7 @@ def rows_of(
 
 def weighted(
   maps: Iterable[np.ndarray], blocks: list[Attending], query: Query, residual: float
-) -> Float[np.ndarray, 'B L T']:
+) -> Float[np.ndarray, 'B L S']:
   """The query's row of the product of weighted maps, `B T T` each, less the identity's part."""
   product, found = None, []
   for depth, (values, one) in enumerate(zip(maps, blocks, strict=True), 1):
@@ -144,16 +144,16 @@ def weighted(
 
 
 def measured(
-  image: np.ndarray, rows: Float[np.ndarray, 'L T'], query: Query, given: dict[str, Any]
+  image: np.ndarray, rows: Float[np.ndarray, 'L S'], query: Query, given: dict[str, Any]
 ) -> Measured:
   """What is told of one image."""
-  first = len(query.prefix)
+  first = len(query.before)
   maps = rows[:, first:].reshape(-1, *query.grid)
   content = {
     'query': query.name, 'grid': list(query.grid), 'layers': len(rows),
     'residual': given['residual'], 'weighted': given['weighted'],
     **{key: given[key] for key in ('target_class', 'predicted') if given.get(key)},
-    'on_prefix': dict(zip(short_names(query.prefix), rounded(rows[-1, :first]), strict=True)),
+    'on_prefix': dict(zip(query.before, rounded(rows[-1, :first]), strict=True)),
     'map': rounded(maps[-1]),
   }  # fmt: skip
   kind = 'attention rollout'

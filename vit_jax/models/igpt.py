@@ -77,6 +77,24 @@ class ImageGPT(Model):
     """The positions."""
     return {f'Transformer/{name}': how for name, how in self.Transformer.resampled().items()}
 
+  def normalise(self, params: dict[str, Any], tokens: Any) -> Float[Array, '*B N D']:
+    """Tokens `B N D` of any block, as the norm after the last one makes them."""
+    return self.Transformer.normalise(params['Transformer'], tokens)
+
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """The start, which the first place of a causal model is fed."""
+    return ('start',) * self.is_causal
+
+  def by_source(self, weights: Any) -> Any:
+    """Weights over keys, `... T`, by start and pixels, `... S`.
+
+    Each place of a causal model is fed the pixel before it; the last pixel, which none is fed, has
+    0. Places of one that is not causal are fed their own.
+    """
+    later = len(self.sources)
+    return jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, later)])
+
   def perturbation(self, block: int) -> str:
     """The name of what is added to the attention weights of a block, from 0."""
     return f'Transformer/encoderblock_{block}/MultiHeadDotProductAttention_1/attention_weights'

@@ -172,6 +172,19 @@ class Model(nn.Module):
     """
     return outputs.get(f'block_{block}/attention_weights')
 
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """Names of what `by_source` puts before the grid: the prefix, or what a family has there."""
+    return self.prefix
+
+  def by_source(self, weights: Any) -> Any:
+    """Weights over keys, `... T`, by what is read at each: `sources`, then the grid, `... S`.
+
+    A key is what its place was fed. That is the token of the place itself, but in a family whose
+    tokens tell what stands at their place, and so are fed what stands before it.
+    """
+    return weights
+
   def attention_grid(self, block: int) -> tuple[int, int] | None:
     """The (height, width) of the grid that `attention_map` of a block, from 0, is over."""
     del block
