@@ -686,6 +686,12 @@ def test_parts_of_a_figure_share_their_scale(families):
 def test_images_of_two_folders_may_have_one_name():
   found = images.by_name([('a', 'x/a.png'), ('b', 'x/b.png'), ('a', 'y/a.png')])
   assert [name for name, _ in found] == ['a', 'b', 'a_2']
+  for order in ('a a_2 a', 'a a a_1', 'a a_2 a a a_3'):
+    found = images.by_name([(name, name) for name in order.split()])
+    assert len({name for name, _ in found}) == len(found)
+    assert all(name.startswith(path) for name, path in found)
+    first = dict(reversed([(path, name) for name, path in found]))
+    assert all(name == path for path, name in first.items())  # What has a name of its own keeps it.
 
 
 def test_many_test_pictures_are_spread_over_the_split():

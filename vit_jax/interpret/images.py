@@ -5,6 +5,7 @@ Of any size: each model sees them as its own passport says.
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 
 from jaxtyping import Int, UInt8
 import numpy as np
@@ -99,10 +100,15 @@ def indices(size: int, count: int, spread: bool) -> list[int]:
 
 
 def by_name(found: Named) -> Named:
-  """The same with different names: of two folders, the same name may come."""
-  seen, names = set(), []
+  """The same with different names: of two folders, the same name may come.
+
+  The first of a name keeps it; a later one is counted up to a name that nothing else has.
+  """
+  taken, seen, names = {name for name, _ in found}, set(), []
   for i, (name, picture) in enumerate(found):
-    name = f'{name}_{i}' if name in seen else name
+    if name in seen:
+      name = next(new for j in itertools.count(i) if (new := f'{name}_{j}') not in taken)
+      taken.add(name)
     seen.add(name)
     names.append((name, picture))
   return names
