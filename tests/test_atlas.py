@@ -154,8 +154,9 @@ def test_the_page_of_a_causal_model_shows_pixels_where_they_lie(tmp_path):
 
 def test_readouts_weigh_what_they_read(page):
   predictor, seen, _ = page
-  tokens = predictor(seen, ('tokens',))['tokens']
-  found = {name: np.asarray(jax.jit(f)(predictor.params, tokens))
+  named = predictor(seen, ('tokens',))
+  tokens = named['tokens']
+  found = {name: np.asarray(jax.jit(f)(predictor.params, named))
            for name, f in shares.weighed(predictor).items()}  # fmt: skip
   assert next(iter(found)) == 'class_token'
   np.testing.assert_array_equal(found['class_token'], np.eye(26)[[0, 0]])
@@ -163,6 +164,20 @@ def test_readouts_weigh_what_they_read(page):
   counts = np.bincount(tokens[0, 2:].argmax(0), minlength=24) / 32
   np.testing.assert_allclose(found['max'][0, 2:], counts, atol=1e-6)
   assert not any(name.startswith(('patch', 'weighted', 'attention')) for name in found)
+
+
+@pytest.mark.parametrize('name', ['class_of_4', 'class_of_4_and_mean'])
+def test_a_readout_of_several_blocks_weighs_its_own_tokens(tmp_path, name):
+  """The class token of the last of four blocks has a fourth, or a fifth beside the mean."""
+  section = dict(image_size=(8, 12), variant='mu/4', depth=4, registers=1)
+  predictor = predict.load(write(tmp_path, 'vit', readout=name, **section))
+  named = jax.jit(predictor.forward)(predictor.params, pixels(predictor))[1]
+  weigh = shares.weighed(predictor)
+  assert next(iter(weigh)) == name
+  found = jax.jit(weigh[name])(predictor.params, named)
+  of_patches = [1 / 5 / 6] * 6 if name.endswith('mean') else [0] * 6
+  expected = [1 / (4 + name.endswith('mean')), 0, *of_patches]
+  np.testing.assert_allclose(found, [expected] * 2, rtol=1e-5)
 
 
 def test_what_does_not_fit_is_said(page, tmp_path):

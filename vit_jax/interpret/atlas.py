@@ -168,8 +168,7 @@ def measures(
     named = predictor.forward(params, images)[1]
     tokens = jnp.stack([named[depth].astype(jnp.float32) for depth in depths], 1)
     maps = [model.attention_map(named, i) for i in range(len(depths) - 1)]
-    last = named['tokens'].astype(jnp.float32)
-    found = {'tokens': tokens, 'weights': jnp.stack([f(params, last) for f in weigh.values()], 1)}
+    found = {'tokens': tokens, 'weights': jnp.stack([f(params, named) for f in weigh.values()], 1)}
     if all(x is not None for x in maps):
       found['attention'] = jnp.stack(maps, 1)
     return found | (told(look(params, images)) if look else {})
