@@ -26,7 +26,8 @@ from vit_jax.runtime.choices import check_choice
 from vit_jax.runtime.sections import fields_of
 
 FORMAT = 1  # of the passport; a higher one is refused
-SHAPE = {'image_size', 'channels', 'num_classes', 'colours'}  # what the data give to a section
+NEEDED = {'image_size', 'channels', 'num_classes'}  # what the data give to any section
+SHAPE = NEEDED | {'colours'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +111,11 @@ def check_content(content: Any) -> None:
   for key, kind in (('model', dict), ('preprocess', dict), ('class_names', (list, tuple))):
     if not isinstance(content.get(key), kind):
       raise ValueError(f'no passport, or a damaged one: it has no {key}')
-  if 'name' not in content['model']:
-    raise ValueError('no passport, or a damaged one: its model has no name')
+  lacking = {'name', *NEEDED} - content['model'].keys()
+  if lacking:
+    raise ValueError(
+      f'no passport, or a damaged one: its model has no {", ".join(sorted(lacking))}'
+    )
   check_class_names(content['class_names'], content['model'].get('num_classes'))
 
 
@@ -157,21 +161,22 @@ def open_source(source: str | pathlib.Path) -> Source:
   path = fetch.local(source)
   own = own_folder(path)
   if own:
-    arrays, about = files.open_file(own / 'weights.npz'), read_passport(own / 'model.json')
+    told = own / 'model.json'
+    arrays, about = files.open_file(own / 'weights.npz'), read_passport(told)
   elif path.is_file() or is_foreign(path):
-    arrays, about = open_foreign(path)
+    told, (arrays, about) = path, open_foreign(path)
   elif (path / 'checkpoints').exists():
     with checkpoint.Checkpoints(path, read_only=True) as checkpoints:
       params, content = checkpoints.restore_params()
     flat: dict[str, Any] = traverse_util.flatten_dict(params, sep='/')
-    return Source(
-      str(source),
-      {name: Entry.of(np.asarray(x)) for name, x in flat.items()},
-      Passport.from_json(content),
-    )
+    arrays = {name: Entry.of(np.asarray(x)) for name, x in flat.items()}
+    with settings_files.naming(path):
+      return Source(str(source), arrays, Passport.from_json(content))
   else:
     raise ValueError(f'{path} holds no checkpoint: neither model/model.json nor checkpoints/')
-  adapt.check_complete(arrays, models.shapes_of(about.build()), path)
+  with settings_files.naming(told):
+    shapes = models.shapes_of(about.build())
+  adapt.check_complete(arrays, shapes, path)
   return Source(str(source), arrays, about)
 
 
@@ -205,7 +210,8 @@ def open_foreign(path: pathlib.Path) -> tuple[Arrays, Passport]:
   """A weight file or folder of another library; one that we wrote has its passport beside it."""
   beside = write.beside(path)
   known = read_passport(beside) if path.is_file() and beside.exists() else None
-  hints = hints_of(known) if known else {}
+  with settings_files.naming(beside):
+    hints = hints_of(known) if known else {}
   found = read.read(path, models.vit.SIZES, hints)
   return found.arrays, known or describe(found, path)
 
@@ -225,10 +231,8 @@ def read_passport(path: pathlib.Path) -> Passport:
     ValueError: it is damaged, or of a later version; names the file.
   """
   content = settings_files.read(path)
-  try:
+  with settings_files.naming(path):
     return Passport.from_json(content)
-  except (ValueError, TypeError) as error:
-    raise ValueError(f'{path}: {error}') from None
 
 
 def passport_of_run(workdir: pathlib.Path) -> Passport | None:

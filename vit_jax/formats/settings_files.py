@@ -3,7 +3,8 @@
 `from_torch.py` understands what they say; `configs.py` writes them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import math
 import pathlib
@@ -23,6 +24,28 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise ValueError(f'{path} holds a {type(content).__name__} instead of an object')
   return content
+
+
+@contextlib.contextmanager
+def naming(path: Any) -> Iterator[None]:
+  """What a damaged passport raises, while it is understood and its model built, in one line.
+
+  Args:
+    path: of the passport, or of the weights that it belongs to.
+
+  Raises:
+    ValueError: in the place of any of these; names the file.
+  """
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  except (KeyError, TypeError, AttributeError) as error:
+    reason = str(error).partition('\n')[0]
+    raise ValueError(
+      f'{path} describes no model that can be built ({type(error).__name__}: {reason}): take the '
+      'passport as it was written, or export the weights again'
+    ) from None
 
 
 def said(path: pathlib.Path) -> dict[str, Any]:
