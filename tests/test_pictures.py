@@ -40,6 +40,13 @@ def test_every_mode_becomes_the_models(tmp_path, mode):
   np.testing.assert_array_equal(given, np.asarray(expected.convert('RGB')))
 
 
+def test_a_dark_picture_of_16_bits_stays_dark(tmp_path):
+  """Its file says how many bits there are, whatever its values."""
+  Image.fromarray(np.full((2, 3), 255, np.uint16)).save(tmp_path / 'a.png')
+  assert (RGB(tmp_path / 'a.png') == 0).all()
+  assert (RGB(Image.fromarray(np.full((2, 3), 255, np.int32))) == 255).all()
+
+
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
 @pytest.mark.parametrize('orientation', [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 65535])
 def test_orientations(kind, orientation):

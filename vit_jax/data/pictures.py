@@ -218,10 +218,14 @@ def convert(picture: Image.Image | np.ndarray, channels: int) -> UInt8[np.ndarra
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-  """Brings a picture to the mode 'L', 'LA', 'RGB' or 'RGBA': 16-bit values are scaled to 8 bits."""
+  """Brings a picture to the mode 'L', 'LA', 'RGB' or 'RGBA': 16-bit values are scaled to 8 bits.
+
+  Of 32 bits nothing says how many are used: values up to 255 are taken for 8.
+  """
   if image.mode.startswith('I'):
     values = np.asarray(image)
-    scale = 257 if values.max(initial=0) > 255 else 1
+    wide = image.mode.startswith('I;16') or values.max(initial=0) > 255
+    scale = 257 if wide else 1
     image = Image.fromarray((values // scale).clip(0, 255).astype(np.uint8))
   see_through = image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info
   if see_through and mode in ('L', 'RGB'):
