@@ -23,7 +23,7 @@ from vit_jax import convert, defaults, experiment, models, predict, weights
 from vit_jax.convert import __main__ as command
 from vit_jax.convert import stablehlo
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.formats import adapt, files, holds, resample
+from vit_jax.formats import adapt, files, from_torch, holds, resample, swin
 from vit_jax.formats import write as writing
 from vit_jax.formats.files import Entry
 
@@ -536,6 +536,8 @@ def test_sigmoids_stay_sigmoids(tmp_path):
     (dict(do_center_crop=True, size=56), dict(fit='crop', resize_small=56)),
     (dict(do_center_crop=True, size=None), dict(fit='crop', resize_small=None)),
     (dict(do_normalize=False), dict(mean=(0.0,), std=(1.0,))),
+    (dict(do_normalize=False, image_mean=None, image_std=None, resample=3),
+     dict(mean=(0.0,), std=(1.0,), resize='bicubic')),
     (dict(resample=1), dict(resize='lanczos')),
   ],
 )  # fmt: skip
@@ -566,6 +568,27 @@ def test_large_vits_of_torchvision_are_seen_as_swag_has_them(tmp_path):
     given = passport_of(tmp_path / f'{side}.safetensors')
     assert (given.preprocess.resize, given.preprocess.resize_small) == expected
     assert any('SWAG' in note for note in given.origin['notes']) == (side == 384)
+
+
+@pytest.mark.parametrize(
+  ('name', 'variant', 'shorter'),
+  [
+    ('swin', 'T/4', 232), ('swin', 'S/4', 246), ('swin', 'B/4', 238), ('swin', 'L/4', None),
+    ('vit', 'L/16', 242), ('vit', 'L/32', None), ('vit', 'B/16', None),
+  ],
+)  # fmt: skip
+def test_each_model_of_torchvision_is_cropped_as_there(name, variant, shorter):
+  """The side that its own transforms resize to before 224 are cut out; None: 256."""
+  section = defaults.part('model', name).to_dict() | {'variant': variant, 'gelu': 'exact'}
+  model = models.build(**section, image_size=(224, 224), channels=3, num_classes=5)
+  arrays = {key: Entry.of(np.broadcast_to(np.float32(0), x.shape))
+            for key, x in models.shapes_of(model).items()}  # fmt: skip
+  theirs = holds.renamed('torchvision', arrays, name)
+  if name == 'swin':
+    found = swin.open_weights(theirs, {})
+  else:
+    found = from_torch.open_weights(theirs, {}, models.vit.SIZES)
+  assert (found.preprocess['fit'], found.preprocess['resize_small']) == ('crop', shorter)
 
 
 def test_heads_that_do_not_divide_are_refused(tmp_path):

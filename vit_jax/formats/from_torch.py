@@ -93,7 +93,9 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], sizes: Sizes) -> weig
   trained = 'dist' in ours or own or family == 'huggingface_dinov2'
   pixels = preprocessing.of_settings(family, settings, trained)
   if family == 'torchvision' and not settings:
-    found, note = preprocessing.of_torchvision(min(model['grid']) * model['embedding_side'])
+    patch = model['embedding_side']
+    kind = (model['width'], model['depth'], patch)
+    found, note = preprocessing.of_torchvision(min(model['grid']) * patch, kind)
     pixels |= found
     notes += note
   notes += (GUESSED,) * (pixels == weights.HALF)

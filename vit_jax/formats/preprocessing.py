@@ -7,19 +7,15 @@ from vit_jax.formats import configs, weights
 
 RESAMPLE = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic'}  # Pillow's numbers
 SWAG = 384  # pixels from which torchvision's ViTs are those of SWAG, fine-tuned end to end
+# Pixels of the shorter side of which torchvision cuts out 224, where they are not 256: of Swin-T,
+# Swin-S, Swin-B and ViT-L/16, by width, depth and patch.
+TORCHVISION = {(96, 12, 4): 232, (96, 24, 4): 246, (128, 24, 4): 238, (1024, 24, 16): 242}
 
 
 def of_settings(family: str, settings: dict[str, Any], facebook: bool) -> dict[str, Any]:
   """What the weights were trained to see: as the preprocessor's file says, else as usual there."""
-  if 'image_mean' in settings:
-    if 'image_std' not in settings:
-      raise ValueError('its settings say image_mean without image_std; write both or neither')
-    made: dict[str, Any] = {
-      'mean': tuple(settings['image_mean']),
-      'std': tuple(settings['image_std']),
-    }
-    if not settings.get('do_normalize', True):
-      made = {'mean': (0.0,), 'std': (1.0,)}
+  made = normalisation(settings)
+  if made:
     made['resize'] = RESAMPLE[settings.get('resample', 2)]
     shorter = shorter_side(settings)
     return made | ({'fit': 'crop', 'resize_small': shorter} if shorter != 0 else {})
@@ -28,6 +24,21 @@ def of_settings(family: str, settings: dict[str, Any], facebook: bool) -> dict[s
   if facebook:  # All that are published are DeiT's and DINOv2's.
     return weights.IMAGENET | {'fit': 'crop', 'resize_small': None, 'resize': 'bicubic'}
   return dict(weights.HALF)
+
+
+def normalisation(settings: dict[str, Any]) -> dict[str, Any]:
+  """Mean and deviation as a preprocessor's file says; {} where it does not.
+
+  Raises:
+    ValueError: it says one without the other.
+  """
+  if not settings.get('do_normalize', True):
+    return {'mean': (0.0,), 'std': (1.0,)}
+  if 'image_mean' not in settings:
+    return {}
+  if 'image_std' not in settings:
+    raise ValueError('its settings say image_mean without image_std; write both or neither')
+  return {'mean': tuple(settings['image_mean']), 'std': tuple(settings['image_std'])}
 
 
 def shorter_side(settings: dict[str, Any]) -> int | None:
@@ -70,9 +81,22 @@ def timm_crop(trained: dict[str, Any], size: int | list[int]) -> dict[str, Any]:
   return made | {'do_center_crop': True, 'size': {'shortest_edge': shorter}}
 
 
-def of_torchvision(side: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """What ViTs of torchvision for so many pixels see other than the smaller ones, and a note."""
+def of_torchvision(side: int, kind: tuple[int, int, int]) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """What ViTs of torchvision for so many pixels see other than most of them, and a note.
+
+  Args:
+    kind: width, depth and patch.
+  """
   if side < SWAG:
-    return {}, ()
+    return {'resize_small': torchvision_shorter(side, kind)}, ()
   note = f"pictures are resized as of torchvision's SWAG weights, those of {SWAG} pixels and more"
   return {'resize': 'bicubic', 'resize_small': side}, (note,)
+
+
+def torchvision_shorter(side: int, kind: tuple[int, int, int]) -> int | None:
+  """Pixels of the shorter side before torchvision cuts out `side` of them: None as is usual.
+
+  Args:
+    kind: width, depth and patch.
+  """
+  return TORCHVISION.get(kind) if side == 224 else None

@@ -174,18 +174,23 @@ def open_weights(arrays: Arrays, settings: dict[str, Any]) -> weights.Weights:
     'gelu': from_torch.GELU[settings.get('hidden_act', 'gelu')],
     'epsilon': settings.get('layer_norm_eps', 1e-5),
   }  # fmt: skip
-  return weights.Weights(ours, family, model, seen(settings, model['image_size']),
+  return weights.Weights(ours, family, model, seen(settings, family, model),
                          from_torch.class_names(settings) if head else None)  # fmt: skip
 
 
-def seen(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def seen(settings: dict[str, Any], family: str, model: dict[str, Any]) -> dict[str, Any]:
   """What the weights were trained to see: as settings say, else as the official evaluation does.
 
-  It resizes to 256 and crops 224; at 384 nothing is cut off but what is longer.
+  It resizes to 256, or torchvision to what it has for a size, and crops 224; at 384 nothing is cut
+  off but what is longer.
   """
-  if 'image_mean' in settings:
+  if preprocessing.normalisation(settings):
     return preprocessing.of_settings('huggingface', settings, False)
-  small = min(size) if min(size) >= 384 else None
+  side = min(model['image_size'])
+  small = side if side >= 384 else None
+  if family == 'torchvision' and side < 384:
+    kind = (model['width'], sum(model['depths']), model['embedding_side'])
+    small = preprocessing.torchvision_shorter(side, kind)
   return weights.IMAGENET | {'fit': 'crop', 'resize_small': small, 'resize': 'bicubic'}
 
 
