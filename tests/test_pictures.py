@@ -236,6 +236,18 @@ def test_centre_crop_is_torchvisions(size, name):
   np.testing.assert_array_equal(crop(image), expected)
 
 
+@pytest.mark.parametrize('size', [(1, 60000), (60000, 1)])
+def test_a_picture_too_slim_to_be_cropped_is_refused(tmp_path, size):
+  """Its shorter side becomes 256, and the other one fifteen million."""
+  Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / 'slim.png')
+  crop = preprocess.Preprocess((224, 224), 3, fit='crop')
+  with pytest.raises(pictures.Damaged, match=r'slim\.png: \d+ x \d+ pixels are too slim: to cut'):
+    crop(tmp_path / 'slim.png')
+  assert crop(np.zeros((1, 1000, 3), np.uint8)).shape == (224, 224, 3)
+  squash = preprocess.Preprocess((224, 224), 3)
+  assert squash(tmp_path / 'slim.png').shape == (224, 224, 3)
+
+
 def test_squash_is_pillows_resize():
   image = Image.fromarray(noise(50, 30))
   squash = preprocess.Preprocess((20, 24), 3, 'bicubic', (0.5,), (0.5,))

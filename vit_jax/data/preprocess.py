@@ -17,6 +17,7 @@ from vit_jax.data.resize import FILTERS, resize
 from vit_jax.runtime.choices import check_choice
 
 FITS = ('squash', 'crop')
+LARGEST = 10**8  # pixels of which a centre is cut out, 0.3 GB in RGB: no photograph comes near
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Preprocess:
     """Any picture, as evaluation and prediction see it.
 
     Raises:
-      pictures.Damaged: not an image, or a broken one; names the file.
+      pictures.Damaged: not an image, a broken one, or one so slim that `crop` would enlarge it
+        beyond LARGEST; names the file.
     """
     if isinstance(picture, Image.Image):
       picture = pictures.upright(picture)
@@ -80,15 +82,26 @@ class Preprocess:
     if self.fit == 'squash':
       return resize(pixels, self.image_size, self.resize)
     height, width = self.image_size
-    small = self.resize_small or round(min(height, width) / 0.875)
-    # The scale at which the picture covers the enlarged window; a side at a time, as torchvision.
-    scale = small / min(height, width) * max(height / pixels.shape[0], width / pixels.shape[1])
-    size = (
-      max(height, int(pixels.shape[0] * scale + 1e-6)),
-      max(width, int(pixels.shape[1] * scale + 1e-6)),
-    )
+    size = self.before_crop(*pixels.shape[:2])
+    if math.prod(size) > LARGEST:
+      named = f'{picture}: ' if isinstance(picture, str | pathlib.Path) else ''
+      raise pictures.TooLarge(
+        f'{named}{pixels.shape[1]} x {pixels.shape[0]} pixels are too slim: to cut out {width} x '
+        f'{height}, {size[1]} x {size[0]} would be made of them; leave it out, or cut it'
+      )
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     return resize(pixels, size, self.resize)[top : top + height, left : left + width]
+
+  def before_crop(self, height: int, width: int) -> tuple[int, int]:
+    """(height, width) that a picture of this size is resized to before its centre is cut out."""
+    small = self.resize_small or round(min(self.image_size) / 0.875)
+    # The scale at which the picture covers the enlarged window; a side at a time, as torchvision.
+    cover = max(self.image_size[0] / height, self.image_size[1] / width)
+    scale = small / min(self.image_size) * cover
+    return (
+      max(self.image_size[0], int(height * scale + 1e-6)),
+      max(self.image_size[1], int(width * scale + 1e-6)),
+    )
 
   def batch(self, images) -> Num[np.ndarray, 'B H W C']:
     """The model's input from a picture, a list of them, or an array `B H W C`.
