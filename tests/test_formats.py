@@ -1008,6 +1008,31 @@ def test_preprocessing_travels_through_a_folder_of_timm(tmp_path, fit):
 
 
 @pytest.mark.parametrize(
+  ('target', 'seen', 'words'),
+  [
+    ('timm', dict(resize='linear'), "resize='linear': timm has 'bilinear'"),
+    ('huggingface', dict(resize='linear'), "resize='linear': huggingface has 'bilinear'"),
+    ('huggingface', dict(fit='crop'), "fit='crop' of 32 x 48: huggingface resizes the shorter"),
+    ('timm', dict(fit='crop'), None),
+  ],
+)
+def test_what_settings_cannot_say_of_pictures_is_a_loss(tmp_path, target, seen, words):
+  """A file has its passport, which says it."""
+  section = dict(gelu='exact', image_size=(32, 48))
+  passport = about(section)
+  passport = dataclasses.replace(
+    passport, preprocess=dataclasses.replace(passport.preprocess, **seen)
+  )
+  sizes = passport.build().sizes()
+  if words is None:
+    return writing.check(target, passport, sizes, tmp_path / 'to', False)
+  with pytest.raises(ValueError, match=f'would lose .*{words}'):
+    writing.check(target, passport, sizes, tmp_path / 'to', False)
+  writing.check(target, passport, sizes, tmp_path / 'to', True)
+  return writing.check('timm', passport, sizes, tmp_path / 'to.safetensors', False)
+
+
+@pytest.mark.parametrize(
   ('name', 'variant', 'readout', 'labels'),
   [
     ('vit', 'digits/16', 'class_token', list('vwxyz')),

@@ -459,12 +459,14 @@ def passport_of(model, colours, **section):
   return weights.Passport.from_json({'model': known, 'preprocess': seen, 'class_names': names})
 
 
-def written(folder, classes=3, side=4, **section):
-  """Random weights in a folder of ours."""
+def written(folder, classes=3, side=4, seen=None, **section):
+  """Random weights in a folder of ours, which see pictures as `seen` says beside their size."""
   colours = some_palette(7)
   model = build(clusters=7, colours=colours, depth=2, classes=classes, side=side, **section)
   params = jax.tree.map(np.asarray, randomised(model))
-  weights.write_model(folder, params, passport_of(model, colours, **section))
+  passport = passport_of(model, colours, **section)
+  preprocess = dataclasses.replace(passport.preprocess, **seen or {})
+  weights.write_model(folder, params, dataclasses.replace(passport, preprocess=preprocess))
   return folder
 
 
@@ -481,6 +483,54 @@ def test_to_hugging_face_and_back(tmp_path):
   assert back.passport.model['variant'] == 'S' and back.passport.model['width'] == 32
   assert back.class_names == ours.class_names
   assert convert.inspect(tmp_path / 'theirs')['family'] == 'huggingface'
+
+
+def test_a_palette_of_other_units_travels(tmp_path):
+  """Their processor makes -1..1 of pixels, and so are the colours there: the same are nearest."""
+  seen = dict(mean=(0.1, 0.2, 0.3), std=(0.25,))
+  source = written(tmp_path / 'ours', seen=seen)
+  convert.convert(source, tmp_path / 'theirs', 'huggingface')
+  told = json.loads((tmp_path / 'theirs/preprocessor_config.json').read_text())
+  pixels = np.array(some_palette(7)) * 0.25 + seen['mean']
+  np.testing.assert_allclose(told['clusters'], pixels * 2 - 1, rtol=1e-6)
+  assert told['image_mean'] == told['image_std'] == [0.5] * 3
+  ours, back = predict.load(source), predict.load(tmp_path / 'theirs')
+  images = np.asarray(pictures())
+  np.testing.assert_array_equal(*(x(images, ('logits',))['logits'] for x in (ours, back)))
+  assert all(row['difference'] < 1e-6 for row in convert.check(source, tmp_path / 'theirs'))
+
+
+@pytest.mark.parametrize(
+  ('keys', 'expected'),
+  [
+    (dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.25] * 3),
+     dict(mean=(0.1, 0.2, 0.3), std=(0.25,) * 3)),
+    (dict(do_center_crop=True, size={'height': 4, 'width': 4}, crop_size=3), dict(fit='crop')),
+    (dict(do_normalize=False), dict(mean=(0.0,), std=(1 / 255,))),
+    (dict(resample=3), dict(resize='bicubic')),
+  ],
+)  # fmt: skip
+def test_what_a_file_says_of_its_pictures_is_read(tmp_path, keys, expected):
+  convert.convert(written(tmp_path / 'ours'), tmp_path / 'theirs', 'huggingface')
+  path = tmp_path / 'theirs/preprocessor_config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+  given = predict.load(tmp_path / 'theirs').preprocess
+  assert {key: getattr(given, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+  ('seen', 'words'),
+  [
+    (dict(fit='crop'), "fit='crop': huggingface has the whole picture"),
+    (dict(std=(0.2, 0.3, 0.4)), 'all channels are as far apart'),
+    (dict(resize='linear'), "resize='linear': huggingface has 'bilinear'"),
+  ],
+)
+def test_pictures_that_are_seen_otherwise_there_are_a_loss(tmp_path, seen, words):
+  source = written(tmp_path / 'ours', seen=seen)
+  with pytest.raises(ValueError, match=f'would lose .*{words}'):
+    convert.convert(source, tmp_path / 'theirs', 'huggingface')
+  convert.convert(source, tmp_path / 'theirs', 'huggingface', True)
 
 
 @pytest.mark.slow

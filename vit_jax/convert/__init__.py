@@ -138,12 +138,19 @@ def check(source: Place, to: Place, target: str | None = None) -> list[dict[str,
     and (name in ('patches', 'tokens', 'features', 'logits') or name.endswith('/tokens'))
   )  # fmt: skip
   places = places or ('logits',)
-  rows, expected, given = [], ours(images, places), theirs(images, places)
+  same = as_seen(images, ours.preprocess, theirs.preprocess)
+  rows, expected, given = [], ours(images, places), theirs(same, places)
   for place in places:
     spread = float(expected[place].std()) or 1.0
     difference = float(np.abs(given[place] - expected[place]).max()) / spread
     rows.append({'place': place, 'difference': difference})
   return rows
+
+
+def as_seen(images: np.ndarray, by: Any, other: Any) -> np.ndarray:
+  """Images `B H W C` normalised as `by` says, of the same pixels as `other` says."""
+  old, new = (tuple(map(np.float32, (x.mean, x.std))) for x in (by, other))
+  return images * (old[1] / new[1]) + (old[0] - new[0]) / new[1]
 
 
 def check_theirs(source: Place, to: Place, target: str) -> list[dict[str, Any]]:

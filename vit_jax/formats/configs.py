@@ -87,6 +87,20 @@ def huggingface_preprocessor(preprocess: Any) -> dict[str, Any]:
   }
 
 
+def unseen(target: str, preprocess: Any) -> list[str]:
+  """What the settings of a target cannot say of how pictures become the input, in words."""
+  height, width = preprocess.image_size
+  lost = unseen_filter(target, preprocess)
+  if target == 'huggingface' and preprocess.fit == 'crop' and height != width:
+    lost.append(f"fit='crop' of {height} x {width}: {target} resizes the shorter side, whichever")
+  return lost
+
+
+def unseen_filter(target: str, preprocess: Any) -> list[str]:
+  """The filter that resizes, in words, where a target has another one."""
+  return [f"resize='linear': {target} has 'bilinear'"] * (preprocess.resize == 'linear')
+
+
 def shorter_side(preprocess: Any) -> int:
   """Pixels of the shorter side before the centre is cut out."""
   return preprocess.resize_small or round(min(preprocess.image_size) / CENTRE)

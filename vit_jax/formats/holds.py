@@ -62,6 +62,7 @@ class Holder(NamedTuple):
     losses: what a target cannot hold of a model section and its sizes, in words.
     renamed: arrays under a target's names.
     settings: by target, what a folder holds beside the arrays: names of files and their content.
+    unseen: what these cannot say of how pictures become the input, in words.
     torch_file: the target whose names torch's own file has.
   """
 
@@ -70,6 +71,7 @@ class Holder(NamedTuple):
   losses: Callable[[str, Section, Section], list[str]]
   renamed: Callable[[str, Arrays], Arrays]
   settings: dict[str, Callable] = configs.SETTINGS
+  unseen: Callable[[str, Any], list[str]] = configs.unseen
   torch_file: str = 'timm'
 
 
@@ -109,6 +111,11 @@ def losses(target: str, model: Section, sizes: Section) -> list[str]:
     sizes: of the model, as `Model.sizes` gives them.
   """
   return HOLDERS[model['name']].losses(target, model, sizes)
+
+
+def unseen(target: str, passport: Any) -> list[str]:
+  """What a folder for `target` cannot say of how pictures become the model's input, in words."""
+  return HOLDERS[passport.model['name']].unseen(target, passport.preprocess)
 
 
 def renamed(target: str, arrays: Arrays, name: str) -> Arrays:
@@ -283,8 +290,8 @@ HOLDERS = {
                  dinov2.SETTINGS),
   'hybrid': Holder(tuple(FIXED_RESNET), (), hybrid_losses, rename_vit),
   'swin': Holder(tuple(FIXED), ('timm', 'huggingface'), swin_losses, swin.renamed,
-                 swin_configs.SETTINGS, 'official'),
+                 swin_configs.SETTINGS, torch_file='official'),
   'bit': Holder(('official', 'timm'), (), bit_losses, rename_bit),
   'igpt': Holder(('huggingface',), ('huggingface',), igpt_write.losses, igpt_write.renamed,
-                 {'huggingface': igpt_write.settings}),
+                 {'huggingface': igpt_write.settings}, igpt_write.unseen),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.formats import weights
+from vit_jax.formats import preprocessing, weights
 from vit_jax.formats.files import Arrays, Entry
 from vit_jax.formats.from_torch import GELU, class_names
 from vit_jax.formats.preprocessing import RESAMPLE
@@ -26,6 +26,7 @@ FIXED = {
   'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False,
   'add_cross_attention': False, 'tie_word_embeddings': False,
 }  # fmt: skip
+RAW = {'image_mean': [0.0], 'image_std': [1 / 255]}  # theirs without do_normalize: 0..255
 ROOT = 'transformer.'
 
 
@@ -110,9 +111,16 @@ def open_weights(arrays: Arrays, settings: dict[str, Any], folder: pathlib.Path)
   colours = palette_of(settings, folder)
   model = facts(ours, settings, colours) | {'depth': depth, 'num_heads': heads}
   notes = () if 'lm_head.weight' in arrays else ('no lm_head: what tells colours is zero',)
-  seen = weights.HALF | {'resize': RESAMPLE.get(settings.get('resample', 2), 'bilinear')}
   names = class_names(settings) if model['num_classes'] else None
-  return weights.Weights(ours, 'huggingface', model, seen, names, notes)
+  return weights.Weights(ours, 'huggingface', model, seen(settings), names, notes)
+
+
+def seen(settings: dict[str, Any]) -> dict[str, Any]:
+  """What the weights were trained to see, and their palette is of: as settings say, else -1..1."""
+  if not settings.get('do_normalize', True):
+    settings = settings | {'do_normalize': True, **RAW}
+  resize = RESAMPLE[settings.get('resample', 2)]
+  return {'resize': resize} | preprocessing.of_settings('huggingface', settings, False)
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -19,6 +19,16 @@ def losses(target: str, model: dict[str, Any], sizes: dict[str, Any]) -> list[st
   return lost
 
 
+def unseen(target: str, preprocess: Any) -> list[str]:
+  """What a pixel's nearest colour of the whole picture, as theirs is, cannot say, in words."""
+  lost = configs.unseen_filter(target, preprocess)
+  if preprocess.fit == 'crop':
+    lost.append(f"fit='crop': {target} has the whole picture")
+  if len({*preprocess.std}) > 1:
+    lost.append(f'std={preprocess.std}: at {target} all channels are as far apart')
+  return lost
+
+
 def renamed(target: str, arrays: Arrays) -> Arrays:
   """Arrays under their names; the biases that they have and we have not are zeros.
 
@@ -92,14 +102,23 @@ def config(passport: Any, sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def preprocessor(passport: Any) -> dict[str, Any]:
-  """The preprocessor_config.json: a resized picture, each pixel its nearest colour."""
+  """The preprocessor_config.json: a resized picture, each pixel its nearest colour.
+
+  Theirs makes -1..1 of pixels, whatever mean and deviation a file says; so is the palette written.
+  """
   seen = passport.preprocess
   height, width = seen.image_size
   return {
     'image_processor_type': 'ImageGPTImageProcessor',
     'do_resize': True, 'size': {'height': height, 'width': width},
     'resample': configs.RESAMPLE[seen.resize], 'do_normalize': True, 'do_color_quantize': True,
-    'image_mean': configs.spread(seen.mean, seen.channels),
-    'image_std': configs.spread(seen.std, seen.channels),
-    'clusters': [list(colour) for colour in passport.model['colours']],
+    'image_mean': configs.spread((0.5,), seen.channels),
+    'image_std': configs.spread((0.5,), seen.channels),
+    'clusters': colours_of(seen, passport.model['colours']),
   }  # fmt: skip
+
+
+def colours_of(seen: Any, colours: Any) -> list[list[float]]:
+  """A palette in normalised pixels as one in -1..1; of a mean and deviation of 0.5 as it is."""
+  mean, std = np.asarray(seen.mean), np.asarray(seen.std)
+  return (np.asarray(colours) * (2 * std) + (2 * mean - 1)).tolist()

@@ -39,6 +39,7 @@ def check(target: str, passport: Any, sizes: Sizes, to: pathlib.Path, accept_los
   whose = holds.names_of(target, model['name'])
   holds.check_held(whose, model['name'], is_folder(target, to))
   lost = holds.losses(whose, model, sizes)
+  lost += holds.unseen(target, passport) if is_folder(target, to) else []
   if passport.predictions != 'softmax' and is_folder(target, to) and target != 'huggingface':
     lost.append(f'predictions={passport.predictions!r}: a folder of {target} does not tell')
   if lost and not accept_loss:
