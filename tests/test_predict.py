@@ -1,11 +1,16 @@
 """The command predict, within the process: what it refuses, and the file of features."""
 
 import argparse
+import io
+import json
+import os
 import pathlib
+import sys
 import types
 
-from conftest import ROOT
+from conftest import ROOT, command
 import numpy as np
+from PIL import Image
 import pytest
 import test_interpret
 
@@ -14,6 +19,7 @@ from vit_jax.convert import __main__ as convert_command
 from vit_jax.interpret import __main__ as interpret_command
 from vit_jax.interpret import attention, query
 from vit_jax.models import tokens
+from vit_jax.runtime import messages
 
 LOOK = ('rollout', 'compare rollout', 'atlas', 'masked', 'batch')
 
@@ -149,3 +155,47 @@ def test_numbers_are_digits(word):
       read()
   for name in (f'patch_{word}', 'patch_--1'):
     tokens.check_patch(name, (2, 2))  # No number of a patch: others say that there is no such name.
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'ascii'])
+def test_every_name_of_a_file_is_printed(tmp_path, encoding):
+  """One that is no UTF-8 is told with backslashes, in JSON as JSON has them."""
+  folder = test_interpret.write(tmp_path / 'model', 'vit', (8, 8), variant='mu/4', depth=1)
+  names = [os.fsdecode(b'caf\xe9.png'), 'caf\xe9.png']
+  (tmp_path / 'seen').mkdir()
+  for name in names:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / 'a.png')
+    os.rename(tmp_path / 'a.png', tmp_path / 'seen' / name)
+  environment = os.environ | {'XLA_FLAGS': '', 'PYTHONIOENCODING': f'{encoding}:strict'}
+  done = command(
+    folder, tmp_path / 'seen', '--json', module='vit_jax.predict', env=environment, encoding='utf-8'
+  )
+  assert done.returncode == 0, done.stderr
+  paths = [json.loads(line)['path'] for line in done.stdout.splitlines()]
+  assert {pathlib.Path(path).name for path in paths} == {*names}
+
+
+def test_a_picture_of_any_name_is_said(tmp_path, monkeypatch):
+  folder = test_interpret.write(tmp_path / 'model', 'vit', (8, 8), variant='mu/4', depth=1)
+  path = tmp_path / os.fsdecode(b'caf\xe9.png')
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / 'a.png')
+  os.rename(tmp_path / 'a.png', path)
+  said = io.TextIOWrapper(io.BytesIO(), 'utf-8', errors='strict')
+  monkeypatch.setattr(sys, 'stdout', said)
+  interpret_command.main(['patches', str(folder), str(path), f'--out={tmp_path / "out"}'])
+  said.seek(0)
+  assert said.read().endswith('patches_caf\\udce9.png\n')
+  assert (tmp_path / 'out' / f'patches_{path.name}').exists()
+
+
+def test_a_reader_that_goes_is_no_error(monkeypatch, capfd):
+  """As behind `| head -1`; a pipe to anything else that breaks is told."""
+  reading, writing = os.pipe()
+  with os.fdopen(writing, 'w') as stdout:
+    monkeypatch.setattr(sys, 'stdout', stdout)
+    with pytest.raises(BrokenPipeError), messages.printing():
+      raise BrokenPipeError
+    os.close(reading)
+    with pytest.raises(SystemExit) as done, messages.printing():
+      print('a line')
+  assert done.value.code == 1 and not capfd.readouterr().err

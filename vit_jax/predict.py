@@ -20,7 +20,7 @@ from vit_jax import weights
 from vit_jax.data import preprocess
 from vit_jax.models import tokens
 from vit_jax.objectives.classification import probabilities
-from vit_jax.runtime import atomic, compilation, devices, memory, sharding
+from vit_jax.runtime import atomic, compilation, devices, memory, messages, sharding
 from vit_jax.runtime.choices import check_used
 from vit_jax.runtime.progress import track
 
@@ -250,7 +250,8 @@ def write_predictions(
 
 def show_json(path: pathlib.Path, predictions: list[dict]) -> None:
   """Prints one JSON object for a picture."""
-  print(json.dumps({'path': str(path), 'predictions': predictions}, ensure_ascii=False))
+  plain = sys.stdout.encoding.lower() not in ('utf-8', 'utf8')  # What it lacks were no JSON else.
+  print(json.dumps({'path': str(path), 'predictions': predictions}, ensure_ascii=plain))
 
 
 def show_row(path: pathlib.Path, predictions: list[dict]) -> None:
@@ -284,7 +285,9 @@ def main(arguments: list[str] | None = None) -> None:
     devices.prepare()
     predictor = load(options.model)
     paths = preprocess.find_images(options.images)
-    broken = (write_features if options.features else write_predictions)(predictor, paths, options)
+    with messages.printing():
+      write = write_features if options.features else write_predictions
+      broken = write(predictor, paths, options)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
   if broken:

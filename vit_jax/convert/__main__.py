@@ -14,6 +14,7 @@ import sys
 from absl import logging
 
 from vit_jax.convert import TARGETS, check, check_equal, check_theirs, convert, inspect, pruning
+from vit_jax.runtime import messages
 from vit_jax.runtime.choices import check_used
 
 
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   logging.set_verbosity(logging.INFO)
   try:
-    run(options, parser)
+    with messages.printing():
+      run(options, parser)
   except (OSError, ValueError) as error:
     sys.exit(f'error: {error}')
 

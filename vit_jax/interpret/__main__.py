@@ -27,7 +27,7 @@ import numpy as np
 from vit_jax import interpret, predict, recipe
 from vit_jax.interpret import atlas, batch, checkpoints, images, masked
 from vit_jax.interpret.picture import Measured, folder
-from vit_jax.runtime import atomic
+from vit_jax.runtime import atomic, messages
 from vit_jax.runtime.choices import check_choice
 
 
@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     'serve': serve_page,
   }
   try:
-    commands.get(words[0] if words else '', write_pictures)(words)
+    with messages.printing():
+      commands.get(words[0] if words else '', write_pictures)(words)
   except (ValueError, TypeError, OSError) as error:
     sys.exit(f'error: {error}')
 
