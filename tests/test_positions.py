@@ -279,8 +279,26 @@ def test_rows_and_columns_become_one_map():
   columns = np.asarray(outputs['block_1/column/attention_weights'])[0]  # W h H H
   np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
   for r, c, s, d in [(0, 0, 0, 0), (2, 3, 1, 4), (1, 4, 2, 0)]:
-    expected = columns[c, :, r, s] * rows[s, :, c, d]
+    expected = columns[c, :, r, s] * rows[s, :, c, d].mean()
     np.testing.assert_allclose(found[:, 5 * r + c, 5 * s + d], expected, rtol=1e-5)
+
+
+def test_the_numbers_of_row_heads_mean_nothing():
+  """Heads of the rows in another order compute the same, and are shown the same."""
+  model = build('axial')
+  params = drawn(model)
+  turned = jax.tree.map(lambda x: x, params)
+  heads = turned['Transformer']['encoderblock_1']['row']['MultiHeadDotProductAttention_1']
+  for name, part in heads.items():
+    kernel_axis, bias_axis = (0, None) if name == 'out' else (1, 0)
+    part['kernel'] = jnp.flip(part['kernel'], kernel_axis)
+    part['bias'] = part['bias'] if bias_axis is None else jnp.flip(part['bias'], bias_axis)
+  seen = pictures(model, 1)
+  (logits, one), (same, other) = (run(model, x, seen) for x in (params, turned))
+  np.testing.assert_allclose(logits, same, rtol=1e-4, atol=1e-5)
+  maps = [np.asarray(model.attention_map(x, 1)) for x in (one, other)]
+  assert np.abs(maps[0][0, 0] - maps[0][0, 1]).max() > 1e-3  # Heads differ.
+  np.testing.assert_allclose(*maps, rtol=1e-4, atol=1e-6)
 
 
 def test_an_axial_model_trains_resumes_and_is_judged(tmp_path):

@@ -91,13 +91,15 @@ class AxialTransformer(vit.VisionTransformer):
   def attention_map(self, outputs: dict[str, Any], block: int) -> Float[Array, 'B h T T'] | None:
     """Row and column attention of a block in one: what reaches a token through its column.
 
-    A token reads its column, each token of which has read its row; the MLP between is left out.
+    A token reads its column, each token of which has read its row; the MLP between is left out. A
+    head is one of the columns, which reads what all heads of the rows have put together: their mean
+    here, as their numbers mean nothing to those of the columns.
     """
     rows = outputs.get(f'block_{block}/row/attention_weights')
     columns = outputs.get(f'block_{block}/column/attention_weights')
     if rows is None or columns is None:
       return None
-    both = jnp.einsum('bchrs,bshcd->bhrcsd', columns, rows)
+    both = jnp.einsum('bchrs,bscd->bhrcsd', columns, rows.mean(2))
     tokens = self.grid[0] * self.grid[1]
     return both.reshape(*both.shape[:2], tokens, tokens)
 
