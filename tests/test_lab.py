@@ -178,3 +178,11 @@ def test_corners_are_compared_with_another_centre():
   """On 2 x 2, 1 x 2 and 1 x 1 the same patches are both."""
   for grid, count in (((1, 1), 10), ((1, 2), 10), ((2, 2), 10), ((3, 3), 11), ((4, 4), 11)):
     assert len(claims.tests_of(grid)) == count
+
+
+def test_what_an_earlier_passport_does_not_say_is_the_default(trained, tmp_path):
+  params, passport = weights.load(trained)
+  own = {'name': 'digits', 'split_seed': 0}
+  weights.write_model(tmp_path / 'm', params, dataclasses.replace(passport, origin={'data': own}))
+  config = defaults.complete(exploration(tmp_path / 'm'), {'data': 'digits'})
+  assert lab.build(config).doubt == ''
