@@ -83,7 +83,7 @@ def depth_of(layer: str, depth: int) -> int:
 
 
 def words_of(layer: str, depth: int) -> str:
-  """Of what the tokens of a layer are, where it is not the last block; '' where it is."""
+  """The block or blocks that a layer is of, in words, where it is not the last; else ''."""
   mean = re.fullmatch(tokens.MEAN, layer)
   if mean:
     return f'the mean of the last {mean[1]} blocks'
