@@ -14,7 +14,7 @@ from peers import need
 from PIL import Image
 import pytest
 
-from vit_jax import defaults, interpret, models, predict, train, weights
+from vit_jax import defaults, figures, interpret, models, predict, train, weights
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.interpret import __main__ as command
 from vit_jax.interpret import (
@@ -623,6 +623,19 @@ def test_pictures_of_test_images_and_of_files(trained, tmp_path, what):
     assert numbers['values_per_patch'] == 16
     expected = np.arange(64).reshape(8, 8)[:4, 4:].mean()
     assert numbers['mean_of_patches'][1] == pytest.approx(expected)
+
+
+def test_a_picture_and_its_numbers_are_replaced_together(tmp_path):
+  """A picture that cannot be written leaves what was there, whole."""
+  path, figure = tmp_path / 'new' / 'a.b.png', figures.blank(2.0, 2.0)
+  command.save(figure, {'first': 1}, {'x': np.arange(3)}, path)
+  there = {one.name: one.read_bytes() for one in path.parent.iterdir()}
+  assert there.keys() == {f'a.b.{kind}' for kind in ('png', 'svg', 'json', 'npz')}
+  assert Image.open(path).size == (240, 240) and there['a.b.svg'].startswith(b'<?xml')
+  np.testing.assert_array_equal(np.load(path.with_suffix('.npz'))['x'], np.arange(3))
+  with pytest.raises(TypeError):
+    command.save(figures.blank(3.0, 3.0), {'first': object()}, {'x': np.arange(4)}, path)
+  assert {one.name: one.read_bytes() for one in path.parent.iterdir()} == there
 
 
 def test_pictures_without_images(trained, tmp_path):

@@ -17,6 +17,7 @@ dropped.
 
 import argparse
 from collections.abc import Sequence
+import contextlib
 import json
 import pathlib
 import sys
@@ -218,13 +219,21 @@ def names_of(what: str, chosen: images.Named) -> list[str]:
 def save(
   figure: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], path: pathlib.Path
 ) -> None:
-  """Writes a picture as PNG and SVG and, beside it, its numbers and arrays; says where."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path)
-  figure.savefig(path.with_suffix('.svg'))
-  atomic.write_text(path.with_suffix('.json'), json.dumps(content) + '\n')
-  if arrays:
-    np.savez_compressed(path.with_suffix('.npz'), **arrays)  # pyright: ignore
+  """Writes a picture as PNG and SVG and, beside it, its numbers and arrays; says where.
+
+  All of them are whole before the first takes its place, the numbers last.
+  """
+  kinds = ('json', *('npz',) * bool(arrays), 'svg', 'png')
+  with contextlib.ExitStack() as stack:
+    new = {
+      kind: stack.enter_context(atomic.replacing(path.with_suffix(f'.{kind}'))) for kind in kinds
+    }
+    for kind in ('png', 'svg'):
+      figure.savefig(new[kind], format=kind)
+    if arrays:
+      with new['npz'].open('wb') as file:  # A name of its own would get a suffix more.
+        np.savez_compressed(file, **arrays)  # pyright: ignore
+    new['json'].write_text(json.dumps(content) + '\n', encoding='utf-8')
   print(path)
 
 
