@@ -30,6 +30,28 @@ def test_pictures_of_any_number_of_channels_are_shown(channels):
   assert shown.get_clim() == (0, 255)
 
 
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_patches_lie_apart_in_one_picture(channels):
+  """A picture of 2 x 3 patches: enlarged, white between them, and each as it is."""
+  image = np.random.default_rng(0).integers(0, 255, (8, 12, channels), np.uint8)
+  figure = figures.patches(image, 4)
+  assert len(figure.axes) == 2
+  shown = figures.apart(image, 4)
+  by, gap = 1000 // 12, round(0.08 * 4 * (1000 // 12))
+  assert shown.shape == (8 * by + gap, 12 * by + 2 * gap, channels)
+  white = (shown == 255).all(-1)
+  assert white[4 * by : 4 * by + gap].all() and white.sum() == white.size - 96 * by**2
+  np.testing.assert_array_equal(shown[4 * by + gap :: by, : 4 * by : by], image[4:, :4])
+  drawn(figure)
+
+
+def test_a_picture_of_many_patches_is_drawn_at_once():
+  """Of one pixel each: axes of their own took minutes."""
+  image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+  assert len(figures.patches(image, 1).axes) == 2
+  drawn(figures.patches(image, 1))
+
+
 def test_dollars_in_names_are_no_formulas():
   names = ['usd_$_5', 'usd_$_10', '${', r'\$']
   pictures = [np.zeros((4, 4, 3), np.uint8)] * 2

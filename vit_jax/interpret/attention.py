@@ -90,7 +90,7 @@ class Attention(Picture):
     figures.show(left, image)
     left.set_title('image', fontsize=9)
     left.set_anchor('N')
-    right.imshow(overlay.mosaic(rows, gap), interpolation='bilinear')
+    right.imshow(figures.mosaic(rows, gap), interpolation='bilinear')
     heads, layers = measured.numbers['heads'], measured.numbers['layers']
     for names, side, ticks in (
       (layers, size[0], right.set_yticks),

@@ -39,17 +39,6 @@ def blend(
   return SHARE * colormaps[MAP](spread)[..., :3] + (1 - SHARE) * grey(image, size)[..., None]
 
 
-def mosaic(rows: list[list[np.ndarray]], gap: int) -> Float[np.ndarray, 'Y X 3']:
-  """Pictures of one size in rows and columns, white between them and where a row is shorter."""
-  height, width = rows[0][0].shape[:2]
-  columns = max(len(row) for row in rows)
-  canvas = np.ones((len(rows), height + gap, columns, width + gap, 3))
-  for r, row in enumerate(rows):
-    for c, picture in enumerate(row):
-      canvas[r, :height, c, :width] = picture
-  return canvas.reshape(len(rows) * (height + gap), -1, 3)[:-gap, :-gap]
-
-
 def fitting(image: np.ndarray, side: int) -> tuple[int, int]:
   """The (height, width) of an image whose longer side has `side` pixels."""
   height, width = image.shape[:2]
