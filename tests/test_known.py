@@ -6,7 +6,7 @@ from conftest import make_folder, real_data, small_config
 import numpy as np
 import pytest
 
-from vit_jax import convert, experiment, train, weights
+from vit_jax import convert, data, experiment, train, weights
 from vit_jax.data import known, sources
 
 
@@ -28,6 +28,8 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
   added.write_bytes((pictures / 'a/0.png').read_bytes())
   with pytest.raises(ValueError, match=r'was trained on 19 pictures, and of 20 now.*init_from='):
     train.train(config, tmp_path / 'w')
+  described = data.describe(num_classes=2, **config.data)  # For a plan, without the data.
+  assert experiment.build(config, tmp_path / 'w', dataset=described).data is not None
   added.unlink()
   make_folder(pictures, {'c': 4})
   with pytest.raises(ValueError, match=r'was trained on 2 classes \(a, b, \.\.\.\).*have 3 now'):

@@ -98,9 +98,10 @@ def build(
   known = own or (source.passport if source else None)
   place = str(workdir) if own else config.init_from
   section = data_section(config, known)
-  dataset = dataset or data.build(**section)
-  if own:
-    trained.check_unchanged(own, dataset, place)
+  if dataset is None:
+    dataset = data.build(**section)
+    if own:
+      trained.check_unchanged(own, dataset, place)
   mesh = make_mesh(config, dataset.preprocess.image_size, chosen)
   platform = mesh.devices.flat[0].platform
   count = processes.choose(dataset.processes, dataset.threads, platform)
